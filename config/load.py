@@ -1,0 +1,189 @@
+"""config.yaml + ${ENV} + .env + --set -> Config.
+
+Order, the later wins: defaults, config.yaml, `--set section.key=value`. `${VAR}` and `${VAR:-default}` in config.yaml
+are taken from the environment, else from the `.env` beside config.yaml. A variable that is missing is an error only
+where the stage needs its section, so that a training node needs no database password.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from student_clap.config.scalar import load_yaml
+from student_clap.config.schema import Config, Text
+
+DEFAULT_CONFIG = Path("config.yaml")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class ConfigError(click.ClickException):
+    """The configuration is unusable. Lists every fault with its key's path."""
+
+    def __init__(self, where: str, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__(f"{where}:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def load_config(
+    path: Path | None = None,
+    overrides: tuple[str, ...] = (),
+    *,
+    needs: frozenset[str] = frozenset(),
+    environment: dict[str, str] | None = None,
+) -> Config:
+    """Read and check the configuration.
+
+    Args:
+        path: the YAML file; None takes ./config.yaml if there is one, else the defaults.
+        overrides: ``section.key=value`` texts, as given to ``--set``.
+        needs: sections whose ``${VAR}`` must all be set.
+        environment: variables; None takes os.environ over the ``.env`` beside the file.
+
+    Raises:
+        ConfigError: naming each faulty key, its value and the remedy.
+    """
+    tree: dict[str, Any] = {}
+    where = "built-in defaults"
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    if path is not None:
+        where = str(path)
+        tree = _read_tree(path)
+        if environment is None:
+            env_file = path.parent / ".env"
+            stored = dotenv_values(env_file) if env_file.exists() else {}
+            environment = {**{k: v for k, v in stored.items() if v is not None}, **os.environ}
+        faults: list[str] = []
+        tree = _substitute(tree, environment, needs, (), faults)
+        if faults:
+            raise ConfigError(where, faults)
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(where, [_fault(e) for e in error.errors()]) from None
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The configuration as plain YAML values, secrets replaced by ``***``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        if isinstance(value, SecretStr):
+            return "***"
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(getattr(config, name)) for name in Config.model_fields}
+
+
+def dump_yaml(tree: dict[str, Any]) -> str:
+    """YAML text of plain values, keys in their order."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    try:
+        tree = load_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), ["there is no such file; write one with `student-clap init`"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ConfigError(str(path), [f"{line}no valid YAML: {getattr(error, 'problem', error)}"]) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), [f"holds a {type(tree).__name__}; expected sections such as `database:`"])
+    return tree
+
+
+def _substitute(
+    value: Any, environment: dict[str, str], needs: frozenset[str], at: tuple[str, ...], faults: list[str]
+) -> Any:
+    if isinstance(value, dict):
+        done = {k: _substitute(v, environment, needs, (*at, str(k)), faults) for k, v in value.items()}
+        return {k: v for k, v in done.items() if v is not _MISSING}
+    if isinstance(value, list):
+        return [_substitute(v, environment, needs, at, faults) for v in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    missing = [m[1] for m in _VARIABLE.finditer(value) if m[1] not in environment and m[2] is None]
+    if missing:
+        if at and at[0] in needs:
+            faults.extend(
+                f"{'.'.join(at)}: the variable {name} is not set; put `{name}=...` into .env or the environment"
+                for name in missing
+            )
+        return _MISSING
+    return Text(_VARIABLE.sub(lambda m: environment.get(m[1], m[2] or ""), value))
+
+
+_MISSING = object()  # an unset variable in a section this stage does not need: the field keeps its default
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts) or len(parts) < 2:
+        raise ConfigError("--set", [f"{override!r} is not of the form section.key=value, such as training.lr=3e-4"])
+    *sections, leaf = parts
+    node = tree
+    for name in sections:
+        child = node.setdefault(name, {})
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError("--set", [f"{key}: {name} is no section"])
+        node = child
+    section = Config.model_fields.get(sections[0])
+    model = section.annotation if section is not None else None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        # A field and its alias are one key: the override replaces whichever the file used.
+        for field_name, field in model.model_fields.items():
+            if leaf in (field_name, field.alias):
+                node.pop(field_name, None)
+                node.pop(field.alias or field_name, None)
+    node[leaf] = Text(value)
+
+
+def _fault(error: Any) -> str:
+    """One pydantic error as `path: what is wrong; remedy`."""
+    path = ".".join(str(part) for part in error["loc"]) or "config"
+    kind, message, value = error["type"], error["msg"], error.get("input")
+    if kind == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if kind == "value_error":
+        return f"{path}: {message.removeprefix('Value error, ')}"
+    if isinstance(value, dict | SecretStr) or kind == "missing":
+        return f"{path}: {message}"
+    secret = any(word in path for word in ("password", "token"))
+    shown = "***" if secret else repr(str(value) if isinstance(value, Text) else value)
+    return f"{path}: {message[0].lower()}{message[1:]}, got {shown} ({type(value).__name__})"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(model.model_fields) if hasattr(model, "model_fields") else []

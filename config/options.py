@@ -1,0 +1,56 @@
+"""The options every stage shares: --config, --set, and how messages reach the screen."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from student_clap.config.load import load_config
+
+
+def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a click command so that it gets ``config: Config`` as its first argument.
+
+    Args:
+        needs: sections whose environment variables must be set for this stage.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="YAML file.  [default: config.yaml]",
+        )
+        @click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Replace one setting; may be repeated.",
+        )
+        @functools.wraps(command)
+        def wrapper(*args: Any, config_path: Path | None, overrides: tuple[str, ...], **kwargs: Any) -> Any:
+            config = load_config(config_path, overrides, needs=frozenset(needs))
+            set_up_logging(config.logging.level)
+            return command(config, *args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def set_up_logging(level: str) -> None:
+    """Log our packages to stderr at `level`; the libraries below stay quiet unless they warn."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("student_clap")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(level)

@@ -1,0 +1,298 @@
+"""What a user may set: one frozen, strict pydantic model per section of config.yaml.
+
+The sections and keys are those of the original student_clap README (database, jellyfin, audio, model, training), so
+its config.yaml is read as it stands; the rest has defaults. Unknown keys, wrong types and impossible combinations are
+refused. Values that come from the environment or from ``--set`` are text, parsed by the type of the field they land in.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
+
+from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
+from student_clap.config.scalar import load_yaml, parse_scalar
+
+EMBEDDING_DIM = 512  # the width of CLAP's joint space; the text tower fixes it
+
+
+class Text(str):
+    """A value given as text (environment, ``--set``), still to be parsed by the type of its field."""
+
+    __slots__ = ()
+
+
+def _allowed_types(annotation: Any) -> set[type]:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _allowed_types(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_allowed_types(a) for a in typing.get_args(annotation)))
+    if origin is Literal:
+        return {type(a) for a in typing.get_args(annotation)}
+    if origin is not None:
+        return {origin}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def _as_field(value: Any, field: FieldInfo) -> Any:
+    """Parse `value` for `field` if it is Text; leave everything else to pydantic."""
+    wanted = _allowed_types(field.annotation)
+    if isinstance(value, Text):
+        if wanted & {str, SecretStr, Path} and not (value == "" and type(None) in wanted):
+            value = str(value)
+        else:
+            value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
+    if Path in wanted and isinstance(value, str):
+        return Path(value).expanduser()
+    if SecretStr in wanted and isinstance(value, str):
+        return SecretStr(value) if value else (None if type(None) in wanted else SecretStr(value))
+    if wanted & {tuple} and isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_text(cls, data: Any) -> Any:
+        if data is None:
+            return {}
+        if not isinstance(data, dict):
+            return data
+        by_alias = {f.alias: f for f in cls.model_fields.values() if f.alias}
+        parsed = {}
+        for key, value in data.items():
+            field = cls.model_fields.get(key) or by_alias.get(key)
+            parsed[key] = _as_field(value, field) if field is not None else value
+        return parsed
+
+
+def _http_url(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("must start with http:// or https:// and name a host")
+    if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+        raise ValueError("must not carry a user or a password; use the keys made for them")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DatabaseConfig(Section):
+    """AudioMuse-AI's PostgreSQL. `host` may be a socket directory."""
+
+    host: str = "localhost"
+    port: Annotated[int, Field(gt=0, lt=65536)] = 5432
+    database: str = "audiomusedb"  # AudioMuse-AI's own default; some guides say `audiomuse`
+    user: str = "audiomuse"
+    password: SecretStr | None = None  # None: whatever ~/.pgpass or the server's trust rules say
+    connect_timeout_s: PositiveInt = 30
+    statement_timeout_s: PositiveInt = 600  # AudioMuse-AI's own limit
+
+
+class MediaServerConfig(Section):
+    """A Jellyfin or Emby server. The token is an API key from its dashboard."""
+
+    url: HttpUrl = ""
+    user_id: str = ""
+    token: SecretStr | None = None
+
+
+class FolderConfig(Section):
+    """A folder of audio that replaces downloads: files are found by track id (file stem) or by the database's path."""
+
+    path: Path | None = None
+
+
+class TeacherConfig(Section):
+    """Which model made the database's vectors. The database does not say, so the user declares it."""
+
+    name: str = "unknown"
+
+
+class IngestConfig(Section):
+    """How audio is fetched."""
+
+    source: Literal["jellyfin", "emby", "folder"] = "jellyfin"
+    server: str | None = None  # name or id in `music_servers`; None: the default server
+    cache_dir: Path = Path("data/audio")
+    concurrency: Annotated[int, Field(gt=0, le=64)] = 4  # downloads at a time; a home server has few disks
+    timeout_s: PositiveFloat = 60.0  # connect, and between two bytes
+    retries: Annotated[int, Field(ge=0, le=20)] = 5  # after connection errors, 429 and 5xx
+    backoff_s: Annotated[float, Field(ge=0)] = 0.5  # first wait; doubles every time
+
+
+class AudioConfig(Section):
+    """Segments and mel. A preset gives the mel; keys set beside it replace its values."""
+
+    preset: Literal["audiomuse", "original", "clap"] = "audiomuse"
+    sample_rate: PositiveInt = 48_000  # Hz
+    segment_length: PositiveInt = SEGMENT_SAMPLES  # samples, 10 s
+    hop_length: PositiveInt = SEGMENT_SAMPLES // 2  # samples, 5 s
+    n_mels: Annotated[int | None, Field(gt=0)] = None
+    n_fft: Annotated[int | None, Field(gt=0)] = None  # samples
+    hop_length_stft: Annotated[int | None, Field(gt=0)] = None  # samples
+    fmin: Annotated[float | None, Field(ge=0)] = None  # Hz
+    fmax: Annotated[float | None, Field(gt=0)] = None  # Hz
+    max_duration_s: PositiveFloat = 600.0  # production embeds no more than this
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.sample_rate != 48_000:
+            raise ValueError(f"sample_rate is {self.sample_rate}; the teacher hears 48000 Hz only: remove the key")
+        mel = self.mel
+        for name in ("segment_length", "hop_length"):
+            value = getattr(self, name)
+            if value % mel.hop_samples:
+                raise ValueError(
+                    f"{name} {value} is no multiple of hop_length_stft {mel.hop_samples}; choose one that is"
+                )
+        if self.hop_length > self.segment_length:
+            raise ValueError(f"hop_length {self.hop_length} is longer than segment_length {self.segment_length}")
+        if self.segment_length <= mel.n_fft:
+            raise ValueError(f"segment_length {self.segment_length} must be longer than n_fft {mel.n_fft}")
+        if mel.n_fft % 2:
+            raise ValueError(f"n_fft {mel.n_fft} is odd; use an even number")
+        if not mel.fmin_hz < mel.fmax_hz <= self.sample_rate / 2:
+            raise ValueError(f"need fmin < fmax <= {self.sample_rate // 2} Hz, got {mel.fmin_hz:g} and {mel.fmax_hz:g}")
+        if self.max_duration_s * self.sample_rate < self.segment_length:
+            raise ValueError(f"max_duration_s {self.max_duration_s:g} is shorter than one segment")
+        return self
+
+    @property
+    def mel(self) -> MelPreset:
+        """The mel's parameters: the preset's, with the keys set beside it."""
+        base = MEL_PRESETS[self.preset]
+        return MelPreset(
+            n_mels=base.n_mels if self.n_mels is None else self.n_mels,
+            n_fft=base.n_fft if self.n_fft is None else self.n_fft,
+            hop_samples=base.hop_samples if self.hop_length_stft is None else self.hop_length_stft,
+            fmin_hz=base.fmin_hz if self.fmin is None else self.fmin,
+            fmax_hz=base.fmax_hz if self.fmax is None else self.fmax,
+        )
+
+
+class StoreConfig(Section):
+    """Where the feature store lies: a directory or an object-store URL."""
+
+    path: str = "data/features.zarr"
+
+
+class FeaturizeConfig(Section):
+    """The Dask cluster that makes the features."""
+
+    workers: Annotated[int | None, Field(gt=0)] = None  # processes of a LocalCluster; None: one per core
+    scheduler: str | None = None  # address of a running scheduler; None: a LocalCluster
+    tracks_per_task: PositiveInt = 2
+    memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.7 GB
+
+
+class ModelConfig(Section):
+    """The student. cnn_channels, transformer_layers, attention_heads and hidden_dim shape `tinyclap` alone."""
+
+    architecture: Literal["tinyclap", "hybrid-s", "hybrid-m"] = "tinyclap"
+    embedding_dim: int = EMBEDDING_DIM
+    cnn_channels: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
+    transformer_layers: PositiveInt = 2
+    attention_heads: PositiveInt = 4
+    hidden_dim: PositiveInt = 256  # width of the encoder's feed-forward layer
+    dropout: Fraction = 0.1  # inside the encoder, while training
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.embedding_dim != EMBEDDING_DIM:
+            raise ValueError(
+                f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
+            )
+        if min(self.cnn_channels) < 1:
+            raise ValueError(f"cnn_channels {list(self.cnn_channels)} must be positive")
+        if self.architecture == "tinyclap" and self.cnn_channels[-1] % self.attention_heads:
+            raise ValueError(
+                f"attention_heads {self.attention_heads} does not divide the last of cnn_channels {self.cnn_channels[-1]}"
+            )
+        return self
+
+
+class SplitConfig(Section):
+    """What is held out. By artist, because tracks of one artist sound alike and a random split flatters."""
+
+    # hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries.
+    method: Literal["hash", "sorted"] = "hash"
+    folds: Annotated[int, Field(ge=2)] = 10  # one of so many parts is held out
+    fold: Annotated[int, Field(ge=0)] = 0  # which
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is not one of 0..{self.folds - 1}")
+        return self
+
+
+class TrainingConfig(Section):
+    """The loop. Every random choice follows from `seed`."""
+
+    batch_size: PositiveInt = 16  # tracks per optimiser step
+    learning_rate: Annotated[PositiveFloat, Field(alias="lr")] = 1e-4
+    epochs: PositiveInt = 100
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0  # linear, in steps
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0  # 2-norm; 0: off
+    mse_weight: Annotated[float, Field(ge=0)] = 0.6  # mean over the 512 dimensions
+    cosine_weight: Annotated[float, Field(ge=0)] = 0.4
+    save_every: PositiveInt = 5  # epochs between kept checkpoints
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 10  # epochs without a better held-out cosine; 0: never stop
+    segments_per_track: Annotated[int | None, Field(gt=0)] = None  # random ones per epoch; None: all
+    segments_per_pass: PositiveInt = 128  # most segments on the device at once; larger batches accumulate gradients
+    loader_workers: Annotated[int, Field(ge=0)] = 0  # processes that read the store; 0: a thread of the trainer
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    seed: int = 0
+    runs_dir: Path = Path("runs")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.mse_weight + self.cosine_weight == 0:
+            raise ValueError("mse_weight and cosine_weight are both 0; nothing would be learnt")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be fewer than epochs {self.epochs}")
+        if self.segments_per_track and self.segments_per_track > self.segments_per_pass:
+            raise ValueError("segments_per_track is larger than segments_per_pass; raise the latter")
+        return self
+
+
+class LoggingConfig(Section):
+    """How much is printed."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    database: DatabaseConfig = DatabaseConfig()
+    jellyfin: MediaServerConfig = MediaServerConfig()
+    emby: MediaServerConfig = MediaServerConfig()
+    folder: FolderConfig = FolderConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    ingest: IngestConfig = IngestConfig()
+    audio: AudioConfig = AudioConfig()
+    store: StoreConfig = StoreConfig()
+    featurize: FeaturizeConfig = FeaturizeConfig()
+    model: ModelConfig = ModelConfig()
+    split: SplitConfig = SplitConfig()
+    training: TrainingConfig = TrainingConfig()
+    logging: LoggingConfig = LoggingConfig()

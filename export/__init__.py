@@ -1,0 +1,1 @@
+"""ONNX out: export, the drop-in contract, evaluation, report."""

@@ -1,0 +1,1 @@
+"""Teacher vectors and audio in: AudioMuse-AI's database, media servers, a folder."""

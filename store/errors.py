@@ -1,0 +1,21 @@
+"""Errors of the store. All are click exceptions, so that a stage ends with the message and exit code 1."""
+
+from __future__ import annotations
+
+import click
+
+
+class StoreError(click.ClickException):
+    """The store cannot be used as asked. The message names the item and the remedy."""
+
+
+class RecipeMismatchError(StoreError):
+    """The store holds features made with other parameters."""
+
+
+class MissingFeaturesError(StoreError):
+    """A track has no features, or its shard is gone or incomplete."""
+
+
+class CorruptShardError(StoreError):
+    """A shard fails its checksum."""

@@ -1,0 +1,157 @@
+"""One recipe's features: a strip of one-byte codes per track, one shard per track.
+
+Guarantee: a strip is written before its mark, in one object that appears whole; each inner chunk carries a crc32c.
+Tasks may write strips of different rows at once; marks are the driver's alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from student_clap.store.errors import CorruptShardError, MissingFeaturesError, StoreError
+from student_clap.store.quantise import MISSING, dequantise
+from student_clap.store.recipe import Recipe
+from student_clap.store.strip import frame_index, max_strip_frames, strip_frames
+from student_clap.store.tracks import array, read_strings, update_column
+
+CHUNK_FRAMES = 4096
+NOT_MADE = 0
+FAILED = -1
+_MARK_CHUNK_ROWS = 65_536
+
+
+def create_features(root: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
+    """Create what is not there yet of the recipe's group and arrays, for `n_tracks` rows."""
+    group = root.require_group(f"features/{recipe.name}")
+    shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
+    if "mel" not in group:
+        group.create_array(
+            "mel",
+            shape=(n_tracks, recipe.n_mels, shard_frames),
+            chunks=(1, recipe.n_mels, CHUNK_FRAMES),
+            shards=(1, recipe.n_mels, shard_frames),
+            dtype="uint8",
+            fill_value=MISSING,
+            compressors=[BloscCodec(typesize=1, cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+            dimension_names=("track", "mel_band", "frame"),
+            attributes={
+                "units": "dB",
+                "long_name": "log-mel strip; frame_index gives the segments",
+                "scale_factor": recipe.scale_db,
+                "add_offset": recipe.offset_db,
+                "_FillValue": MISSING,
+            },
+        )
+    if "n_samples" not in group:
+        group.create_array(
+            "n_samples",
+            shape=(n_tracks,),
+            chunks=(_MARK_CHUNK_ROWS,),
+            dtype="int64",
+            fill_value=NOT_MADE,
+            dimension_names=("track",),
+            attributes={"long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
+        )
+    if "error" not in group:
+        group.create_array(
+            "error",
+            shape=(n_tracks,),
+            chunks=(_MARK_CHUNK_ROWS,),
+            dtype="string",
+            fill_value="",
+            dimension_names=("track",),
+        )
+    if "recipe" not in group.attrs:
+        group.attrs.update({"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint})
+
+
+class Features:
+    """The features of one recipe. Obtain it from `FeatureStore.features`."""
+
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
+        self._group = group
+        self._mel: zarr.Array[Any] = array(group, "mel")
+        self.recipe = recipe
+        self._n_tracks = n_tracks
+
+    def n_samples(self) -> npt.NDArray[np.int64]:
+        """[track] samples at 48 kHz after the cap; 0 no features yet, -1 failed."""
+        return np.asarray(array(self._group, "n_samples")[: self._n_tracks])
+
+    def errors(self) -> list[str]:
+        """[track] why a track has no features; empty where it has, or was not tried."""
+        return read_strings(array(self._group, "error"), self._n_tracks)
+
+    def made(self) -> npt.NDArray[np.bool_]:
+        """[track] whether the features are complete."""
+        return self.n_samples() > 0
+
+    def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
+        """Write the shard of `row`; `mark` makes it count.
+
+        Args:
+            row: the track's row.
+            codes: [mel, frame] as `strip_layout(n_samples, recipe)` orders them, 1..255.
+            n_samples: of the audio they were made from.
+
+        Raises:
+            StoreError: the shape does not fit `n_samples`, or a code is the fill value.
+        """
+        expected = (self.recipe.n_mels, strip_frames(n_samples, self.recipe))
+        if codes.shape != expected or codes.dtype != np.uint8:
+            raise StoreError(
+                f"row {row}: strip is {codes.dtype} {codes.shape}; {n_samples} samples need uint8 {expected}"
+            )
+        if codes.min() == MISSING:
+            raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
+        shard = np.zeros((1, *self._mel.shape[1:]), np.uint8)
+        shard[0, :, : codes.shape[1]] = codes
+        self._mel[row : row + 1] = shard
+
+    def mark(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
+        """Record the outcome of `rows`: samples and "", or FAILED and the reason. The driver alone calls this."""
+        at = np.asarray(rows, np.int64)
+        update_column(array(self._group, "error"), at, np.array(errors, dtype=np.dtypes.StringDType()))
+        update_column(array(self._group, "n_samples"), at, np.asarray(n_samples, np.int64))
+
+    def strip(self, row: int, n_samples: int | None = None) -> npt.NDArray[np.uint8]:
+        """The strip of `row`, [mel, frame] codes 1..255.
+
+        Args:
+            row: the track's row.
+            n_samples: the row's value of `n_samples()`, if the caller has it at hand.
+
+        Raises:
+            MissingFeaturesError: the track is not made, or its shard is gone or incomplete.
+            CorruptShardError: the shard fails its checksum.
+        """
+        if n_samples is None:
+            n_samples = int(self.n_samples()[row])
+        if n_samples <= 0:
+            raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
+        frames = strip_frames(n_samples, self.recipe)
+        try:
+            codes = np.asarray(self._mel[row, :, :frames])
+        except (ValueError, RuntimeError) as error:
+            raise CorruptShardError(
+                f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
+                "`student-clap featurize --again ROW` makes it anew"
+            ) from error
+        if codes.min() == MISSING:
+            raise MissingFeaturesError(
+                f"row {row} is marked as made, but its {self.recipe.name} shard is gone or incomplete; "
+                "`student-clap featurize --again ROW` makes it anew"
+            )
+        return codes
+
+    def segments(self, row: int) -> npt.NDArray[np.float32]:
+        """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step."""
+        n_samples = int(self.n_samples()[row])
+        codes = self.strip(row, n_samples)
+        # codes[:, index]: [mel, segment, frame]
+        return dequantise(codes[:, frame_index(n_samples, self.recipe)].transpose(1, 0, 2), self.recipe)

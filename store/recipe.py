@@ -1,0 +1,104 @@
+"""A recipe: every parameter that changes a number in the features, and the fingerprint of them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from student_clap.config.presets import MelPreset, preset_name
+from student_clap.config.schema import AudioConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How audio becomes codes. Two recipes with one fingerprint give the same features from the same file."""
+
+    sample_rate: int  # Hz
+    segment_samples: int
+    segment_hop_samples: int
+    max_samples: int  # production's cap
+    n_mels: int
+    n_fft: int  # samples
+    hop_samples: int
+    fmin_hz: float
+    fmax_hz: float
+    # AudioMuse-AI's segmentation: a tail segment is always appended to tracks longer than one segment.
+    segment_rule: str = "legacy"
+    # soundfile else PyAV; channel mean; soxr HQ; clip; int16 truncation; slaney log-mel re 1, amin 1e-10.
+    front_end: str = "audiomuse-1"
+    # codes 1..255 are -100..+42.875 dB; 0 is never a value.
+    scale_db: float = 0.5625
+    offset_db: float = -100.5625
+
+    @classmethod
+    def from_config(cls, audio: AudioConfig) -> Self:
+        """The recipe that a configuration asks for."""
+        mel = audio.mel
+        return cls(
+            sample_rate=audio.sample_rate,
+            segment_samples=audio.segment_length,
+            segment_hop_samples=audio.hop_length,
+            max_samples=int(audio.max_duration_s * audio.sample_rate),
+            n_mels=mel.n_mels,
+            n_fft=mel.n_fft,
+            hop_samples=mel.hop_samples,
+            fmin_hz=float(mel.fmin_hz),
+            fmax_hz=float(mel.fmax_hz),
+        )
+
+    @classmethod
+    def from_attributes(cls, attributes: dict[str, Any]) -> Self:
+        """Read back `as_attributes`. Raises ValueError for a key this version does not know or does not find."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(attributes) - known):
+            raise ValueError(
+                f"the recipe has keys this version does not know: {', '.join(unknown)}; update student-clap"
+            )
+        if missing := sorted(known - set(attributes)):
+            raise ValueError(f"the recipe lacks {', '.join(missing)}; it was not written by student-clap")
+        return cls(**attributes)
+
+    def as_attributes(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        text = json.dumps(self.as_attributes(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The preset's name where mel and segments are a preset's, else ``custom-<fingerprint>``."""
+        standard = Recipe.from_config(AudioConfig())
+        preset = preset_name_of(self)
+        as_preset = {
+            **self.as_attributes(),
+            **{k: standard.as_attributes()[k] for k in ("n_mels", "n_fft", "hop_samples", "fmin_hz", "fmax_hz")},
+        }
+        if preset is not None and as_preset == standard.as_attributes():
+            return preset
+        return f"custom-{self.fingerprint[:8]}"
+
+    @property
+    def segment_frames(self) -> int:
+        """STFT frames of one centred segment: 1001 for 10 s."""
+        return self.segment_samples // self.hop_samples + 1
+
+    @property
+    def edge_frames(self) -> int:
+        """Frames on each side of a segment that see the reflection: ceil((n_fft / 2) / hop)."""
+        return -(-(self.n_fft // 2) // self.hop_samples)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """One line per parameter in which `self` (stored) and `other` (wanted) differ."""
+        mine, theirs = self.as_attributes(), other.as_attributes()
+        return [f"{key}: stored {mine[key]!r}, wanted {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
+
+
+def preset_name_of(recipe: Recipe) -> str | None:
+    """Name of the mel preset that `recipe` uses, or None."""
+    return preset_name(MelPreset(recipe.n_mels, recipe.n_fft, recipe.hop_samples, recipe.fmin_hz, recipe.fmax_hz))

@@ -1,0 +1,1 @@
+"""Students, losses, streaming batches, the loop."""

@@ -221,9 +221,8 @@ class ModelConfig(Section):
         if min(self.cnn_channels) < 1:
             raise ValueError(f"cnn_channels {list(self.cnn_channels)} must be positive")
         if self.architecture == "tinyclap" and self.cnn_channels[-1] % self.attention_heads:
-            raise ValueError(
-                f"attention_heads {self.attention_heads} does not divide the last of cnn_channels {self.cnn_channels[-1]}"
-            )
+            width = self.cnn_channels[-1]
+            raise ValueError(f"attention_heads {self.attention_heads} does not divide the last of cnn_channels {width}")
         return self
 
 

@@ -18,8 +18,8 @@ import yaml
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from student_clap.config.scalar import load_yaml
 from student_clap.config.schema import Config, Text
+from student_clap.config.yaml12 import load_yaml
 
 DEFAULT_CONFIG = Path("config.yaml")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -87,11 +87,6 @@ def masked(config: Config) -> dict[str, Any]:
         return list(value) if isinstance(value, tuple) else value
 
     return {name: plain(getattr(config, name)) for name in Config.model_fields}
-
-
-def dump_yaml(tree: dict[str, Any]) -> str:
-    """YAML text of plain values, keys in their order."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _read_tree(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pydantic.fields import FieldInfo
 
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
-from student_clap.config.scalar import load_yaml, parse_scalar
+from student_clap.config.yaml12 import load_yaml, parse_scalar
 
 EMBEDDING_DIM = 512  # the width of CLAP's joint space; the text tower fixes it
 

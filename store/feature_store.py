@@ -112,6 +112,16 @@ class FeatureStore:
         """Open for writing, creating the store if it is not there."""
         return cls.open(path, "r+") if (_local(path) / "zarr.json").exists() else cls.create(path, teacher_name)
 
+    @classmethod
+    def shard_writer(cls, path: str | Path, recipe: Recipe) -> Features:
+        """The features of `recipe`, to write strips beside a process that holds the store for writing.
+
+        For the tasks of a stage: they call `write_strip` on rows that no other task has, and never `mark`.
+        """
+        path = _local(path)
+        root = zarr.open_group(str(path), mode="r+")
+        return Features(_group(root, f"features/{recipe.name}", path), recipe, committed_rows(root))
+
     def close(self) -> None:
         """Give the writer's lock back."""
         if self._lock is not None:
@@ -228,10 +238,7 @@ class FeatureStore:
                 f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
                 "Use the configuration they were made with, or another store.path."
             )
-        group = self._root[f"features/{recipe.name}"]
-        if not isinstance(group, zarr.Group):
-            raise StoreError(f"{self.path}: features/{recipe.name} is no group; the store is damaged")
-        return Features(group, recipe, self.n_tracks)
+        return Features(_group(self._root, f"features/{recipe.name}", self.path), recipe, self.n_tracks)
 
     # --- inside
 
@@ -245,6 +252,13 @@ class FeatureStore:
         for member in arrays:
             if member.shape[0] != n_tracks:
                 member.resize((n_tracks, *member.shape[1:]))
+
+
+def _group(root: zarr.Group, name: str, path: Path) -> zarr.Group:
+    group = root.get(name)
+    if not isinstance(group, zarr.Group):
+        raise StoreError(f"{path} has no group {name}; the store is damaged or of another make")
+    return group
 
 
 def _local(path: str | Path) -> Path:

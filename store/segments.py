@@ -19,7 +19,7 @@ def segment_starts(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:
     counts twice in the mean.
 
     Args:
-        n_samples: length at the recipe's rate, after the cap.
+        n_samples: length at the recipe's rate, after the cap; one more, because resampling rounds up.
         recipe: gives segment and hop, samples.
 
     Returns:
@@ -28,8 +28,8 @@ def segment_starts(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:
     Raises:
         ValueError: `n_samples` is not positive or is over the cap.
     """
-    if not 0 < n_samples <= recipe.max_samples:
-        raise ValueError(f"{n_samples} samples; expected 1 to {recipe.max_samples}")
+    if not 0 < n_samples <= recipe.max_samples + 1:
+        raise ValueError(f"{n_samples} samples; expected 1 to {recipe.max_samples + 1}")
     length, hop = recipe.segment_samples, recipe.segment_hop_samples
     if n_samples <= length:
         return np.zeros(1, np.int64)

@@ -87,6 +87,7 @@ def frame_index(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int32]:
 
 def max_strip_frames(recipe: Recipe) -> int:
     """An upper bound of `strip_frames` over every length the recipe allows."""
-    grid = recipe.max_samples // recipe.hop_samples + 1
-    segments = (recipe.max_samples - recipe.segment_samples) // recipe.segment_hop_samples + 2
+    longest = recipe.max_samples + 1
+    grid = longest // recipe.hop_samples + 1
+    segments = (longest - recipe.segment_samples) // recipe.segment_hop_samples + 2
     return grid + 2 * recipe.edge_frames * segments + recipe.segment_frames

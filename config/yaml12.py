@@ -1,4 +1,4 @@
-"""YAML 1.2 scalars: `1e-4` is a number, `yes` and `12:30` are text.
+"""YAML with the scalars of version 1.2: `1e-4` is a number, `yes` and `12:30` are text.
 
 PyYAML reads YAML 1.1, where `1e-4` (as the original README writes it) is a string.
 """
@@ -56,3 +56,15 @@ def parse_scalar(text: str) -> Any:
     resolver = CoreLoader("")
     tag = resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return resolver.construct_object(yaml.ScalarNode(tag, text))
+
+
+class CoreDumper(yaml.SafeDumper):
+    """SafeDumper that quotes what CoreLoader would read as something else than text."""
+
+
+CoreDumper.yaml_implicit_resolvers = CoreLoader.yaml_implicit_resolvers
+
+
+def dump_yaml(tree: dict[str, Any]) -> str:
+    """YAML text of plain values, keys in their order; `load_yaml` reads back the same."""
+    return yaml.dump(tree, Dumper=CoreDumper, sort_keys=False, allow_unicode=True)

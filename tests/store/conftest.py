@@ -1,0 +1,50 @@
+"""Small stores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from student_clap.config.schema import AudioConfig
+from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.store.strip import strip_frames
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """The default recipe."""
+    return Recipe.from_config(AudioConfig())
+
+
+@pytest.fixture
+def make_track():
+    """A track with a vector of its own."""
+
+    def _make(number: int, **changes: object) -> Track:
+        vector = np.random.default_rng(number).standard_normal(512).astype(np.float32)
+        fields = {
+            "server_id": "default", "track_id": f"t{number}", "title": f"Täst {number}", "artist": f"a{number % 3}",
+            "state": State.FETCHED, "teacher": vector / np.linalg.norm(vector),
+        }  # fmt: skip
+        return Track(**{**fields, **changes})
+
+    return _make
+
+
+@pytest.fixture
+def make_codes(recipe):
+    """A strip of codes for so many samples."""
+
+    def _make(n_samples: int, seed: int = 0) -> np.ndarray:
+        shape = (recipe.n_mels, strip_frames(n_samples, recipe))
+        return np.random.default_rng(seed).integers(1, 256, shape, dtype=np.uint8)
+
+    return _make
+
+
+@pytest.fixture
+def store(tmp_path, make_track):
+    """A store of five tracks, open for writing."""
+    with FeatureStore.create(tmp_path / "features.zarr", "test-teacher") as opened:
+        opened.append_tracks([make_track(n) for n in range(5)])
+        yield opened

@@ -1,0 +1,243 @@
+"""The store: what is written is read, what is damaged is noticed, what is half done never shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+from student_clap.config.schema import AudioConfig
+from student_clap.store import FeatureStore, Recipe, State, frame_index
+from student_clap.store import feature_store as feature_store_module
+from student_clap.store.errors import CorruptShardError, MissingFeaturesError, RecipeMismatchError, StoreError
+from student_clap.store.quantise import dequantise, quantise
+
+MINUTE = 60 * 48_000
+
+
+def shard_path(store: FeatureStore, recipe: Recipe, row: int) -> Path:
+    """Where zarr puts the one shard of a row."""
+    return store.path / "features" / recipe.name / "mel" / "c" / str(row) / "0" / "0"
+
+
+def test_tracks_are_read_back(store, make_track):
+    assert store.n_tracks == 5
+    assert store.strings("title") == [f"Täst {n}" for n in range(5)]
+    assert store.row_of()["default", "t3"] == 3
+    assert np.array_equal(store.teacher()[2], make_track(2).teacher)
+    assert np.isnan(store.teacher(0, 5)).sum() == 0
+    rows = store.append_tracks([make_track(7, teacher=None, state=State.FAILED, error="no vector")])
+    assert rows == range(5, 6)
+    assert np.isnan(store.teacher(5)).all()
+    reopened = FeatureStore.open(store.path)
+    assert reopened.n_tracks == 6
+    assert reopened.strings("error")[5] == "no vector"
+    assert reopened.teacher_name == "test-teacher"
+
+
+def test_updates_touch_only_their_rows(store):
+    before = store.teacher()
+    store.update_tracks([1, 4], state=[State.GONE, State.FAILED], error=["", "why"], audio=["x", "y"])
+    assert store.states().tolist() == [State.FETCHED, State.GONE, State.FETCHED, State.FETCHED, State.FAILED]
+    assert store.strings("audio") == ["", "x", "", "", "y"]
+    assert np.array_equal(store.teacher(), before)
+    with pytest.raises(KeyError, match="colour"):
+        store.update_tracks([0], colour=["red"])
+
+
+def test_a_strip_is_one_shard_and_is_read_back(store, recipe, make_codes):
+    features = store.features(recipe)
+    codes = make_codes(MINUTE + 77)
+    features.write_strip(3, codes, MINUTE + 77)
+    features.mark([3], [MINUTE + 77], [""])
+    assert np.array_equal(features.strip(3), codes)
+    shards = [p for p in (store.path / "features").rglob("*") if p.is_file() and "/mel/c/" in str(p)]
+    assert shards == [shard_path(store, recipe, 3)]
+    segments = features.segments(3)
+    assert segments.shape == (12, 128, 1001)
+    index = frame_index(MINUTE + 77, recipe)
+    assert np.array_equal(segments[11], dequantise(codes[:, index[11]], recipe))
+    assert features.made().tolist() == [False, False, False, True, False]
+
+
+def test_a_strip_that_does_not_fit_is_refused(store, recipe, make_codes):
+    features = store.features(recipe)
+    with pytest.raises(StoreError, match=r"row 0: strip is uint8 \(128, 6061\); 2880480 samples need"):
+        features.write_strip(0, make_codes(MINUTE), MINUTE + 480)
+    codes = make_codes(MINUTE)
+    codes[5, 5] = 0
+    with pytest.raises(StoreError, match="means missing"):
+        features.write_strip(0, codes, MINUTE)
+
+
+def test_codes_are_within_half_a_step_and_never_zero(recipe):
+    decibels = np.linspace(-100, 42.8, 100_001).astype(np.float32)
+    codes = quantise(decibels, recipe)
+    assert np.abs(dequantise(codes, recipe) - decibels).max() <= 0.5625 / 2 + 1e-4
+    assert (codes.min(), codes.max()) == (1, 255)
+    assert dequantise(quantise(np.float32([-100.0]), recipe), recipe)[0] == -100.0
+    assert quantise(np.float32([-300, 300]), recipe).tolist() == [1, 255]
+
+
+def test_a_track_that_is_not_made_or_lost_its_shard_is_an_error(store, recipe, make_codes):
+    features = store.features(recipe)
+    with pytest.raises(MissingFeaturesError, match="row 0 has no audiomuse features; run `student-clap featurize`"):
+        features.strip(0)
+    features.write_strip(0, make_codes(MINUTE), MINUTE)
+    features.mark([0], [MINUTE], [""])
+    shard_path(store, recipe, 0).unlink()
+    with pytest.raises(MissingFeaturesError, match="gone or incomplete"):
+        features.strip(0)
+
+
+def test_bit_flips_are_found_or_harmless(store, recipe, make_codes):
+    features = store.features(recipe)
+    codes = make_codes(12 * 48_000)
+    features.write_strip(0, codes, 12 * 48_000)
+    features.mark([0], [12 * 48_000], [""])
+    shard = shard_path(store, recipe, 0)
+    whole = shard.read_bytes()
+    found = 0
+    for bit in np.random.default_rng(0).integers(0, 8 * len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        shard.write_bytes(damaged)
+        try:
+            assert np.array_equal(features.strip(0), codes)
+        except (CorruptShardError, MissingFeaturesError):
+            found += 1
+    assert found >= 55  # the rest hit the index entries of empty chunks
+
+
+def test_another_recipe_lives_beside_the_first(store, recipe):
+    store.features(recipe)
+    clap = Recipe.from_config(AudioConfig(preset="clap"))
+    store.features(clap)
+    assert FeatureStore.open(store.path).recipes() == {"audiomuse": recipe, "clap": clap}
+    assert store.features(clap).n_samples().tolist() == [0] * 5
+
+
+def test_a_reader_is_told_which_recipes_there_are(store, recipe):
+    store.features(recipe)
+    with pytest.raises(StoreError, match=r"has no 'clap' features \(it has: audiomuse\)"):
+        FeatureStore.open(store.path).features(Recipe.from_config(AudioConfig(preset="clap")))
+
+
+def test_a_stored_recipe_that_differs_lists_every_difference(store, recipe):
+    store.features(recipe)
+    group = store._root["features/audiomuse"]
+    group.attrs["recipe"] = {**recipe.as_attributes(), "n_fft": 4096, "front_end": "older"}
+    with pytest.raises(RecipeMismatchError) as error:
+        FeatureStore.open(store.path).features(recipe)
+    assert "n_fft: stored 4096, wanted 2048" in error.value.message
+    assert "front_end: stored 'older', wanted 'audiomuse-1'" in error.value.message
+
+
+def test_features_grow_with_the_table(store, recipe, make_track, make_codes):
+    features = store.features(recipe)
+    features.write_strip(4, make_codes(MINUTE), MINUTE)
+    features.mark([4], [MINUTE], [""])
+    store.append_tracks([make_track(n) for n in range(5, 9)])
+    assert store.features(recipe).n_samples().tolist() == [0, 0, 0, 0, MINUTE, 0, 0, 0, 0]
+    assert np.array_equal(store.features(recipe).strip(4), make_codes(MINUTE))
+
+
+@pytest.mark.parametrize("dies_at", ["title", "teacher", "state"])
+def test_an_append_that_dies_leaves_nothing_behind(store, recipe, make_track, monkeypatch, dies_at):
+    store.features(recipe)
+    real = feature_store_module.append_rows.__globals__["array"]
+
+    def dying(group, name):
+        if name == dies_at:
+            raise OSError("killed")
+        return real(group, name)
+
+    monkeypatch.setitem(feature_store_module.append_rows.__globals__, "array", dying)
+    with pytest.raises(OSError, match="killed"):
+        store.append_tracks([make_track(n, title="half") for n in range(5, 8)])
+    monkeypatch.undo()
+    store.close()
+    assert FeatureStore.open(store.path).n_tracks == 5
+    assert FeatureStore.open(store.path).strings("title") == [f"Täst {n}" for n in range(5)]
+    with FeatureStore.open(store.path, "r+") as again:
+        again.append_tracks([make_track(n) for n in range(5, 7)])
+        assert again.strings("title") == [f"Täst {n}" for n in range(7)]
+    opened = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
+    assert opened.sizes["track"] == 7
+
+
+APPENDER = """
+import sys, numpy as np
+from student_clap.store import FeatureStore, Track
+with FeatureStore.open(sys.argv[1], "r+") as store:
+    print("ready", flush=True)
+    for n in range(store.n_tracks, 400):
+        vector = np.full(512, n, np.float32)
+        store.append_tracks([Track("default", f"t{n}", title=f"title {n}", teacher=vector)])
+"""
+
+
+def test_kill_9_at_any_moment_keeps_whole_rows(tmp_path):
+    path = tmp_path / "features.zarr"
+    FeatureStore.create(path, "teacher").close()
+    for delay_s in (0.02, 0.11, 0.23, 0.37, 0.5):
+        process = subprocess.Popen([sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"  # the lock of the killed process before was free
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        store = FeatureStore.open(path)
+        assert store.strings("track_id") == [f"t{n}" for n in range(store.n_tracks)]
+        assert store.strings("title") == [f"title {n}" for n in range(store.n_tracks)]
+        assert store.teacher()[:, 7].tolist() == [float(n) for n in range(store.n_tracks)]
+    assert store.n_tracks > 3
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(store):
+    with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on "):
+        FeatureStore.open(store.path, "r+")
+    store.close()
+    FeatureStore.open(store.path, "r+").close()
+
+
+def test_tasks_write_shards_beside_the_writer(store, recipe, make_codes):
+    store.features(recipe)
+    writer = FeatureStore.shard_writer(store.path, recipe)
+    writer.write_strip(2, make_codes(MINUTE), MINUTE)
+    store.features(recipe).mark([2], [MINUTE], [""])
+    assert np.array_equal(store.features(recipe).strip(2), make_codes(MINUTE))
+
+
+def test_what_is_no_store_is_refused(tmp_path, store):
+    with pytest.raises(StoreError, match="there is no feature store at"):
+        FeatureStore.open(tmp_path / "nothing.zarr")
+    with pytest.raises(StoreError, match="is there already"):
+        FeatureStore.create(store.path, "x")
+    with pytest.raises(StoreError, match="local or mounted directories only"):
+        FeatureStore.open("s3://bucket/features.zarr")
+    store._root.attrs["format_version"] = 99
+    with pytest.raises(StoreError, match="version 99, expected 'student-clap-features' version 1"):
+        FeatureStore.open(store.path)
+
+
+def test_xarray_shows_labelled_decibels_without_this_package(store, recipe, make_codes):
+    features = store.features(recipe)
+    codes = make_codes(MINUTE)
+    features.write_strip(1, codes, MINUTE)
+    features.mark([1], [MINUTE], [""])
+    tree = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
+    mel = tree["features/audiomuse/mel"]
+    assert mel.dims == ("track", "mel_band", "frame")
+    assert mel.attrs["units"] == "dB"
+    shown = mel[1, :, : codes.shape[1]].values
+    assert np.abs(shown - dequantise(codes, recipe)).max() < 1e-4
+    assert np.isnan(mel[0, 0, :10].values).all()  # a track without features is missing, not silent
+    assert tree["title"].values[1] == "Täst 1"

@@ -1,0 +1,110 @@
+"""`ingest --verify`: what the store and the audio cache hold, as one report. Reads only; needs no network.
+
+Cost: one read of the vectors in blocks, and one look at every audio file's directory entry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from student_clap.config.schema import Config
+from student_clap.ingest.summary import readable_bytes
+from student_clap.ingest.vectors import UNIT_TOLERANCE
+from student_clap.store import FeatureStore, State
+
+SHOWN_FAILURES = 100
+_BLOCK_ROWS = 4096
+
+
+def report(config: Config, *, all_failures: bool = False) -> str:
+    """The report's text.
+
+    Args:
+        config: names the store and the audio cache.
+        all_failures: list every failure, not the first SHOWN_FAILURES.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    store = FeatureStore.open(config.store.path)
+    states = store.states()
+    lines = [f"store {store.path}", _line("teacher", store.teacher_name), *_track_lines(store, states)]
+    if store.n_tracks:
+        lines += [*_vector_lines(store), *_audio_lines(store, config.ingest.cache_dir), *_feature_lines(store)]
+    failed = [int(r) for r in np.flatnonzero(states == State.FAILED)]
+    errors = store.strings("error")
+    waiting = [int(r) for r in np.flatnonzero(states == State.LISTED) if errors[r]]
+    limit = None if all_failures else SHOWN_FAILURES
+    lines += _failure_lines("failed; `ingest --retry-failed` tries the downloads again", store, failed, limit)
+    lines += _failure_lines("not fetched yet; the next `ingest` tries again", store, waiting, limit)
+    return "\n".join(lines)
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<12}{text}"
+
+
+def _track_lines(store: FeatureStore, states: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Iterator[str]:
+    counts = Counter(states.tolist())
+    by_state = ", ".join(f"{counts[s]} {s.name.lower()}" for s in State if s != State.ABSENT)
+    yield _line("tracks", f"{store.n_tracks}: {by_state}")
+    servers = Counter(store.strings("server_id"))
+    if len(servers) > 1:
+        yield _line("servers", ", ".join(f"{name} {n}" for name, n in sorted(servers.items())))
+
+
+def _vector_lines(store: FeatureStore) -> Iterator[str]:
+    without, off_unit, shortest, longest = 0, 0, np.inf, -np.inf
+    for begin in range(0, store.n_tracks, _BLOCK_ROWS):
+        # norms: [track]
+        norms = np.linalg.norm(store.teacher(begin, begin + _BLOCK_ROWS), axis=1)
+        finite = norms[np.isfinite(norms)]
+        without += len(norms) - len(finite)
+        if len(finite):
+            off_unit += int(np.count_nonzero(np.abs(finite - 1) > UNIT_TOLERANCE))
+            shortest, longest = min(shortest, float(finite.min())), max(longest, float(finite.max()))
+    present = store.n_tracks - without
+    yield _line("vectors", f"{present} present, {without} missing (NaN)")
+    if present:
+        off = f", {off_unit} OFF by more than {UNIT_TOLERANCE:g}" if off_unit else ""
+        yield _line("norms", f"{shortest:.6f} to {longest:.6f}{off}")
+
+
+def _audio_lines(store: FeatureStore, cache_dir: Path) -> Iterator[str]:
+    present, missing, n_bytes = 0, 0, 0
+    for audio in store.strings("audio"):
+        if not audio:
+            continue
+        try:
+            n_bytes += (cache_dir / audio).stat().st_size
+            present += 1
+        except OSError:
+            missing += 1
+    yield _line("audio", f"{present} files present ({readable_bytes(n_bytes)}), {missing} missing, in {cache_dir}")
+
+
+def _feature_lines(store: FeatureStore) -> Iterator[str]:
+    recipes = store.recipes()
+    if not recipes:
+        yield _line("features", "none yet; `student-clap featurize` makes them")
+    for name, recipe in recipes.items():
+        n_samples = store.features(recipe).n_samples()
+        made, failed = int(np.count_nonzero(n_samples > 0)), int(np.count_nonzero(n_samples < 0))
+        yield _line("features", f"{name}: {made} made, {failed} failed, {store.n_tracks - made - failed} not made")
+
+
+def _failure_lines(what: str, store: FeatureStore, rows: list[int], limit: int | None) -> Iterator[str]:
+    if not rows:
+        return
+    columns = [store.strings(name) for name in ("track_id", "title", "error")]
+    yield ""
+    yield f"{len(rows)} {what}"
+    for row in rows[:limit]:
+        track_id, title, error = (column[row] for column in columns)
+        yield f"  {track_id}  {title}: {error}"
+    if limit is not None and len(rows) > limit:
+        yield f"  ... and {len(rows) - limit} more; --all lists them"

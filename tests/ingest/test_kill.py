@@ -1,0 +1,100 @@
+"""kill -9 of the real command, anywhere: the next run ends where an undisturbed one would have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
+from student_clap.store import FeatureStore
+
+
+def kill_when(process: Any, reached: Callable[[], bool]) -> bool:
+    """Kill `process` as soon as `reached`; False if it ended before."""
+    with process:
+        while process.poll() is None:
+            if reached():
+                os.kill(process.pid, signal.SIGKILL)
+                assert process.wait() == -signal.SIGKILL
+                return True
+            time.sleep(0.002)
+    return False
+
+
+def rows_in(home: Path) -> int:
+    if not (home / "store.zarr/zarr.json").exists():
+        return 0
+    return FeatureStore.open(home / "store.zarr").n_tracks
+
+
+def parts_in(home: Path) -> int:
+    return sum(1 for _ in (home / "audio").rglob("*.part"))
+
+
+@pytest.fixture
+def world(make_world: Any) -> Any:
+    world = make_world(24, generation="B")
+    ids = [t.track_id for t in world.tracks]
+    world.media.fault(ids[3], "html")
+    world.media.fault(ids[7], "status", status=404)
+    world.media.fault(ids[11], "status", status=500)
+    world.put(LoopbackTrack("bad", "Bad", vector=b"bad"), LoopbackTrack("null"))
+    world.put(LoopbackTrack("zz", "No file", vector=vector_bytes(unit_vector(77))))
+    world.run(home=world.home / "undisturbed")
+    # Slow enough to be met in the middle of files.
+    world.media.block_bytes, world.media.block_delay_s = 4096, 0.01
+    world.settings = {"ingest": {"concurrency": 2}}
+    return world
+
+
+def assert_ends_the_same(world: Any, home: Path) -> None:
+    world.run(home=home)
+    assert world.table(home) == world.table(world.home / "undisturbed")
+    assert world.files(home) == world.files(world.home / "undisturbed")
+    report, expected = (world.run("--verify", home=h).stdout for h in (home, world.home / "undisturbed"))
+    assert report.replace(str(home), "") == expected.replace(str(world.home / "undisturbed"), "")
+
+
+def test_killed_again_and_again_while_it_fetches(world: Any) -> None:
+    home = world.home / "killed"
+    kills, parts = 0, 0
+    for _ in range(4):
+        before = world.media.downloads()
+        # In the middle of a file, some downloads after the start.
+        kills += kill_when(
+            world.start(home=home),
+            lambda before=before: world.media.downloads() >= before + 5 and parts_in(home) > 0,
+        )
+        parts += parts_in(home)
+    assert kills >= 2
+    assert parts > 0
+    assert_ends_the_same(world, home)
+
+
+def test_killed_while_it_lists(world: Any) -> None:
+    home = world.home / "killed"
+    assert kill_when(world.start(home=home), (home / "store.zarr/teacher/c/0/0").exists)
+    assert_ends_the_same(world, home)
+
+
+def test_killed_before_the_store_was_whole(world: Any) -> None:
+    home = world.home / "killed"
+    assert kill_when(world.start(home=home), lambda: any(home.glob("*store.zarr*")))
+    assert_ends_the_same(world, home)
+
+
+def test_killed_after_a_batch_reached_the_store(world: Any) -> None:
+    home = world.home / "killed"
+
+    def some_are_fetched() -> bool:
+        path = home / "store.zarr"
+        return rows_in(home) > 0 and any(FeatureStore.open(path).strings("audio"))
+
+    assert kill_when(world.start(home=home), some_are_fetched)
+    assert_ends_the_same(world, home)

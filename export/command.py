@@ -1,0 +1,151 @@
+"""`student-clap export` and `student-clap evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from student_clap.config.options import config_options
+from student_clap.config.schema import Config
+
+if TYPE_CHECKING:
+    from student_clap.export.run_folder import RunFolder
+
+_RUN = click.option("--run", "run_name", help="Run under training.runs_dir.  [default: architecture-recipe]")
+
+
+@click.command()
+@config_options()
+@_RUN
+@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="[default: the run's best.pt]")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file.  [default: the run's student.onnx]"
+)
+def export(config: Config, run_name: str | None, checkpoint: Path | None, output: Path | None) -> None:
+    """Write the student as a drop-in ONNX file.
+
+    The file is written only if it meets every clause of the drop-in contract and answers as torch does.
+    """
+    from student_clap.export.onnx_writer import write_student
+    from student_clap.export.parity import real_segments
+    from student_clap.export.run_folder import RunFolder, held_out_rows
+    from student_clap.store import FeatureStore
+    from student_clap.train.checkpoint import load_student
+
+    run = _run(config, run_name)
+    source = _checkpoint(run, checkpoint)
+    home = RunFolder.of_checkpoint(source)
+    student, info = load_student(source)
+    with FeatureStore.open(config.store.path) as store:
+        if info.store_uuid != store.uuid:
+            _warn(f"the checkpoint was trained from store {info.store_uuid}; {config.store.path} is {store.uuid}")
+        preferred: list[int] = []
+        if home is not None:
+            rows = held_out_rows(store.teacher(), store.strings("artist"), home.held_out_artists())
+            preferred = rows.tolist()
+        segments_db, n_tracks = real_segments(store.features(info.recipe), preferred)
+    done = write_student(student, info, output or run.student_onnx, segments_db, n_tracks)
+    click.echo("operators: " + ", ".join(f"{name} {count}" for name, count in done.operators.items()))
+    click.echo(
+        f"export: wrote {done.path}: {info.model.architecture}, epoch {info.epoch}, {done.n_parameters / 1e6:.2f} M "
+        f"parameters, {done.n_bytes / 1e6:.2f} MB; parity with torch: {done.parity}"
+    )
+
+
+@click.command()
+@config_options()
+@_RUN
+@click.option(
+    "--model", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file.  [default: the run's student.onnx]"
+)
+@click.option("--from-store", is_flag=True, help="Use the store's features even where the audio is there.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: the run's evaluation/]"
+)
+def evaluate(
+    config: Config, run_name: str | None, model: Path | None, *, from_store: bool, output: Path | None
+) -> None:
+    """Judge an ONNX student on held-out artists, through the production path.
+
+    Writes metrics.json and report.html.
+    """
+    from tqdm import tqdm
+
+    from student_clap.config.atomic import write_text_atomically
+    from student_clap.export.evaluation import check_recipe, evaluate_model
+    from student_clap.export.onnx_metadata import METADATA_PREFIX
+    from student_clap.export.report import render_report
+    from student_clap.export.session import StudentSession
+    from student_clap.store import FeatureStore, Recipe
+
+    run = _run(config, run_name)
+    model, output = model or run.student_onnx, output or run.evaluation
+    session, recipe = StudentSession(model), Recipe.from_config(config.audio)
+    for line in check_recipe(session, model, recipe):
+        _warn(line)
+    with FeatureStore.open(config.store.path) as store:
+        made_from = session.metadata.get(METADATA_PREFIX + "store_uuid", store.uuid)
+        if made_from != store.uuid:
+            _warn(f"{model} was trained from store {made_from}; {config.store.path} is {store.uuid}")
+        # disable=None: no bar where stderr is no terminal
+        with tqdm(desc="evaluate", unit="track", disable=None) as bar:
+
+            def begin(n_tracks: int) -> Callable[[], object]:
+                bar.reset(total=n_tracks)
+                return bar.update
+
+            done = evaluate_model(
+                model, run, store, recipe, config.ingest.cache_dir, from_store=from_store, session=session, begin=begin
+            )
+    record = done.record
+    for track in record["left_out"]:
+        name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
+        _warn(f"left out: {name}: {track['reason']}")
+    page, html = output / "report.html", render_report(done, run.epochs())
+    write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
+    write_text_atomically(page, html)
+    click.echo(_closing_line(record, page))
+
+
+def _run(config: Config, run_name: str | None) -> RunFolder:
+    from student_clap.export.run_folder import RunFolder
+    from student_clap.train.run import run_directory
+
+    return RunFolder(run_directory(config, run_name))
+
+
+def _checkpoint(run: RunFolder, given: Path | None) -> Path:
+    checkpoint = given or run.best_checkpoint
+    if not checkpoint.is_file():
+        raise click.ClickException(
+            f"there is no checkpoint at {checkpoint}; `student-clap train` makes one, --run names another run and "
+            "--checkpoint a file"
+        )
+    return checkpoint
+
+
+def _closing_line(record: dict[str, Any], page: Path) -> str:
+    from student_clap.export.verdict import key_figures
+
+    cosine, _, overlap, *_ = key_figures(record)
+    left_out, stored = len(record["left_out"]), record["n_from_store"]
+    tracks = f"{record['n_tracks']} held-out tracks ({stored} from the store), {left_out} left out"
+    figures = "; ".join(
+        f"{figure.name.lower()} {_figure(figure.student)} (mean vector {_figure(figure.mean_vector)}, "
+        f"shuffled {_figure(figure.shuffled)})"
+        for figure in (cosine, overlap)
+    )
+    return f"evaluate: {tracks}: {figures}; report: {page}"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _warn(line: str) -> None:
+    """One line on stderr, without the control characters that a title may hold."""
+    click.echo("warning: " + "".join(c if c.isprintable() else " " for c in line), err=True)

@@ -1,0 +1,146 @@
+"""Folds what a traced graph with static shapes still computes: `Shape` of a known shape, and nodes fed by constants.
+
+The legacy exporter folds weights but leaves the shape arithmetic of reshapes and attention in the graph, which costs
+load time and trips converters. Guarantee: the graph's values do not change (each folded value is the operator's own
+result by onnx's reference evaluator); results above `_MAX_BYTES` stay computed, so the file does not grow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+_MAX_BYTES = 1 << 16
+# Leaving them as they are costs nothing, and their meaning is not a pure function of the inputs.
+_NEVER = frozenset({"Constant", "If", "Loop", "Scan", "RandomNormal", "RandomUniform"})
+
+
+def fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with constant shape arithmetic folded and unused nodes and initializers gone.
+
+    A model with subgraphs is returned as it is: they read outer values by name.
+    """
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return model
+    folded = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = folded.graph
+    shapes = _static_shapes(graph)
+    constants: dict[str, np.ndarray[Any, Any]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    original = set(constants)
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants:
+            # A weight that stands under a second name; both names then share one initializer.
+            constants[node.output[0]] = constants[node.input[0]]
+            continue
+        value = _value(node, constants, shapes, model)
+        if value is None:
+            kept.append(node)
+        else:
+            constants[node.output[0]] = value
+    del graph.node[:]
+    graph.node.extend(kept)
+    _drop_unused(graph)
+    _store_constants(graph, constants, original)
+    del graph.value_info[:]
+    return folded
+
+
+def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Operator -> how many, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def _static_shapes(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
+    """Name -> int64 shape, for every value whose shape is known."""
+    shapes = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            shapes[value.name] = np.array([d.dim_value for d in tensor.shape.dim], np.int64)
+    return shapes
+
+
+def _value(
+    node: onnx.NodeProto,
+    constants: dict[str, np.ndarray[Any, Any]],
+    shapes: dict[str, np.ndarray[Any, Any]],
+    model: onnx.ModelProto,
+) -> np.ndarray[Any, Any] | None:
+    """The node's constant result, or None where it has none or is better left alone."""
+    if node.op_type == "Constant":
+        tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+        return numpy_helper.to_array(tensor) if tensor is not None else None
+    if len(node.output) != 1 or node.domain not in ("", "ai.onnx") or node.op_type in _NEVER:
+        return None
+    if node.op_type == "Shape" and not node.attribute and node.input[0] in shapes:
+        return shapes[node.input[0]]
+    if not node.input or any(name and name not in constants for name in node.input):
+        return None
+    # The size is not known before the result is; inputs that are large are weights, which the exporter saw already.
+    if sum(constants[name].nbytes for name in node.input if name) > _MAX_BYTES:
+        return None
+    inputs = {name: constants[name] for name in node.input if name}
+    step = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node],
+            "step",
+            [
+                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                for n, v in inputs.items()
+            ],
+            [onnx.ValueInfoProto(name=node.output[0])],
+        ),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+    try:
+        result = np.asarray(next(iter(ReferenceEvaluator(step).run(None, inputs))))
+    except (NotImplementedError, TypeError, ValueError, RuntimeError):
+        return None
+    return result if result.nbytes <= _MAX_BYTES else None
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes whose results nobody reads."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            kept.append(node)
+            needed.update(node.input)
+    kept.reverse()
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _store_constants(graph: onnx.GraphProto, constants: dict[str, np.ndarray[Any, Any]], original: set[str]) -> None:
+    """Give every constant that is still read an initializer; equal arrays under several names are written once."""
+    written: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    read = dict.fromkeys(name for node in graph.node for name in node.input if name in constants)
+    initializers = []
+    for name in sorted(read, key=lambda n: n not in original):
+        array = constants[name]
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key in written:
+            renamed[name] = written[key]
+            continue
+        written[key] = name
+        initializers.append(numpy_helper.from_array(array, name))
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in renamed:
+                node.input[position] = renamed[name]
+    outputs = {value.name for value in graph.output}
+    # A graph whose output is itself a constant keeps it.
+    initializers += [
+        numpy_helper.from_array(constants[name], name) for name in sorted(outputs & set(constants) - set(read))
+    ]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)

@@ -1,0 +1,161 @@
+"""A checkpoint as a drop-in ONNX file: traced, folded, described, proved, published.
+
+Guarantee: the file appears whole, and only after it met every clause of the contract and answered as torch does on real
+segments; otherwise nothing is written and what stood there stays. The same checkpoint gives the same bytes.
+Cost: seconds; memory is a few times the model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from student_clap.config.atomic import write_bytes_atomically
+from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.export.contract import Shape, check_contract, failures
+from student_clap.export.folding import fold, operator_counts
+from student_clap.export.onnx_metadata import metadata_of
+from student_clap.export.parity import Parity, compare
+from student_clap.export.session import INPUT_NAME, StudentSession
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from student_clap.store import Recipe
+    from student_clap.train.checkpoint import CheckpointInfo
+
+OPSET = 17
+IR_VERSION = 8
+OUTPUT_NAME = "embedding"
+_TRIED_SEGMENTS = 2  # in the contract's clauses; parity tries all
+
+
+class ExportError(click.ClickException):
+    """The model was not published. The message says why."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    n_bytes: int
+    n_parameters: int
+    operators: dict[str, int]
+    parity: Parity
+
+
+def write_student(
+    student: nn.Module,
+    info: CheckpointInfo,
+    output: Path,
+    segments_db: npt.NDArray[np.float32],
+    n_tracks: int,
+) -> Exported:
+    """Export `student` as `output`.
+
+    Args:
+        student: the torch student; it is put in eval mode.
+        info: what the checkpoint says of itself; goes into the file's metadata.
+        output: the file to write.
+        segments_db: [segment, mel, frame] dB, real segments for parity and contract.
+        n_tracks: from how many tracks they are.
+
+    Raises:
+        ParityError: the file answers otherwise than torch.
+        ExportError: a clause of the contract is not met, or the model cannot be traced.
+    """
+    student = student.eval()
+    n_parameters = sum(p.numel() for p in student.parameters())
+    model = trace(student, info.recipe)
+    for key, value in metadata_of(info, n_parameters).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    data = model.SerializeToString(deterministic=True)
+    parity = compare(student, StudentSession(data), segments_db, n_tracks)
+    shape = Shape(info.recipe.n_mels, info.recipe.segment_frames)
+    # The clauses look at a file, so they get one that nobody else sees.
+    with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
+        trial = Path(directory) / output.name
+        trial.write_bytes(data)
+        faults = failures(check_contract(trial, shape, segments_db[:_TRIED_SEGMENTS]))
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        raise ExportError(f"{output} was not written; the model does not meet the drop-in contract:\n{listed}")
+    try:
+        write_bytes_atomically(output, data)
+    except OSError as error:
+        raise ExportError(f"{output} cannot be written: {error}") from error
+    return Exported(output, len(data), n_parameters, operator_counts(model), parity)
+
+
+def trace(student: nn.Module, recipe: Recipe) -> onnx.ModelProto:
+    """`student` as an ONNX graph: one static input, one output, opset 17, IR 8, constants folded.
+
+    BatchNorm behind a convolution is folded into it by the exporter, because the student is in eval mode.
+
+    Raises:
+        ExportError: the exporter does not know an operation of the student.
+    """
+    shape = Shape(recipe.n_mels, recipe.segment_frames).full
+    # Inside the range of music, so that nothing is traced at an extreme.
+    example = torch.linspace(-80.0, 20.0, shape[2] * shape[3]).reshape(shape)
+    with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
+        traced = Path(directory) / "traced.onnx"
+        _export(student, example, traced)
+        model = fold(onnx.load(str(traced)))
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "student-clap", version("student-clap")
+    del model.graph.output[:]
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, (1, EMBEDDING_DIM))
+    )
+    return model
+
+
+def _export(student: nn.Module, example: torch.Tensor, path: Path) -> None:
+    try:
+        with _quiet_exporter(), torch.no_grad():
+            torch.onnx.export(
+                student,
+                (example,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                do_constant_folding=True,
+                training=torch.onnx.TrainingMode.EVAL,
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise ExportError(f"the student cannot be exported to ONNX: {error}") from error
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the legacy exporter says of itself, and tracing's remarks on shapes, which are static here.
+
+    The fused attention of torch's encoder layers has no ONNX form; the composed one has.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*legacy TorchScript-based ONNX export", DeprecationWarning)
+            warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+            warnings.filterwarnings("ignore", "Converting a tensor to a Python")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

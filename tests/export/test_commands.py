@@ -1,0 +1,264 @@
+"""`student-clap export` and `student-clap evaluate` as a user runs them, on real files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+
+from student_clap.config.cli import main
+from student_clap.export import metrics
+from student_clap.export.onnx_metadata import METADATA_PREFIX
+from student_clap.store import FeatureStore
+
+from .conftest import HELD_OUT, Library
+from .test_production_path import production_vector
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def evaluate(library: Library, *more: str) -> Result:
+    return run("evaluate", *library.settings(), *more)
+
+
+def record_of(library: Library) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((library.run.evaluation / "metrics.json").read_text(encoding="utf-8"))
+    return record
+
+
+@pytest.fixture
+def ready(copied_library: Library, exported: Path) -> Library:
+    """A library whose run has its ONNX file."""
+    copied_library.run.student_onnx.write_bytes(exported.read_bytes())
+    return copied_library
+
+
+def test_export_then_evaluate(copied_library: Library) -> None:
+    done = run("export", *copied_library.settings())
+    assert done.exit_code == 0, done.output
+    last = done.stdout.strip().splitlines()[-1]
+    assert re.search(r"^export: wrote .*student\.onnx: tinyclap, epoch 7, 0\.28 M parameters, 1\.12 MB; parity", last)
+    assert re.search(r"cosine >= (1\.0|0\.9999)", last)
+    first = copied_library.run.student_onnx.read_bytes()
+
+    again = run("export", *copied_library.settings())
+    assert again.exit_code == 0
+    assert copied_library.run.student_onnx.read_bytes() == first
+
+    judged = evaluate(copied_library)
+    assert judged.exit_code == 0, judged.output
+    assert re.search(
+        r"^evaluate: 6 held-out tracks \(0 from the store\), 0 left out: cosine 0\.\d+ \(mean vector 0\.\d+, "
+        r"shuffled 0\.\d+\); overlap@5 .*report\.html$",
+        judged.stdout.strip(),
+    )
+    record = record_of(copied_library)
+    assert {t["artist"] for t in record["tracks"]} == set(HELD_OUT)
+    assert record["student"]["neighbours"] == 5
+    assert record["n_training_tracks"] == 6
+    assert record["ms_per_segment"] > 0
+    # The teacher is this very student with noise, so it is near, and nearer than what knows nothing.
+    assert record["student"]["cosine"]["mean"] > record["mean_vector"]["cosine"]["mean"]
+    assert record["student"]["cosine"]["mean"] > record["shuffled"]["cosine"]["mean"]
+    assert (copied_library.run.evaluation / "report.html").stat().st_size > 10_000
+
+
+def test_figures_are_those_of_an_independent_computation(ready: Library) -> None:
+    assert evaluate(ready).exit_code == 0
+    record = record_of(ready)
+    with FeatureStore.open(ready.store) as store:
+        teacher, artists = store.teacher(), store.strings("artist")
+    held = [row for row, artist in enumerate(artists) if artist in HELD_OUT]
+    student = np.stack(
+        [production_vector(ready.cache_dir / f"t{row:02d}.flac", ready.run.student_onnx) for row in held]
+    )
+    assert [t["track_id"] for t in record["tracks"]] == [f"t{row:02d}" for row in held]
+    cosines = np.sum(student * teacher[held], axis=1)
+    np.testing.assert_allclose([t["cosine"] for t in record["tracks"]], cosines, atol=1e-4)
+    centre = np.delete(teacher, held, axis=0).mean(axis=0)
+    np.testing.assert_allclose(
+        [t["centred_cosine"] for t in record["tracks"]],
+        metrics.centred_cosines(student, teacher[held], centre),
+        atol=1e-3,
+    )
+    assert record["student"]["cosine"]["mean"] == pytest.approx(cosines.mean(), abs=1e-4)
+    assert record["mean_vector"]["cosine"]["mean"] == pytest.approx(
+        np.mean(teacher[held] @ centre / np.linalg.norm(centre)), abs=1e-4
+    )
+
+
+def test_audio_that_is_gone_is_replaced_by_the_store(ready: Library) -> None:
+    assert evaluate(ready).exit_code == 0
+    before = record_of(ready)["student"]["cosine"]["mean"]
+    (ready.cache_dir / "t01.flac").unlink()
+    (ready.cache_dir / "t03.flac").unlink()
+    done = evaluate(ready)
+    assert "6 held-out tracks (2 from the store), 0 left out" in done.stdout
+    record = record_of(ready)
+    assert [t["track_id"] for t in record["tracks"] if t["from_store"]] == ["t01", "t03"]
+    assert record["student"]["cosine"]["mean"] == pytest.approx(before, abs=0.01)
+
+
+def test_from_store_touches_no_audio(ready: Library) -> None:
+    for path in ready.cache_dir.iterdir():
+        path.write_bytes(b"not audio")
+    done = evaluate(ready, "--from-store")
+    assert done.exit_code == 0, done.output
+    assert "6 held-out tracks (6 from the store), 0 left out" in done.stdout
+
+
+def test_a_track_that_cannot_be_decoded_is_listed_and_left_out(ready: Library) -> None:
+    (ready.cache_dir / "t05.flac").write_bytes(b"<html>502 Bad Gateway</html>")
+    done = evaluate(ready)
+    assert done.exit_code == 0
+    assert "5 held-out tracks (0 from the store), 1 left out" in done.stdout
+    assert done.stderr.count("warning: left out: Tune 5") == 1
+    (left_out,) = record_of(ready)["left_out"]
+    assert left_out["track_id"] == "t05"
+    assert left_out["reason"].startswith("no audio")
+    assert "Left out" in (ready.run.evaluation / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_damaged_shard_leaves_its_track_out(ready: Library) -> None:
+    (shard,) = [p for p in (ready.store / "features/audiomuse/mel/c/1").rglob("*") if p.is_file()]
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 3] ^= 0x10
+    shard.write_bytes(damaged)
+    done = evaluate(ready, "--from-store")
+    assert done.exit_code == 0
+    (left_out,) = record_of(ready)["left_out"]
+    assert left_out["track_id"] == "t01"
+    assert "shard is damaged" in left_out["reason"]
+
+
+def test_a_track_with_neither_audio_nor_features_is_left_out(ready: Library) -> None:
+    with FeatureStore.open(ready.store, "r+") as store:
+        store.features(ready.recipe).mark([1], [-1], ["made up"])
+    (ready.cache_dir / "t01.flac").unlink()
+    done = evaluate(ready)
+    assert done.exit_code == 0
+    (left_out,) = record_of(ready)["left_out"]
+    assert left_out["reason"] == "its audio is not in the cache and the store has no features of it"
+
+
+def test_no_usable_track_is_an_error_with_a_remedy(ready: Library) -> None:
+    for path in ready.cache_dir.iterdir():
+        path.write_bytes(b"not audio")
+    done = evaluate(ready)
+    assert done.exit_code == 1
+    assert "none of the 6 held-out tracks gives a vector" in done.stderr
+    assert not ready.run.evaluation.exists()
+
+
+def with_metadata(path: Path, **values: str | None) -> None:
+    """Replace or remove metadata of a model file."""
+    model = onnx.load(str(path))
+    kept = {p.key: p.value for p in model.metadata_props}
+    kept |= {METADATA_PREFIX + key: value for key, value in values.items() if value is not None}
+    for key in [key for key, value in values.items() if value is None]:
+        kept.pop(METADATA_PREFIX + key)
+    onnx.helper.set_model_props(model, kept)
+    onnx.save(model, str(path))
+
+
+def test_another_recipe_is_refused_with_every_difference(ready: Library) -> None:
+    done = evaluate(ready, "--run", "tinyclap-audiomuse", "--set", "audio.preset=original", "--set", "audio.fmax=13000")
+    assert done.exit_code == 1
+    assert "n_fft: stored 2048, wanted 1024" in done.stderr
+    assert "fmax_hz: stored 14000.0, wanted 13000.0" in done.stderr
+    assert "n_mels" not in done.stderr
+
+
+def test_another_store_is_a_warning(ready: Library) -> None:
+    with_metadata(ready.run.student_onnx, store_uuid="f" * 32)
+    done = evaluate(ready)
+    assert done.exit_code == 0
+    assert f"was trained from store {'f' * 32}" in done.stderr
+
+
+def test_a_model_of_another_maker_is_judged_with_a_warning(ready: Library) -> None:
+    model = onnx.load(str(ready.run.student_onnx))
+    del model.metadata_props[:]
+    other = ready.root / "other.onnx"
+    onnx.save(model, str(other))
+    done = evaluate(ready, "--model", str(other), "--output", str(ready.root / "elsewhere"))
+    assert done.exit_code == 0, done.output
+    assert "does not say which recipe it was made for" in done.stderr
+    assert (ready.root / "elsewhere" / "report.html").exists()
+    assert not ready.run.evaluation.exists()
+
+
+def test_an_unreadable_recipe_is_an_error(ready: Library) -> None:
+    with_metadata(ready.run.student_onnx, recipe='{"n_mels": 128}')
+    done = evaluate(ready)
+    assert done.exit_code == 1
+    assert "its recipe cannot be read" in done.stderr
+
+
+def test_a_model_that_gives_nan_is_refused(ready: Library) -> None:
+    model = onnx.load(str(ready.run.student_onnx))
+    last = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == last else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(np.nan).reshape(1), "nan"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "nan"], [last]))
+    onnx.save(model, str(ready.run.student_onnx))
+    done = evaluate(ready)
+    assert done.exit_code == 1
+    assert "not finite for 6 of 6 tracks" in done.stderr
+
+
+def test_export_of_a_kept_checkpoint(copied_library: Library) -> None:
+    kept = copied_library.run.path / "checkpoints" / "epoch_0007.pt"
+    kept.parent.mkdir()
+    copied_library.run.best_checkpoint.rename(kept)
+    output = copied_library.root / "out" / "model_epoch_36.onnx"
+    done = run("export", *copied_library.settings(), "--checkpoint", str(kept), "--output", str(output))
+    assert done.exit_code == 0, done.output
+    assert output.exists()
+    assert not copied_library.run.student_onnx.exists()
+
+
+def test_a_checkpoint_of_another_store_is_a_warning(copied_library: Library) -> None:
+    zarr.open_group(str(copied_library.store), mode="r+").attrs["uuid"] = "e" * 32
+    done = run("export", *copied_library.settings())
+    assert done.exit_code == 0, done.output
+    assert "the checkpoint was trained from store" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--run", "nothing"], "there is no checkpoint at"),
+        (["evaluate", "--run", "nothing"], "there is no model at"),
+        (["export", "--run", "../up"], "use letters, digits"),
+        (["evaluate", "--set", "store.path=/nowhere"], "there is no feature store at /nowhere"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], message: str, ready: Library) -> None:
+    done = run(arguments[0], *ready.settings(), *arguments[1:])
+    assert done.exit_code == 1
+    assert message in done.stderr
+
+
+def test_a_run_without_split_is_an_error(ready: Library) -> None:
+    (ready.run.path / "split.json").unlink()
+    done = evaluate(ready)
+    assert done.exit_code == 1
+    assert "has no split.json; train first" in done.stderr
+
+
+def test_a_split_of_strangers_is_an_error(ready: Library) -> None:
+    (ready.run.path / "split.json").write_text(json.dumps({"held_out_artists": ["Nobody"]}), encoding="utf-8")
+    done = evaluate(ready)
+    assert done.exit_code == 1
+    assert "is store.path the store it was trained from?" in done.stderr

@@ -1,0 +1,111 @@
+"""File to vector, against an implementation of production's steps that shares nothing with ours but the model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import soundfile
+
+from student_clap.export.embedding import embed_file, file_segments
+from student_clap.export.session import ModelError, StudentSession, pool
+from student_clap.featurize.decode import DecodeError
+from student_clap.featurize.mel import LogMel
+
+from .conftest import RATE, Library, tune
+
+
+def production_vector(path: Path, model: Path) -> npt.NDArray[np.float32]:
+    """librosa and onnxruntime alone, one segment at a time."""
+    # [sample, channel] -> [sample]; librosa.load without its probe of decoders that Python no longer has
+    native, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    samples = librosa.resample(librosa.to_mono(native.T), orig_sr=rate, target_sr=48_000, res_type="soxr_hq")[
+        :28_800_000
+    ]
+    samples = np.clip(samples, -1.0, 1.0)
+    samples = (samples * 32767.0).astype(np.int16).astype(np.float32) / 32767.0
+    pieces = []
+    if len(samples) <= 480_000:
+        pieces.append(np.pad(samples, (0, 480_000 - len(samples))))
+    else:
+        start = 0
+        while start + 480_000 <= len(samples):
+            pieces.append(samples[start : start + 480_000])
+            start += 240_000
+        if start < len(samples):
+            pieces.append(samples[-480_000:])
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    vectors = []
+    for piece in pieces:
+        power = librosa.feature.melspectrogram(
+            y=piece, sr=48_000, n_fft=2048, hop_length=480, n_mels=128, fmin=0, fmax=14_000
+        )
+        mel = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).astype(np.float32)
+        vectors.append(session.run(None, {"mel_spectrogram": mel[None, None]})[0])
+    mean = np.mean(np.vstack(vectors), axis=0)
+    return np.asarray(mean / (np.linalg.norm(mean) + 1e-9))
+
+
+@pytest.mark.parametrize("duration_s", [7.0, 12.5, 15.0, 23.3])
+def test_equals_plain_librosa_and_onnxruntime(
+    duration_s: float, exported: Path, library: Library, tmp_path: Path
+) -> None:
+    path = tmp_path / "tune.wav"
+    soundfile.write(path, tune(99, duration_s), RATE)
+    found = embed_file(path, StudentSession(exported), LogMel(library.recipe))
+    expected = production_vector(path, exported)
+    assert found.shape == (512,)
+    assert found.dtype == np.float32
+    assert float(found @ expected) >= 0.9999
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_a_repeated_tail_counts_twice(exported: Path, library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "tune.wav"
+    soundfile.write(path, tune(5, 17.0)[:720_000], 48_000)
+    segments = file_segments(path, LogMel(library.recipe))
+    assert segments.shape == (3, 128, 1001)
+    np.testing.assert_array_equal(segments[1], segments[2])
+    session = StudentSession(exported)
+    vectors = session.embed_segments(segments)
+    mean = (vectors[0] + 2 * vectors[1]) / 3
+    np.testing.assert_allclose(session.embed_track(segments), mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_what_cannot_be_decoded_is_an_error(exported: Path, library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "page.mp3"
+    path.write_text("<html>502</html>")
+    with pytest.raises(DecodeError):
+        embed_file(path, StudentSession(exported), LogMel(library.recipe))
+
+
+def test_pool_is_the_unweighted_mean_and_survives_zero() -> None:
+    vectors = np.zeros((2, 512), np.float32)
+    assert np.isfinite(pool(vectors)).all()
+    vectors[0, 0], vectors[1, 1] = 1, 1
+    assert pool(vectors)[:2] == pytest.approx([np.sqrt(0.5)] * 2)
+
+
+def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="student-clap export"):
+        StudentSession(tmp_path / "absent.onnx")
+
+
+def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError, match="cannot be loaded by onnxruntime") as error:
+        StudentSession(tmp_path / "m.onnx")
+    assert "\n" not in error.value.message
+
+
+def test_segments_of_another_recipe_are_refused(exported: Path) -> None:
+    with pytest.raises(ModelError, match=r"fails on input \[1, 1, 64, 1001\]"):
+        StudentSession(exported).embed_track(np.zeros((1, 64, 1001), np.float32))
+
+
+def test_the_time_of_a_segment_is_measured(exported: Path) -> None:
+    assert StudentSession(exported).time_segment_ms(np.zeros((128, 1001), np.float32), runs=3) > 0

@@ -1,0 +1,250 @@
+"""The page: whole, self-contained, safe against what a library's titles may hold; and what it says in words."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from student_clap.export import metrics
+from student_clap.export.charts import Series, curves, ticks
+from student_clap.export.evaluation import Evaluation
+from student_clap.export.figures import figures
+from student_clap.export.report import project, render_report
+from student_clap.export.verdict import key_figures, verdict
+
+EVIL = '<script>alert("1")</script> & "quotes" \'more\''
+
+
+def evaluation(n: int = 40, noise: float = 0.05, title: str = "A tune", seed: int = 0) -> Evaluation:
+    """A made-up evaluation of `n` tracks by five artists."""
+    rng = np.random.default_rng(seed)
+
+    def unit(vectors: Any) -> Any:
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    styles = rng.normal(size=(5, 512))
+    teacher = unit(styles[np.arange(n) % 5] + 0.5 * rng.normal(size=(n, 512)))
+    student = unit(teacher + noise * rng.normal(size=(n, 512)))
+    centre = teacher.mean(axis=0)
+    tracks = [
+        {
+            "server_id": "default",
+            "track_id": f"t{i}",
+            "title": title if i == 0 else f"Tune {i}",
+            "artist": f"Artist {i % 5}",
+            "album": "",
+            "cosine": float(cosine),
+            "centred_cosine": 0.5,
+            "segments": 3,
+            "from_store": False,
+        }
+        for i, cosine in enumerate(metrics.cosines(student, teacher))
+    ]
+    record = {
+        "format_version": 1,
+        "evaluated_at": "2026-01-01 00:00 UTC",
+        "n_tracks": n,
+        "n_artists": 5,
+        "n_segments": 3 * n,
+        "n_from_store": 0,
+        "n_training_tracks": 160,
+        "neighbours_asked": 10,
+        **figures(student, teacher, centre),
+        "ms_per_segment": 3.2,
+        "model": {"file": "student.onnx", "bytes": 2_760_592, "sha256": "ab" * 32, "epoch": "3", "parameters": "687808",
+                  "architecture": "tinyclap", "teacher_name": "a-teacher"},
+        "run": {"name": "tinyclap-audiomuse", "record": {}},
+        "store": {"uuid": "0" * 32, "teacher_name": "a-teacher", "tracks": 200},
+        "recipe": {"name": "audiomuse", "fingerprint": "f" * 16, "n_mels": 128, "n_fft": 2048, "hop_samples": 480,
+                   "fmin_hz": 0.0, "fmax_hz": 14000.0, "sample_rate": 48000, "segment_samples": 480000},
+        "machine": {"processor": "a processor", "cores": 2, "system": "a system"},
+        "package_version": "0.1.0",
+        "tracks": tracks,
+        "left_out": [],
+    }  # fmt: skip
+    return Evaluation(record, student, teacher)
+
+
+EPOCHS = [
+    {"epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "train_cosine": 1 - 1 / e, "val_cosine": 1 - 1.2 / e}
+    for e in range(1, 6)
+]
+
+
+class Page(HTMLParser):
+    """Elements, attributes and texts of a page; refuses elements that are not closed in order."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "path", "circle", "rect"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+
+def test_the_page_needs_nothing_from_outside() -> None:
+    text = render_report(evaluation(), EPOCHS)
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object", "img", "base"} & set(page.elements)
+    assert not {"src", "href", "xlink:href", "onload", "onclick"} & {name for name, _ in page.attributes}
+    assert "://" not in text
+    assert not re.search(r"@import|url\(|@font-face", text)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    done = evaluation()
+    text = render_report(done, EPOCHS)
+    page = Page(text)
+    # two learning curves, the histogram, the map; and the small drawings of the legends
+    assert text.count('class="chart"') == 4
+    assert text.count('class="pair"') == 40
+    headings = [data for tag, data in page.texts if tag == "h1"]
+    assert headings == [verdict(done.record).headline]
+    assert f"{done.record['student']['cosine']['mean']:.3f}" in text
+    assert "student.onnx, 2.76 MB" in text
+    assert "3.2 ms per segment of 10 s" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    worst = min(done.record["tracks"], key=lambda track: track["cosine"])
+    assert text.index("Farthest from the teacher") < text.rindex(worst["title"])
+
+
+@pytest.mark.parametrize("where", ["title", "artist", "track_id", "reason", "teacher", "run"])
+def test_titles_from_the_library_are_escaped(where: str) -> None:
+    done = evaluation()
+    record = done.record
+    if where in ("title", "artist", "track_id"):
+        for track in record["tracks"]:
+            track[where] = EVIL
+            if where == "track_id":
+                track["title"] = ""
+    elif where == "reason":
+        record["left_out"] = [{"title": "x", "track_id": "y", "artist": "z", "reason": EVIL}]
+    elif where == "teacher":
+        record["model"]["teacher_name"] = EVIL
+    else:
+        record["run"]["name"] = EVIL
+    text = render_report(done, EPOCHS)
+    page = Page(text)
+    assert "<script" not in text
+    assert page.open == []
+    assert any(EVIL.split(" &", maxsplit=1)[0] in data for _, data in page.texts)
+
+
+def test_no_learning_curves_no_empty_cards() -> None:
+    text = render_report(evaluation(), [])
+    assert text.count('class="chart"') == 2
+    assert "while training" not in text
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_tracks(n: int) -> None:
+    text = render_report(evaluation(n), EPOCHS)
+    assert Page(text).open == []
+    assert "nan" not in text.lower().replace("nanosec", "")
+
+
+def test_many_tracks_keep_the_page_small() -> None:
+    text = render_report(evaluation(1500), EPOCHS)
+    assert text.count('class="pair"') == 1000
+    assert "1000 of 1500 tracks" in text
+
+
+def test_a_good_student_beats_all() -> None:
+    done = evaluation(noise=0.02)
+    said = verdict(done.record)
+    assert said.level == "good"
+    assert said.headline == "The student beats both baselines on all 5 key figures."
+    assert "chance gives 2.6" in " ".join(said.sentences)  # 10 * 10 / 39
+
+
+def test_a_student_of_noise_beats_nothing() -> None:
+    done = evaluation(noise=200.0)
+    record = copy.deepcopy(done.record)
+    for name, value in (("overlap", 0.0), ("ndcg", 0.0), ("mixed_recall_at_1", 0.0)):
+        record["student"][name] = value
+    record["student"]["cosine"]["mean"] = record["student"]["centred_cosine"]["mean"] = -0.1
+    said = verdict(record)
+    assert said.level == "poor"
+    assert "does not beat the baselines" in said.headline
+
+
+def test_losses_are_named() -> None:
+    record = evaluation().record
+    record["student"]["ndcg"] = 0.0
+    said = verdict(record)
+    assert said.level == "mixed"
+    assert said.headline.endswith("on cosine, but not on nDCG@10.")
+    record["student"]["cosine"]["mean"] = -1.0
+    assert verdict(record).headline.endswith("but not on cosine.")
+
+
+def test_where_all_tracks_are_neighbours_overlap_does_not_count() -> None:
+    record = evaluation(6, noise=0.01).record
+    overlap = next(f for f in key_figures(record) if f.name == "Overlap@5")
+    assert overlap.student == 1
+    assert overlap.beats is None
+    said = verdict(record)
+    assert "overlap@5 says nothing here" in " ".join(said.sentences)
+    assert "Overlap" not in said.headline
+
+
+def test_projection_keeps_the_teachers_plane() -> None:
+    rng = np.random.default_rng(0)
+    plane = np.linalg.qr(rng.normal(size=(512, 2)))[0]
+    flat = (rng.normal(size=(30, 2)) * [3, 1]) @ plane.T
+    teacher_xy, student_xy, shares = project(flat.astype(np.float32), flat.astype(np.float32))
+    np.testing.assert_allclose(teacher_xy, student_xy)
+    assert sum(shares) == pytest.approx(1)
+    assert shares[0] > shares[1]
+    distances = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(teacher_xy[:, None] - teacher_xy[None], axis=-1), distances, atol=1e-5)
+
+
+def test_curves_leave_out_what_is_not_finite() -> None:
+    chart = curves([Series("a", "train", [1.0, 2.0, 3.0], [0.5, float("nan"), 0.25])], "Epoch", "Loss")
+    assert chart.count("<circle") == 2
+    assert "nan" not in chart
+    assert curves([Series("a", "train", [1.0], [float("nan")])], "Epoch", "Loss") == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.37, 0.92), (1e-6, 3e-6), (5.0, 5.0), (1.0, 250.0)])
+def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
+    at = ticks(low, high)
+    assert at[0] <= low + 1e-12
+    assert at[-1] >= high - 1e-12
+    assert 2 <= len(at) <= 9
+    steps = np.diff(at)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+
+
+def test_the_record_is_plain_json() -> None:
+    json.dumps(evaluation(1).record, allow_nan=False)

@@ -1,0 +1,142 @@
+"""A training session: store, run directory, device and trainer put together, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import click
+import torch
+
+from student_clap.config.schema import Config
+from student_clap.store import FeatureStore, Recipe
+from student_clap.train.batches import TrackReader
+from student_clap.train.checkpoint import CheckpointInfo
+from student_clap.train.display import Display
+from student_clap.train.loop import CHECKPOINT_INTERVAL_S, Trainer
+from student_clap.train.run import begin_run, is_run, lock_run, reopen_run, run_directory
+from student_clap.train.selection import Rows, TrackTable, select
+from student_clap.train.stream import BatchStream
+from student_clap.train.student import count_parameters, float32_megabytes
+
+
+@contextmanager
+def open_trainer(
+    config: Config, run_name: str | None = None, *, checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
+) -> Iterator[Trainer]:
+    """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
+
+    Raises:
+        click.ClickException: store, split, run directory or device cannot be used as asked.
+    """
+    device = resolve_device(config.training.device)
+    directory = run_directory(config, run_name)
+    store = FeatureStore.open(config.store.path)
+    features = store.features(Recipe.from_config(config.audio))
+    table = TrackTable.read(store, features)
+    # The split is judged before the directory is made.
+    selection = None if is_run(directory) else select(table, config.split)
+    lock = lock_run(directory)
+    try:
+        if selection is None or is_run(directory):
+            run = reopen_run(directory, config, store, table)
+        else:
+            run = begin_run(directory, config, store, table, selection)
+        origin = CheckpointInfo(
+            epoch=0,
+            model=config.model,
+            recipe=table.recipe,
+            teacher_name=store.teacher_name,
+            store_uuid=store.uuid,
+            run_name=run.name,
+            val_cosine=float("nan"),
+        )
+        yield Trainer(
+            run, origin, config.training, table, features, device, checkpoint_interval_s=checkpoint_interval_s
+        )
+    finally:
+        lock.release()
+
+
+def open_stream(config: Config, trainer: Trainer) -> BatchStream:
+    """The stream that feeds `trainer`."""
+    reader = TrackReader(
+        config.store.path,
+        trainer.table.recipe,
+        seed=config.training.seed,
+        segments_per_track=config.training.segments_per_track,
+    )
+    return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
+
+
+def open_display(trainer: Trainer) -> Display:
+    """The display of `trainer`'s progress."""
+    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.training.epochs)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        click.ClickException: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise click.ClickException(
+            f"training.device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def describe(trainer: Trainer) -> list[str]:
+    """What is about to be done, a line each."""
+    selection, table, training = trainer.run.selection, trainer.table, trainer.training
+    student, architecture, steps = trainer.student, trainer.origin.model.architecture, trainer.total_steps
+    training_artists = {table.artists[row] for row in selection.training_rows}
+    per_epoch = "all" if training.segments_per_track is None else f"at most {training.segments_per_track} per track"
+    device = str(trainer.device)
+    if trainer.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(trainer.device)})"
+    else:
+        device += f" ({torch.get_num_threads()} threads)"
+    lines = [
+        f"run       {trainer.run.directory}",
+        f"device    {device}",
+        f"training  {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
+        f"held out  {_count(selection.held_out_rows, selection.held_out_artists, table)}",
+    ]
+    if selection.left_out:
+        lines.append("left out  " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+    lines += [
+        f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
+        f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
+    ]
+    if trainer.progress.step:
+        lines.append(
+            f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
+            f"step {trainer.progress.step}"
+        )
+    return lines
+
+
+def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:
+    return f"{len(rows)} tracks by {len(artists)} artists, {table.n_segments(rows)} segments"
+
+
+def summarise(trainer: Trainer) -> str:
+    """The closing line."""
+    progress = trainer.progress
+    text = (
+        f"{trainer.finished}: best held-out cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
+        f"{trainer.run.best}"
+    )
+    if progress.unreadable:
+        text += f"; {len(progress.unreadable)} tracks could not be read and were left out"
+    return text

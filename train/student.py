@@ -1,0 +1,57 @@
+"""What every student is: normalise, convolve, attend, pool, project."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from student_clap.train.head import ProjectionHead
+from student_clap.train.mel_norm import MelNorm
+
+
+class Student(nn.Module):
+    """A segment's mel to a vector in the teacher's space.
+
+    Args:
+        n_mels: bands of the input.
+        stem: [batch, 1, mel, frame] -> [batch, width, row, column].
+        encoder: [batch, token, width] -> the same shape.
+        width: channels that the stem gives.
+        embedding_dim: of the output, 512.
+    """
+
+    def __init__(self, *, n_mels: int, stem: nn.Module, encoder: nn.Module, width: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.n_mels = n_mels
+        self.mel_norm = MelNorm(n_mels)
+        self.stem = stem
+        self.encoder = encoder
+        self.head = ProjectionHead(width, embedding_dim)
+
+    @property
+    def mel_mean(self) -> Tensor:
+        """[mel] dB, the input normalisation's buffer."""
+        return self.mel_norm.mel_mean
+
+    @property
+    def mel_std(self) -> Tensor:
+        """[mel] dB, the input normalisation's buffer."""
+        return self.mel_norm.mel_std
+
+    def forward(self, mel_db: Tensor) -> Tensor:
+        """[batch, 1, mel, frame] dB -> [batch, 512] of length 1."""
+        # features: [batch, width, row, column]
+        features = self.stem(self.mel_norm(mel_db))
+        # tokens: [batch, row * column, width]
+        tokens = self.encoder(features.flatten(2).transpose(1, 2))
+        vectors: Tensor = self.head(tokens.mean(dim=1))
+        return vectors
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def float32_megabytes(module: nn.Module) -> float:
+    """Size of the weights and buffers as float32, 10^6 bytes."""
+    return 4e-6 * (count_parameters(module) + sum(b.numel() for b in module.buffers() if b.is_floating_point()))

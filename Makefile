@@ -39,7 +39,7 @@ corpus: $(READY)
 	$(BIN)/python bench/corpus.py --work "$(CORPUS)"
 
 bench: $(READY)
-	$(BIN)/python bench/featurize.py --corpus "$(CORPUS)"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/featurize.py --corpus "$(CORPUS)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -48,7 +48,7 @@ def export(config: Config, run_name: str | None, checkpoint: Path | None, output
             rows = held_out_rows(store.teacher(), store.strings("artist"), home.held_out_artists())
             preferred = rows.tolist()
         segments_db, n_tracks = real_segments(store.features(info.recipe), preferred)
-    done = write_student(student, info, output or run.student_onnx, segments_db, n_tracks)
+    done = write_student(student, info, output or run.student_onnx, segments_db, n_tracks, checkpoint=source.name)
     click.echo("operators: " + ", ".join(f"{name} {count}" for name, count in done.operators.items()))
     click.echo(
         f"export: wrote {done.path}: {info.model.architecture}, epoch {info.epoch}, {done.n_parameters / 1e6:.2f} M "

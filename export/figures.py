@@ -28,7 +28,7 @@ def figures(student: Vectors, teacher: Vectors, centre: Vectors, k: int = K) -> 
         student: [track, 512] unit vectors.
         teacher: [track, 512] unit vectors, same order.
         centre: [512] mean teacher vector of the training tracks.
-        k: neighbours; clipped to n - 1.
+        k: neighbours; clipped to half of the n - 1 there are.
 
     Returns:
         "student", "mean_vector" and "shuffled" -> figures; "shuffled" is None for a single track.

@@ -86,12 +86,13 @@ def distribution(student: Vectors, teacher: Vectors) -> dict[str, float]:
 
 
 def clipped_k(k: int, n_tracks: int) -> int:
-    """A track has at most `n_tracks` - 1 neighbours.
+    """At most half of a track's `n_tracks` - 1 neighbours: of all of them every predictor finds all.
 
-    >>> clipped_k(10, 200), clipped_k(10, 4), clipped_k(10, 1)
-    (10, 3, 0)
+    >>> clipped_k(10, 200), clipped_k(10, 7), clipped_k(10, 2), clipped_k(10, 1)
+    (10, 3, 1, 0)
     """
-    return max(0, min(k, n_tracks - 1))
+    others = max(0, n_tracks - 1)
+    return min(k, max(1, others // 2)) if others else 0
 
 
 def neighbour_overlap(student: Vectors, teacher: Vectors, k: int) -> Scores:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 METADATA_PREFIX = "student_clap."
 
 
-def metadata_of(info: CheckpointInfo, n_parameters: int) -> dict[str, str]:
+def metadata_of(info: CheckpointInfo, n_parameters: int, checkpoint: str) -> dict[str, str]:
     """The file's metadata, keys with their prefix."""
     known = {
         "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
@@ -23,6 +23,7 @@ def metadata_of(info: CheckpointInfo, n_parameters: int) -> dict[str, str]:
         "store_uuid": info.store_uuid,
         "run_name": info.run_name,
         "epoch": str(info.epoch),
+        "checkpoint": checkpoint,
         "held_out_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(),

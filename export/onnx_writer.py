@@ -63,6 +63,8 @@ def write_student(
     output: Path,
     segments_db: npt.NDArray[np.float32],
     n_tracks: int,
+    *,
+    checkpoint: str = "",
 ) -> Exported:
     """Export `student` as `output`.
 
@@ -72,6 +74,7 @@ def write_student(
         output: the file to write.
         segments_db: [segment, mel, frame] dB, real segments for parity and contract.
         n_tracks: from how many tracks they are.
+        checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the held-out tracks.
 
     Raises:
         ParityError: the file answers otherwise than torch.
@@ -80,7 +83,7 @@ def write_student(
     student = student.eval()
     n_parameters = sum(p.numel() for p in student.parameters())
     model = trace(student, info.recipe)
-    for key, value in metadata_of(info, n_parameters).items():
+    for key, value in metadata_of(info, n_parameters, checkpoint).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     data = model.SerializeToString(deterministic=True)

@@ -109,15 +109,26 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
             f"chance gives {overlap.mean_vector * k:.1f}."
         )
     if 0 < k < record["neighbours_asked"]:
-        few = (
-            f"With {_count(n, 'track')} each has only {k} neighbours instead of the usual {record['neighbours_asked']}"
+        asked = record["neighbours_asked"]
+        few = f"With {_count(n, 'track')} the {k} nearest of each count instead of the usual {asked}"
+        said.append(
+            f"{few}, half of those there are." if overlap.telling else f"{few}, which is all: that says nothing."
         )
-        said.append(f"{few}, all of them the teacher’s too, so overlap@{k} says nothing here.")
+    if _chosen_by_held_out(record):
+        said.append(
+            "The checkpoint is the best of its run by the cosine of these same tracks, which flatters it a little; "
+            "the run’s last checkpoint is free of that."
+        )
     if n < FEW_TRACKS or artists < FEW_ARTISTS:
         said.append(
             "So few tracks or artists make a small sample: another split can move these figures by several hundredths."
         )
     return said
+
+
+def _chosen_by_held_out(record: dict[str, Any]) -> bool:
+    """Whether the epoch was picked by the tracks it is judged by."""
+    return record["model"].get("checkpoint") == "best.pt"
 
 
 def _at(figures: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:

@@ -41,6 +41,10 @@ def decode(path: Path, max_samples: int) -> Samples:
     Raises:
         DecodeError: neither decoder finds audio; both reasons are given.
     """
+    if not path.is_file():
+        raise DecodeError("no audio; there is no such file")
+    if not path.stat().st_size:
+        raise DecodeError("no audio; the file is empty")
     max_duration_s = max_samples / SAMPLE_RATE
     reasons = []
     for name, read in (("soundfile", _read_soundfile), ("PyAV", _read_av)):
@@ -135,4 +139,10 @@ def _mix(blocks: Iterator[npt.NDArray[np.float32]], wanted: int) -> Samples:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, soundfile.LibsndfileError):
+        # libsndfile calls a file that no decoder takes "not a regular file"; the path stands elsewhere.
+        text = error.error_string
+        return "format not recognised" if "not a regular file" in text else text.rstrip(".")
+    if isinstance(error, av.error.FFmpegError) and error.strerror:
+        return str(error.strerror)
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -79,6 +79,8 @@ class MusicServer:
     is_default: bool
 
     def __str__(self) -> str:
+        if not self.server_type:
+            return self.name
         return f"{self.name} ({self.server_type}, id {self.server_id}{', default' if self.is_default else ''})"
 
 

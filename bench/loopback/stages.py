@@ -35,6 +35,7 @@ class StageCost:
 
 def configure(folder: Path, world: LoopbackWorld, chosen: Mapping[str, object]) -> None:
     """Write config.yaml and .env as a user would: `student-clap init`, then fill in."""
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").exists():
         run_stage("init", folder)
     text = (folder / "config.yaml").read_text(encoding="utf-8")

@@ -207,14 +207,32 @@ def test_losses_are_named() -> None:
     assert verdict(record).headline.endswith("but not on cosine.")
 
 
-def test_where_all_tracks_are_neighbours_overlap_does_not_count() -> None:
-    record = evaluation(6, noise=0.01).record
-    overlap = next(f for f in key_figures(record) if f.name == "Overlap@5")
+def test_of_few_tracks_half_count_as_neighbours() -> None:
+    record = evaluation(7, noise=0.01).record
+    overlap = next(f for f in key_figures(record) if f.name == "Overlap@3")
+    assert overlap.beats
+    assert "the 3 nearest of each count instead of the usual 10, half of those there are" in " ".join(
+        verdict(record).sentences
+    )
+
+
+def test_of_two_tracks_each_has_one_neighbour_and_overlap_does_not_count() -> None:
+    record = evaluation(2, noise=0.01).record
+    overlap = next(f for f in key_figures(record) if f.name == "Overlap@1")
     assert overlap.student == 1
     assert overlap.beats is None
     said = verdict(record)
-    assert "overlap@5 says nothing here" in " ".join(said.sentences)
+    assert "which is all: that says nothing" in " ".join(said.sentences)
     assert "Overlap" not in said.headline
+
+
+def test_it_is_said_that_the_best_epoch_was_chosen_by_these_tracks() -> None:
+    record = evaluation(60).record
+    assert "flatters" not in " ".join(verdict(record).sentences)
+    record["model"]["checkpoint"] = "last.pt"
+    assert "flatters" not in " ".join(verdict(record).sentences)
+    record["model"]["checkpoint"] = "best.pt"
+    assert "which flatters it a little" in " ".join(verdict(record).sentences)
 
 
 def test_projection_keeps_the_teachers_plane() -> None:

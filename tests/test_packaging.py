@@ -1,0 +1,71 @@
+"""The built wheel, in an empty directory: one import name, everything in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("config", "store", "ingest", "featurize", "train", "export")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy, so that the checkout stays clean."""
+    copy, dist = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    pip(["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(dist), str(copy)])
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+def pip(arguments: list[str]) -> None:
+    """pip of this environment, offline."""
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+
+
+def test_the_wheel_holds_one_import_name_and_all_of_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"student_clap"}
+    for folder in FOLDERS:
+        ours = {f"student_clap/{folder}/{p.name}" for p in (ROOT / folder).glob("*.py")}
+        assert ours <= set(names)
+        assert f"student_clap/{folder}/py.typed" in names
+        templates = {f"student_clap/{folder}/templates/{p.name}" for p in (ROOT / folder / "templates").glob("*")}
+        assert templates <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    pip(["install", "--no-deps", "--no-index", "--target", str(site), str(wheel)])
+    assert {p.name for p in site.iterdir() if ".dist-info" not in p.name} == {"student_clap", "bin"}
+    code = (
+        "import student_clap.store as s; print(s.__file__)\n"
+        "from student_clap.config.cli import main\n"
+        "main(['init'], standalone_mode=False)\n"
+        "main(['config'], standalone_mode=False)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site / "student_clap" / "store"))
+    assert {p.name for p in empty.iterdir()} == {"config.yaml", ".env.example"}

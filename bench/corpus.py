@@ -131,14 +131,14 @@ def results(folder: Path, run_folder: Path, costs: dict[str, StageCost], setting
     config = load_config(folder / "config.yaml")
     store = FeatureStore.open(folder / "data" / "features.zarr")
     recipe = Recipe.from_config(config.audio)
-    minutes = float(store.features(recipe).n_samples().clip(0).sum()) / recipe.sample_rate / 60
-    shards = (store.path / "features" / recipe.name / "mel" / "c").rglob("*")
+    features = store.features(recipe)
+    minutes = float(features.n_samples().clip(0).sum()) / recipe.sample_rate / 60
     return {
         "machine": f"{available_cores()} cores, {platform.machine()}, Python {platform.python_version()}",
         "settings": {k: v for k, v in settings.items() if k != "database.port"},
         "tracks": store.n_tracks,
         "minutes": minutes,
-        "store_mb": sum(p.stat().st_size for p in shards if p.is_file()) / 1e6,
+        "store_mb": features.stored_bytes() / 1e6,
         "onnx_mb": (run_folder / "student.onnx").stat().st_size / 1e6,
         "stages": {name: {"wall_s": cost.wall_s, "cpu_s": cost.cpu_s} for name, cost in costs.items()},
         "evaluation": json.loads((run_folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")),

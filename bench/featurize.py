@@ -76,9 +76,8 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
             minutes_in_all += minutes
             for name, values in steps.items():
                 cpu[name].append(statistics.median(values) / minutes)
-            shard = store.path / "features" / recipe.name / "mel" / "c" / str(row) / "0" / "0"
-            sizes["store"] += shard.stat().st_size / 1e6
             sizes["rival"] += len(packed) / 1e6
+        sizes["store"] = features.stored_bytes() / 1e6
         store.close()
     return {
         "tracks": len(files),

@@ -128,7 +128,7 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
 
 def _chosen_by_held_out(record: dict[str, Any]) -> bool:
     """Whether the epoch was picked by the tracks it is judged by."""
-    return record["model"].get("checkpoint") == "best.pt"
+    return bool(record["model"].get("checkpoint") == "best.pt")
 
 
 def _at(figures: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:

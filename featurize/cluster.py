@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from student_clap.config.schema import FeaturizeConfig
+from student_clap.featurize.stop import children_ignore_interrupts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,18 +42,21 @@ def dask_client(config: FeaturizeConfig) -> Iterator[Client]:
         return
     with (
         dask.config.set({"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}),
-        LocalCluster(
-            n_workers=config.workers or available_cores(),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=config.memory_limit,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=40,
-        ) as cluster,
-        Client(cluster) as client,
+        ExitStack() as stack,
     ):
-        yield client
+        with children_ignore_interrupts():
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=config.workers or available_cores(),
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=config.memory_limit,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        yield stack.enter_context(Client(cluster))
 
 
 def available_cores() -> int:

@@ -26,7 +26,9 @@ def featurize(
     from tqdm import tqdm
 
     from student_clap.featurize.cluster import dask_client
-    from student_clap.featurize.driver import Totals, plan, run, shard_bytes
+    from student_clap.featurize.driver import Totals, plan, run
+    from student_clap.featurize.stop import Stopped, stoppable
+    from student_clap.featurize.summary import closing_line
     from student_clap.featurize.task import Outcome
     from student_clap.store import FeatureStore, Recipe
 
@@ -45,43 +47,24 @@ def featurize(
             again=frozenset(again),
         )
         titles = store.strings("title")
-        totals = Totals()
+        totals, stopped = Totals(), None
         if found.jobs:
             click.echo(
                 f"featurize: {len(found.jobs)} tracks to make, recipe {recipe.name} ({recipe.n_mels} mels, "
                 f"n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
             )
-            with (
-                dask_client(settings) as client,
-                tqdm(total=len(found.jobs), unit="track", disable=None, file=sys.stderr, smoothing=0.1) as bar,
-            ):
+            bar = tqdm(total=len(found.jobs), unit="track", disable=None, file=sys.stderr, smoothing=0.1)
 
-                def report(outcome: Outcome) -> None:
-                    bar.update()
-                    if outcome.error:
-                        tqdm.write(
-                            f"failed: row {outcome.row} {titles[outcome.row]!r}: {outcome.error}", file=sys.stderr
-                        )
+            def report(outcome: Outcome) -> None:
+                bar.update()
+                if outcome.error:
+                    tqdm.write(f"failed: row {outcome.row} {titles[outcome.row]!r}: {outcome.error}", file=sys.stderr)
 
-                totals = run(client, store, recipe, found.jobs, settings.tracks_per_task, report)
-        size = shard_bytes(store, recipe)
-        audio_s = float(sum(n for n in store.features(recipe).n_samples() if n > 0)) / recipe.sample_rate
-    parts = [f"{totals.made} tracks made"]
-    if totals.made:
-        speed = totals.audio_s / max(totals.wall_s, 1e-9)
-        parts[0] += (
-            f" ({totals.audio_s / 60:.1f} min of audio in {totals.wall_s:.1f} s, {speed:.0f} x real time, "
-            f"{1e3 * totals.cpu_s / (totals.audio_s / 60):.0f} ms of CPU per minute)"
-        )
-    parts.append(f"{found.made} there already")
-    for number, what in (
-        (totals.failed, "failed"),
-        (found.failed, "failed before (--retry-failed tries again)"),
-        (found.lost, "without their audio file (`student-clap ingest` fetches it again)"),
-        (found.waiting, "waiting for audio"),
-    ):
-        if number:
-            parts.append(f"{number} {what}")
-    if audio_s:
-        parts.append(f"store {size / 1e6:.1f} MB, {size / 1e6 / (audio_s / 60):.3f} MB per minute")
-    click.echo(f"featurize: {', '.join(parts)}")
+            try:
+                with stoppable(), bar, dask_client(settings) as client:
+                    run(client, store, recipe, found.jobs, settings.tracks_per_task, totals, report)
+            except Stopped as signal:
+                stopped = signal
+        click.echo(closing_line(found, totals, store.features(recipe), stopped))
+    if stopped is not None:
+        sys.exit(stopped.exit_code)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from student_clap.featurize.task import Job, Outcome, make_features
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.features import FAILED, Features
@@ -75,11 +73,14 @@ def run(
     recipe: Recipe,
     jobs: list[Job],
     tracks_per_task: int,
+    totals: Totals,
     report: Callable[[Outcome], None],
-) -> Totals:
-    """Make the features of `jobs`; `report` is called with each outcome once it is marked."""
+) -> None:
+    """Make the features of `jobs`.
+
+    `totals` counts, and `report` is called with, each outcome once it is marked; also when the run is broken off.
+    """
     features = store.features(recipe)
-    totals = Totals()
     begin = time.perf_counter()
     waiting: list[Outcome] = []
     marked_at = begin
@@ -104,7 +105,6 @@ def run(
         if waiting:
             mark()
         totals.wall_s = time.perf_counter() - begin
-    return totals
 
 
 def _outcomes(
@@ -151,9 +151,3 @@ def _why(error: BaseException | None) -> str:
     if isinstance(error, KilledWorker):
         return "its worker died more than once, most likely for lack of memory; raise featurize.memory_limit"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" if error else "the task was cancelled"
-
-
-def shard_bytes(store: FeatureStore, recipe: Recipe) -> int:
-    """Bytes on disk of the recipe's shards."""
-    shards = (store.path / "features" / recipe.name / "mel").rglob("*")
-    return int(np.sum([p.stat().st_size for p in shards if p.is_file() and p.name != "zarr.json"], dtype=np.int64))

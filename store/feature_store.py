@@ -120,7 +120,7 @@ class FeatureStore:
         """
         path = _local(path)
         root = zarr.open_group(str(path), mode="r+")
-        return Features(_group(root, f"features/{recipe.name}", path), recipe, committed_rows(root))
+        return _features(path, root, recipe, committed_rows(root))
 
     def close(self) -> None:
         """Give the writer's lock back."""
@@ -238,7 +238,7 @@ class FeatureStore:
                 f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
                 "Use the configuration they were made with, or another store.path."
             )
-        return Features(_group(self._root, f"features/{recipe.name}", self.path), recipe, self.n_tracks)
+        return _features(self.path, self._root, recipe, self.n_tracks)
 
     # --- inside
 
@@ -252,6 +252,11 @@ class FeatureStore:
         for member in arrays:
             if member.shape[0] != n_tracks:
                 member.resize((n_tracks, *member.shape[1:]))
+
+
+def _features(path: Path, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
+    name = f"features/{recipe.name}"
+    return Features(_group(root, name, path), recipe, n_tracks, path / name)
 
 
 def _group(root: zarr.Group, name: str, path: Path) -> zarr.Group:

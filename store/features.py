@@ -6,6 +6,7 @@ Tasks may write strips of different rows at once; marks are the driver's alone.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,9 @@ def create_features(root: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
 class Features:
     """The features of one recipe. Obtain it from `FeatureStore.features`."""
 
-    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, directory: Path) -> None:
         self._group = group
+        self._directory = directory
         self._mel: zarr.Array[Any] = array(group, "mel")
         self.recipe = recipe
         self._n_tracks = n_tracks
@@ -90,6 +92,11 @@ class Features:
     def made(self) -> npt.NDArray[np.bool_]:
         """[track] whether the features are complete."""
         return self.n_samples() > 0
+
+    def stored_bytes(self) -> int:
+        """Bytes on disk of the shards that count."""
+        shards = (self._directory / "mel" / "c" / str(row) / "0" / "0" for row in np.flatnonzero(self.made()))
+        return sum(shard.stat().st_size for shard in shards if shard.exists())
 
     def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
         """Write the shard of `row`; `mark` makes it count.

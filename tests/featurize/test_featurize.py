@@ -121,6 +121,25 @@ def test_kill_9_and_run_again_equals_an_undisturbed_run(tmp_path, write_audio):
     assert stores[0].features(RECIPE).errors() == [""] * len(files)
 
 
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_marks_what_is_made_and_says_how_to_go_on(tmp_path, write_audio, number, exit_code):
+    make_store(tmp_path, [write_audio(f"{n}.wav", 40.0, 44_100, seed=n) for n in range(8)])
+    process = subprocess.Popen(
+        [COMMAND, "featurize", "--workers", "1", "--set", "featurize.tracks_per_task=1"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not shards(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)  # as a terminal does: to all of them
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == exit_code, err
+    assert f"stopped by {signal.Signals(number).name} with " in out
+    assert "run it again" in out
+    assert "Traceback" not in err
+    FeatureStore.open(tmp_path / "data" / "features.zarr", "r+").close()  # the lock is free
+
+
 def test_a_running_scheduler_is_used(tmp_path, write_audio):
     from distributed import LocalCluster
 

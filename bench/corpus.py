@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from loopback.stages import StageCost, StageError, configure, run_stage
+from loopback.teacher import TEACHER_NAME
 from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.atomic import write_text_atomically
 from student_clap.config.load import load_config
@@ -28,7 +29,6 @@ from student_clap.featurize.cluster import available_cores
 from student_clap.store import FeatureStore, Recipe
 
 HERE = Path(__file__).resolve().parent
-TEACHER_NAME = "musicnn-mtt+msd"
 SETTINGS: dict[str, object] = {
     "teacher.name": TEACHER_NAME,
     "split.method": "sorted",

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--keep", action="store_true", help="leave the database and the server running at the end, until Ctrl-C"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         return demo(options.music, options.work, keep=options.keep)
     except StageError as error:
@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; `make demo` again goes on from here", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def demo(music: Path | None, work: Path, *, keep: bool) -> int:

@@ -1,8 +1,8 @@
 """CPU time per minute of audio of each step of featurize, beside what a relative of this project does.
 
 The rival path: librosa's mel of every segment for itself, cached as float32 with zlib (level 6). Both see the same
-decoded tracks in the same run, rounds interleaved; medians over tracks. `make bench` runs it with one thread; run
-`make corpus` first.
+decoded tracks in the same run, rounds interleaved; a track's figure is the median of its rounds. `make bench` runs it
+with one thread; run `make corpus` first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
     """CPU seconds of every step for every track, as medians over the rounds."""
     recipe = Recipe.from_config(AudioConfig())
     log_mel = LogMel(recipe)
-    cpu: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, float] = defaultdict(float)
     sizes: dict[str, float] = defaultdict(float)
     minutes_in_all = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -72,17 +72,16 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
                 timed(steps, "copy of the same bytes", codes.copy)
                 mels = timed(steps, "rival: librosa per segment", lambda: per_segment(samples, recipe))  # noqa: B023
                 packed = timed(steps, "rival: zlib float32", lambda: zlib.compress(whole(mels, recipe), 6))  # noqa: B023
-            minutes = len(samples) / recipe.sample_rate / 60
-            minutes_in_all += minutes
+            minutes_in_all += len(samples) / recipe.sample_rate / 60
             for name, values in steps.items():
-                cpu[name].append(statistics.median(values) / minutes)
+                cpu[name] += statistics.median(values)
             sizes["rival"] += len(packed) / 1e6
         sizes["store"] = features.stored_bytes() / 1e6
         store.close()
     return {
         "tracks": len(files),
         "minutes": minutes_in_all,
-        "cpu_ms_per_minute": {name: 1e3 * statistics.median(values) for name, values in cpu.items()},
+        "cpu_ms_per_minute": {name: 1e3 * seconds / minutes_in_all for name, seconds in cpu.items()},
         "mb_per_minute": {name: size / minutes_in_all for name, size in sizes.items()},
         "index_ms": 1e3 * statistics.median(_index_seconds(recipe)),
     }
@@ -138,7 +137,7 @@ def as_markdown(record: dict[str, Any]) -> str:
     ours = decoding + cpu["mel"] + cpu["write"]
     rival = decoding + cpu["rival: librosa per segment"] + cpu["rival: zlib float32"]
     lines = [
-        f"{record['tracks']} tracks, {record['minutes']:.1f} minutes of audio; CPU ms per minute, one thread, medians.",
+        f"{record['tracks']} tracks, {record['minutes']:.1f} minutes of audio; CPU ms per minute of audio, one thread.",
         "",
         "| step | ms |",
         "|---|--:|",

@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("student_clap.train.command", "train", "Distil a student from the store."),
     "export": ("student_clap.export.command", "export", "Write the student as a drop-in ONNX file."),
     "evaluate": ("student_clap.export.command", "evaluate", "Judge an ONNX student on held-out artists."),
+    "store": ("student_clap.store.command", "store", "Look into the feature store, and mend it."),
 }
 
 

@@ -23,7 +23,7 @@ import zarr
 from filelock import FileLock, Timeout
 
 from student_clap.store.errors import RecipeMismatchError, StoreError
-from student_clap.store.features import Features, create_features
+from student_clap.store.features import Features, create_features, sweep_partial_files
 from student_clap.store.recipe import Recipe
 from student_clap.store.tracks import (
     STRING_COLUMNS,
@@ -104,6 +104,7 @@ class FeatureStore:
             )
         store = cls(path, root, lock)
         if mode == "r+":
+            store._sweep()
             store._resize(store.n_tracks)
         return store
 
@@ -216,6 +217,10 @@ class FeatureStore:
                 found[name] = Recipe.from_attributes(dict(group.attrs["recipe"]))  # type: ignore[arg-type]
         return found
 
+    def stored_fingerprint(self, name: str) -> str:
+        """The fingerprint that stands beside the recipe of that name."""
+        return str(_group(self._root, f"features/{name}", self.path).attrs.get("fingerprint", ""))
+
     def features(self, recipe: Recipe) -> Features:
         """The features of `recipe`; made if the store is open for writing and has none.
 
@@ -241,6 +246,16 @@ class FeatureStore:
         return _features(self.path, self._root, recipe, self.n_tracks)
 
     # --- inside
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer left of metadata and one-dimensional arrays."""
+        folders = [self.path, *(self.path / name for name in (*STRING_COLUMNS, "teacher", "state"))]
+        for recipe_name in self.recipes():
+            group = self.path / "features" / recipe_name
+            folders += [group, group / "mel", group / "n_samples", group / "error"]
+        for folder in folders:
+            for leaf in (folder, folder / "c", *(folder / "c").glob("[0-9]*")) if folder.name != "mel" else (folder,):
+                sweep_partial_files(leaf)
 
     def _resize(self, n_tracks: int) -> None:
         """Give every array that counts tracks `n_tracks` rows."""

@@ -71,6 +71,12 @@ def create_features(root: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
         group.attrs.update({"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint})
 
 
+def sweep_partial_files(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left in `folder`. Only for who alone writes there."""
+    for partial in folder.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 class Features:
     """The features of one recipe. Obtain it from `FeatureStore.features`."""
 
@@ -95,8 +101,23 @@ class Features:
 
     def stored_bytes(self) -> int:
         """Bytes on disk of the shards that count."""
-        shards = (self._directory / "mel" / "c" / str(row) / "0" / "0" for row in np.flatnonzero(self.made()))
+        shards = (self.shard_path(int(row)) for row in np.flatnonzero(self.made()))
         return sum(shard.stat().st_size for shard in shards if shard.exists())
+
+    def shard_path(self, row: int) -> Path:
+        """The file that holds the strip of `row`."""
+        return self._directory / "mel" / "c" / str(row) / "0" / "0"
+
+    def shard_rows(self) -> set[int]:
+        """Rows that have a shard, marked or not."""
+        folder = self._directory / "mel" / "c"
+        names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else iter(())
+        return {int(name) for name in names if name.isdecimal() and self.shard_path(int(name)).exists()}
+
+    def delete_shard(self, row: int) -> None:
+        """Remove the shard of `row`, and what a killed writer left beside it."""
+        self.shard_path(row).unlink(missing_ok=True)
+        sweep_partial_files(self.shard_path(row).parent)
 
     def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
         """Write the shard of `row`; `mark` makes it count.
@@ -116,6 +137,7 @@ class Features:
             )
         if codes.min() == MISSING:
             raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
+        sweep_partial_files(self.shard_path(row).parent)
         shard = np.zeros((1, *self._mel.shape[1:]), np.uint8)
         shard[0, :, : codes.shape[1]] = codes
         self._mel[row : row + 1] = shard
@@ -147,12 +169,12 @@ class Features:
         except (ValueError, RuntimeError) as error:
             raise CorruptShardError(
                 f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
-                "`student-clap featurize --again ROW` makes it anew"
+                "`student-clap store repair`, then `student-clap featurize`, makes it anew"
             ) from error
         if codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is marked as made, but its {self.recipe.name} shard is gone or incomplete; "
-                "`student-clap featurize --again ROW` makes it anew"
+                "`student-clap store repair`, then `student-clap featurize`, makes it anew"
             )
         return codes
 

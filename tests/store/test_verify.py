@@ -1,0 +1,107 @@
+"""verify and repair: every fault is found, a repair makes exactly the damaged tracks due again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from student_clap.config.cli import main
+from student_clap.store import FeatureStore
+from student_clap.store.verify import repair, verify
+
+SECONDS = 48_000
+
+
+@pytest.fixture
+def filled(store, recipe, make_codes):
+    """Rows 0 to 3 made, row 4 not."""
+    features = store.features(recipe)
+    for row in range(4):
+        features.write_strip(row, make_codes((12 + row) * SECONDS, row), (12 + row) * SECONDS)
+    features.mark([0, 1, 2, 3], [(12 + row) * SECONDS for row in range(4)], [""] * 4)
+    return store
+
+
+def kinds(store: FeatureStore, *, deep: bool) -> list[tuple[str, int]]:
+    """What verify finds, as (kind, row)."""
+    return [(f.kind, f.row) for f in verify(store, deep=deep)]
+
+
+def flip_a_bit(features, row: int) -> None:
+    """Damage the first inner chunk of a shard."""
+    shard = features.shard_path(row)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 4
+    shard.write_bytes(data)
+
+
+def test_a_whole_store_has_no_faults(filled):
+    assert kinds(filled, deep=True) == []
+
+
+def test_every_fault_is_found_and_repaired(filled, recipe, make_codes):
+    features = filled.features(recipe)
+    features.shard_path(0).unlink()
+    flip_a_bit(features, 2)
+    features.write_strip(4, make_codes(11 * SECONDS), 11 * SECONDS)  # never marked: its run was killed
+    (features.shard_path(4).parent / "0.abc.partial").write_bytes(b"half")
+    assert kinds(filled, deep=False) == [("missing shard", 0), ("orphan shard", 4)]
+    assert kinds(filled, deep=True) == [("missing shard", 0), ("damaged shard", 2), ("orphan shard", 4)]
+
+    assert repair(filled, verify(filled, deep=True)) == 2
+    assert kinds(filled, deep=True) == []
+    features = filled.features(recipe)
+    assert features.n_samples().tolist() == [0, 13 * SECONDS, 0, 15 * SECONDS, 0]
+    assert features.shard_rows() == {1, 3}
+    assert not list(filled.path.rglob("*.partial"))
+    assert np.array_equal(features.strip(1), make_codes(13 * SECONDS, 1))
+
+
+def test_impossible_marks_stale_recipes_and_lost_vectors_are_found(filled, recipe):
+    features = filled.features(recipe)
+    features.mark([3], [10**9], [""])
+    assert ("impossible mark", 3) in kinds(filled, deep=False)
+    filled._root["features/audiomuse"].attrs["fingerprint"] = "0" * 16
+    assert ("stale recipe", -1) in kinds(filled, deep=False)
+    filled.update_tracks([1], teacher=np.full((1, 512), np.nan, np.float32))
+    assert ("no vector", 1) in kinds(filled, deep=False)
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(filled, recipe, make_codes):
+    features = filled.features(recipe)
+    left = [filled.path / "title" / "c" / "0.abc.partial", filled.path / "teacher" / "c" / "0" / "0.def.partial"]
+    left += [filled.path / "zarr.0.partial", filled.path / "features" / "audiomuse" / "n_samples" / "c" / "0.1.partial"]
+    in_a_shard = features.shard_path(1).parent / "0.2.partial"
+    for partial in (*left, in_a_shard):
+        partial.write_bytes(b"half")
+    filled.close()
+    with FeatureStore.open(filled.path, "r+") as again:
+        assert not any(partial.exists() for partial in left)
+        again.features(recipe).write_strip(1, make_codes(13 * SECONDS), 13 * SECONDS)
+        assert not in_a_shard.exists()
+
+
+def test_the_commands_say_what_is_wrong_and_mend_it(filled, recipe, tmp_path):
+    filled.features(recipe).shard_path(1).unlink()
+    filled.features(recipe).mark([4], [-1], ["no audio; soundfile: x"])
+    filled.close()
+
+    def run(*arguments: str):
+        return CliRunner().invoke(main, ["store", *arguments, "--set", f"store.path={filled.path}"])
+
+    info = run("info")
+    assert info.exit_code == 0, info.output
+    assert "tracks   5, 5 fetched" in info.output
+    assert "features audiomuse: 4 tracks, 1 failed" in info.output
+    failures = run("list", "--failed")
+    assert failures.output.splitlines() == ["4\tdefault\tt4\tfetched\t-\ta1\tTäst 4\tno audio; soundfile: x"]
+    assert len(run("list").output.splitlines()) == 5
+    found = run("verify", "--deep")
+    assert found.exit_code == 1
+    assert "missing shard: audiomuse, row 1 (track t1): marked as made, but there is no file" in found.output
+    assert "1 faults (every shard read)" in found.output
+    mended = run("repair")
+    assert mended.exit_code == 0
+    assert "1 tracks set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in mended.output
+    assert run("verify").exit_code == 0

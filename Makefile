@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 2
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
-	@echo "make corpus           every stage on 197 real tracks (downloads 0.8 GB of Debian packages); docs/benchmarks.md"
+	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus"
 	@echo "make lint             ruff and mypy"
 

@@ -40,6 +40,7 @@ SETTINGS: dict[str, object] = {
     "training.segments_per_track": 4,
     "training.early_stopping_patience": 0,  # the last epoch is judged: none is chosen by what it is judged by
 }
+EVALUATION_KEYS = ("n_tracks", "n_artists", "n_segments", "ms_per_segment", "student", "mean_vector", "shuffled")
 GENERATIONS = {"A": "generation-a", "B": "generation-b"}
 
 
@@ -129,6 +130,7 @@ def compare(folder_a: Path, folder_b: Path, tracks: list[WorldTrack]) -> None:
 def results(folder: Path, run_folder: Path, costs: dict[str, StageCost], settings: dict[str, object]) -> dict[str, Any]:
     """Everything the table shows, from what the stages left."""
     config = load_config(folder / "config.yaml")
+    evaluation = json.loads((run_folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     store = FeatureStore.open(folder / "data" / "features.zarr")
     recipe = Recipe.from_config(config.audio)
     features = store.features(recipe)
@@ -141,7 +143,7 @@ def results(folder: Path, run_folder: Path, costs: dict[str, StageCost], setting
         "store_mb": features.stored_bytes() / 1e6,
         "onnx_mb": (run_folder / "student.onnx").stat().st_size / 1e6,
         "stages": {name: {"wall_s": cost.wall_s, "cpu_s": cost.cpu_s} for name, cost in costs.items()},
-        "evaluation": json.loads((run_folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")),
+        "evaluation": {name: evaluation[name] for name in EVALUATION_KEYS},
     }
 
 

@@ -62,6 +62,17 @@ def decode(path: Path, max_samples: int) -> Samples:
     raise DecodeError("no audio; " + "; ".join(reasons))
 
 
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file with PyAV. Tags in a broken encoding are no reason to refuse it.
+
+    Raises:
+        av.error.FFmpegError: no container that FFmpeg reads.
+    """
+    # From version 19 on, PyAV forgives broken tags by itself and has no such argument.
+    lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    return av.open(str(path), **lenient)
+
+
 def resample(mono: Samples, sample_rate: int) -> Samples:
     """soxr HQ to 48 kHz, cut or padded to ceil(n * ratio) samples as librosa does."""
     if sample_rate == SAMPLE_RATE:
@@ -97,7 +108,7 @@ def _over(file: soundfile.SoundFile, wanted: int) -> bool:
 
 
 def _read_av(path: Path, max_duration_s: float) -> tuple[Samples, int]:
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with open_container(path) as container:
         if not container.streams.audio:
             raise DecodeError("no audio stream")
         stream = container.streams.audio[0]

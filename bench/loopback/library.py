@@ -21,7 +21,7 @@ from loopback.tunes import TUNES, write_tunes
 from loopback.world import WorldTrack
 from student_clap.config.atomic import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.featurize.decode import DecodeError, decode
+from student_clap.featurize.decode import DecodeError, decode, open_container
 
 AUDIO_SUFFIXES = frozenset(
     f".{name}"
@@ -115,7 +115,7 @@ def _vector(track: WorldTrack, teacher: TeacherOnnx, cache: Path) -> Vectors:
 def _tags(path: Path) -> dict[str, str]:
     """The file's tags by lower-case name, without characters that a database refuses; none where PyAV reads none."""
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_container(path) as container:
             streams = [stream.metadata for stream in container.streams.audio]
             found = [*streams, container.metadata]
     except (av.error.FFmpegError, OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import av
 import librosa
 import numpy as np
 import pytest
@@ -59,6 +60,21 @@ def test_what_soundfile_cannot_read_goes_through_pyav(write_audio, name, channel
     expected = np.abs(np.fft.rfft(original[20_000 : 20_000 + length]))
     low = slice(0, length // 8)  # below 6 kHz, where the codec keeps the tones
     assert np.corrcoef(spectrum[low], expected[low])[0, 1] > 0.9
+
+
+def test_tags_in_a_broken_encoding_are_no_reason_to_refuse_a_file(tmp_path):
+    with_tag = tmp_path / "tag.m4a"
+    with av.open(str(with_tag), "w") as container:
+        container.metadata["title"] = "MARKER"
+        stream = container.add_stream("aac", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    data = with_tag.read_bytes()
+    assert b"MARKER" in data
+    with_tag.write_bytes(data.replace(b"MARKER", b"M\xff\xfe\xe9\xc3R"))
+    assert len(decode(with_tag, CAP)) >= 4096
 
 
 def test_values_are_sixteen_bit_steps_truncated_toward_zero():

@@ -46,15 +46,25 @@ class Clause:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the app feeds: [1, 1, n_mels, frames]."""
+    """What the app feeds: [1, 1, n_mels, frames], or [1, 1, frames, n_mels] with CLAP_AUDIO_MEL_TRANSPOSE."""
 
     n_mels: int = 128
     frames: int = 1001
+    transposed: bool = False
 
     @property
     def full(self) -> tuple[int, int, int, int]:
         """The input's shape."""
-        return (1, 1, self.n_mels, self.frames)
+        return (1, 1, self.frames, self.n_mels) if self.transposed else (1, 1, self.n_mels, self.frames)
+
+    @property
+    def time_axis(self) -> int:
+        """The one axis that may be symbolic."""
+        return 2 if self.transposed else 3
+
+    def lay_out(self, segments_db: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[segment, mel, frame] -> the same with its last two axes as the model takes them."""
+        return segments_db.transpose(0, 2, 1) if self.transposed else segments_db
 
 
 def check_contract(
@@ -113,7 +123,7 @@ def _valid(model: onnx.ModelProto, path: Path, _: Shape) -> _Finding:
 
 def _single_file(model: onnx.ModelProto, path: Path, _: Shape) -> _Finding:
     outside = sorted(
-        {entry.value for t in _tensors(model.graph) for entry in t.external_data if entry.key == "location"}
+        {entry.value for t in tensors(model.graph) for entry in t.external_data if entry.key == "location"}
     )
     if outside:
         return f"weights lie in {', '.join(outside)}, which has to be copied along", ""
@@ -151,7 +161,7 @@ def _operators(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
 def _weights(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
     import onnx
 
-    found = {onnx.TensorProto.DataType.Name(t.data_type) for t in _tensors(model.graph)}
+    found = {onnx.TensorProto.DataType.Name(t.data_type) for t in tensors(model.graph)}
     for node in _nodes(model.graph):
         found |= {onnx.TensorProto.DataType.Name(a.i) for a in node.attribute if node.op_type == "Cast"}
     bad = sorted(found - _ALLOWED_TYPES)
@@ -195,7 +205,7 @@ def _input_type(model: onnx.ModelProto, _path: Path, shape: Shape) -> _Finding:
 def _static_batch(model: onnx.ModelProto, _path: Path, shape: Shape) -> _Finding:
     for value in _inputs(model)[:1]:
         dims = value.type.tensor_type.shape.dim
-        symbolic = [d.dim_param for d in list(dims)[: len(shape.full) - 1] if d.dim_param]
+        symbolic = [d.dim_param for axis, d in enumerate(dims) if d.dim_param and axis != shape.time_axis]
         if symbolic:
             return (
                 f"axis {symbolic[0]!r} is symbolic; on CoreML and plugin providers the app pins it to {shape.frames}",
@@ -281,7 +291,7 @@ def _trials(shape: Shape, segments_db: npt.NDArray[np.float32] | None) -> Iterat
     yield "silence", np.full(shape.full, SILENCE_DB, np.float32)
     yield f"{LOUD_DB:+g} dB", np.full(shape.full, LOUD_DB, np.float32)
     yield "noise", _noise(shape)
-    for number, segment in enumerate(segments_db if segments_db is not None else (), start=1):
+    for number, segment in enumerate(shape.lay_out(segments_db) if segments_db is not None else (), start=1):
         yield f"segment {number}", np.ascontiguousarray(segment[None, None], np.float32)
 
 
@@ -289,7 +299,7 @@ def _noise(shape: Shape) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).uniform(SILENCE_DB, LOUD_DB, shape.full).astype(np.float32)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Initializers and constants, subgraphs included."""
     yield from graph.initializer
     for node in graph.node:
@@ -297,7 +307,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(inner)
+                yield from tensors(inner)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -70,7 +71,9 @@ def open_container(path: Path) -> av.container.InputContainer:
     """
     # From version 19 on, PyAV forgives broken tags by itself and has no such argument.
     lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-    return av.open(str(path), **lenient)
+    open_any: Any = av.open  # its signature differs between versions
+    container: av.container.InputContainer = open_any(str(path), **lenient)
+    return container
 
 
 def resample(mono: Samples, sample_rate: int) -> Samples:

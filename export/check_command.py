@@ -1,0 +1,115 @@
+"""`student-clap check` and `student-clap embed`: a model, and audio files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from student_clap.config.options import config_options
+from student_clap.config.schema import Config
+
+if TYPE_CHECKING:
+    from student_clap.export.contract import Clause
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_TRIED_SEGMENTS = 4  # of --audio, for the contract
+
+
+@click.command()
+@config_options()
+@click.argument("model", type=_FILE)
+@click.option("--audio", type=_FILE, help="Take this file through the production path too.")
+@click.option("--reference", type=_FILE, help="With --audio: another ONNX file to compare the vector with.")
+def check(config: Config, model: Path, audio: Path | None, reference: Path | None) -> None:
+    """Hold MODEL, any ONNX file, against the drop-in contract, clause by clause.
+
+    The exit code is 1 when a clause fails.
+    """
+    from student_clap.export.app_mel import judge, mel_of
+    from student_clap.export.audio_trial import audio_segments, cosine_to, try_segments
+    from student_clap.store import Recipe
+
+    if reference is not None and audio is None:
+        raise click.UsageError("--reference compares vectors of one audio file; name it with --audio")
+    configured = Recipe.from_config(config.audio)
+    mel = mel_of(model, configured)
+    segments_db = None if audio is None else audio_segments(audio, mel.recipe)
+    clauses = judge(model, mel, None if segments_db is None else segments_db[:_TRIED_SEGMENTS])
+    for clause in clauses:
+        click.echo(_line(clause))
+    failed = [clause.name for clause in clauses if not clause.passed]
+    # A model that gives no vectors has failed these.
+    if audio is not None and segments_db is not None and not {"loads", "output"} & set(failed):
+        trial = try_segments(model, mel, segments_db)
+        click.echo(
+            f"audio: {audio}: {trial.n_segments} segments, vector of norm {trial.norm:.6f}, "
+            f"{trial.ms_per_segment:.2f} ms per segment (median, one thread)"
+        )
+        if reference is not None:
+            cosine, source = cosine_to(reference, audio, configured, trial.vector)
+            click.echo(f"reference: {reference}: cosine {cosine:.6f}; its mel from {source}")
+    if failed:
+        raise click.ClickException(
+            f"{model} fails {len(failed)} of {len(clauses)} clauses of the drop-in contract: {', '.join(failed)}"
+        )
+    click.echo(f"check: {model} meets all {len(clauses)} clauses of the drop-in contract")
+
+
+@click.command()
+@config_options()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--run", "run_name", help="Run under training.runs_dir.  [default: architecture-recipe]")
+@click.option("--model", type=_FILE, help="ONNX file.  [default: the run's student.onnx]")
+@click.option("--out", type=_FILE, default=Path("vectors.npz"), show_default=True, help="Ends with .npz.")
+@click.option("--threads", type=click.IntRange(1), help="Files at a time.  [default: one per core, 8 at most]")
+def embed(
+    config: Config, files: tuple[Path, ...], run_name: str | None, model: Path | None, out: Path, threads: int | None
+) -> None:
+    """Turn audio FILES, or folders of them, into track vectors as AudioMuse-AI would with MODEL."""
+    from tqdm import tqdm
+
+    from student_clap.export.app_mel import mel_of
+    from student_clap.export.file_batch import (
+        audio_files,
+        check_vector_file,
+        default_threads,
+        embed_files,
+        write_vectors,
+    )
+    from student_clap.export.run_folder import RunFolder
+    from student_clap.export.session import StudentSession
+    from student_clap.store import Recipe
+    from student_clap.train.run import run_directory
+
+    check_vector_file(out)
+    model = model or RunFolder(run_directory(config, run_name)).student_onnx
+    session, mel = StudentSession(model), mel_of(model, Recipe.from_config(config.audio))
+    paths = audio_files(files)
+    if not paths:
+        raise click.ClickException(f"no audio files in {', '.join(map(str, files))}")
+    # disable=None: no bar where stderr is no terminal
+    with tqdm(desc="embed", unit="file", total=len(paths), disable=None) as bar:
+        done = embed_files(paths, session, mel, threads=threads or default_threads(), advance=bar.update)
+    failed = [outcome for outcome in done if outcome.vector is None]
+    for outcome in failed:
+        click.echo(_printable(f"warning: no vector: {outcome.path}: {outcome.error}"), err=True)
+    if len(failed) == len(done):
+        raise click.ClickException(f"none of {len(done)} files gives a vector; {out} is not written")
+    written = write_vectors(out, done)
+    click.echo(
+        f"embed: wrote {written} vectors of {sum(o.n_segments for o in done)} segments to {out}; "
+        f"{len(failed)} files without a vector"
+    )
+
+
+def _line(clause: Clause) -> str:
+    if clause.passed:
+        return f"pass  {clause.name:<14} {clause.reason}"
+    return f"FAIL  {clause.name:<14} {clause.reason} (expected: {clause.demand})"
+
+
+def _printable(line: str) -> str:
+    """Without the control characters that a file name may hold."""
+    return "".join(c if c.isprintable() else " " for c in line)

@@ -1,0 +1,100 @@
+"""`student-clap deploy` and `student-clap rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from student_clap.config.options import config_options
+from student_clap.config.schema import AudioConfig, Config
+
+if TYPE_CHECKING:
+    from student_clap.export.app_mel import AppMel
+    from student_clap.export.deployment import Swap
+
+_TO = click.option(
+    "--to",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="AudioMuse-AI's model folder.",
+)
+
+
+@click.command()
+@config_options()
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@_TO
+@click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where it is in use]")
+def deploy(config: Config, model: Path, directory: Path, name: str | None) -> None:
+    """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract.
+
+    What stood there stays beside it under a name with the time; `rollback` brings it back.
+    """
+    from student_clap.export import deployment
+    from student_clap.export.app_mel import judge, mel_of
+    from student_clap.export.contract import failures
+    from student_clap.export.evaluated import mixed_library
+    from student_clap.store import Recipe
+
+    mel = mel_of(model, Recipe.from_config(config.audio))
+    if faults := failures(judge(model, mel)):
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        raise click.ClickException(f"{model} does not meet the drop-in contract; nothing was changed:\n{lines}")
+    name = deployment.choose_name(directory, name, model.name)
+    swap = deployment.deploy(model, directory, name)
+    _print_settings(mel, name)
+    click.echo(
+        "warning: vectors of different models should not share an index; analyse the library again. "
+        + mixed_library(model),
+        err=True,
+    )
+    if not swap.changed:
+        click.echo(f"deploy: {swap.live} holds these bytes already; nothing was changed")
+        return
+    click.echo(f"deploy: {model} is now {swap.live}; {_kept(swap)}")
+
+
+@click.command()
+@_TO
+@click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where one is kept]")
+def rollback(directory: Path, name: str | None) -> None:
+    """Put back the model that the last `deploy` replaced; the one it leaves is kept in turn."""
+    from student_clap.export import deployment
+    from student_clap.export.app_mel import mel_of
+    from student_clap.export.session import ModelError
+    from student_clap.store import Recipe
+
+    name = deployment.choose_kept_name(directory, name)
+    swap = deployment.rollback(directory, name)
+    try:
+        _print_settings(mel_of(swap.live, Recipe.from_config(AudioConfig())), name)
+    except ModelError as error:
+        click.echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
+    restored = ", ".join(path.name for path in swap.restored)
+    click.echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
+
+
+def _print_settings(mel: AppMel, name: str) -> None:
+    """What to set in the app, one variable a line."""
+    from student_clap.export.app_mel import DEFAULT_NAME, MODEL_FOLDER
+
+    variables = mel.variables()
+    if name != DEFAULT_NAME:
+        variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
+    if not mel.declared:
+        click.echo(f"The file does not say which mel it was made for; what follows goes by {mel.source}.")
+    if not variables:
+        click.echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
+    else:
+        click.echo("Set exactly these CLAP_AUDIO_* variables for AudioMuse-AI, and remove any other that is set:")
+        for key, value in variables.items():
+            click.echo(f"  {key}={value}")
+
+
+def _kept(swap: Swap) -> str:
+    if not swap.kept:
+        return "nothing stood there before"
+    return f"what stood there is kept as {', '.join(path.name for path in swap.kept)}"

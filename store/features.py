@@ -160,7 +160,7 @@ class Features:
             CorruptShardError: the shard fails its checksum.
         """
         if n_samples is None:
-            n_samples = int(self.n_samples()[row])
+            n_samples = self._n_samples_of(row)
         if n_samples <= 0:
             raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
         frames = strip_frames(n_samples, self.recipe)
@@ -178,9 +178,12 @@ class Features:
             )
         return codes
 
+    def _n_samples_of(self, row: int) -> int:
+        return int(np.asarray(array(self._group, "n_samples")[row : row + 1])[0])
+
     def segments(self, row: int) -> npt.NDArray[np.float32]:
         """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step."""
-        n_samples = int(self.n_samples()[row])
+        n_samples = self._n_samples_of(row)
         codes = self.strip(row, n_samples)
         # codes[:, index]: [mel, segment, frame]
         return dequantise(codes[:, frame_index(n_samples, self.recipe)].transpose(1, 0, 2), self.recipe)

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-EMBEDDING_DIM = 512
+from student_clap.config.schema import EMBEDDING_DIM
+
 _CHUNK_ROWS = 65_536
 _TEACHER_CHUNK_ROWS = 1024  # 2 MiB
 STRING_COLUMNS = ("track_id", "server_id", "item_id", "title", "artist", "album", "audio", "error")

@@ -1,6 +1,8 @@
-"""`student-clap store info|list|verify|repair`."""
+"""`student-clap store info|list|export|verify|repair`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -64,16 +66,49 @@ def list_tracks(config: Config, *, failed: bool) -> None:
 
 
 @store.command()
-@click.option("--deep", is_flag=True, help="Read every shard and test its checksums.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write: .parquet, or .npz.")
+@click.option("--track", "track_id", metavar="ID", help="This track's segments instead of all rows.")
+@click.option("--server", "server_id", metavar="ID", help="Server of --track, where several have that id.")
+@click.option(
+    "--failures",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the tracks with an error: .csv or .parquet.",
+)
+@config_options()
+def export(
+    config: Config, *, out: Path | None, track_id: str | None, server_id: str | None, failures: Path | None
+) -> None:
+    """Write what the store holds as Parquet, one track's segments as npz, or the failures as a table."""
+    from student_clap.store import FeatureStore, Recipe, tables
+
+    if track_id is not None and out is None:
+        raise click.UsageError("--track needs --out FILE.npz")
+    if out is None and failures is None:
+        raise click.UsageError(
+            "nothing to write: give --out FILE.parquet, --track ID --out FILE.npz, or --failures FILE"
+        )
+    with FeatureStore.open(config.store.path) as opened:
+        if track_id is not None and out is not None:
+            row = tables.find_track(opened, track_id, server_id)
+            shape = tables.write_track(opened, Recipe.from_config(config.audio), row, out)
+            click.echo(f"store export: {out}, {shape[0]} segments of {shape[1]} mels x {shape[2]} frames")
+        elif out is not None:
+            tables.write_rows(opened, out)
+            click.echo(f"store export: {out}, {opened.n_tracks} rows")
+        if failures is not None:
+            click.echo(f"store export: {failures}, {tables.write_failures(opened, failures)} failures")
+
+
+@store.command()
+@click.option("--deep", is_flag=True, help="Read every chunk and every shard and test its checksums.")
 @config_options()
 def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
-    from student_clap.store import FeatureStore
-    from student_clap.store.verify import verify as look
+    from student_clap.store.feature_store import local_path
+    from student_clap.store.verify import verify_path
 
-    with FeatureStore.open(config.store.path) as opened:
-        findings = look(opened, deep=deep)
-        names = opened.strings("track_id")
+    findings, n_tracks = verify_path(local_path(config.store.path), deep=deep)
+    names = _track_ids(config.store.path) if n_tracks >= 0 else []
     for finding in findings:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {names[finding.row]})" if 0 <= finding.row < len(names) else ""
@@ -83,25 +118,41 @@ def verify(config: Config, *, deep: bool) -> None:
         raise click.ClickException(
             f"{len(findings)} faults ({how}); `student-clap store repair` mends what can be mended"
         )
-    click.echo(f"store verify: no faults, {how}")
+    click.echo(f"store verify: no faults in {n_tracks} tracks, {how}")
+
+
+def _track_ids(path: str) -> list[str]:
+    from student_clap.store import FeatureStore
+    from student_clap.store.errors import CorruptColumnError
+
+    try:
+        with FeatureStore.open(path) as opened:
+            return opened.strings("track_id")
+    except CorruptColumnError:
+        return []
 
 
 @store.command("repair")
-@click.option("--deep", is_flag=True, help="Read every shard and test its checksums.")
+@click.option("--deep", is_flag=True, help="Read every chunk and every shard and test its checksums.")
 @config_options()
 def repair_store(config: Config, *, deep: bool) -> None:
-    """Set damaged tracks back, so that featurize makes them again, and remove uncounted shards."""
-    from student_clap.store import FeatureStore
-    from student_clap.store.verify import repair
-    from student_clap.store.verify import verify as look
+    """Set damaged tracks back, so that the stages make them again, and remove uncounted shards."""
+    from student_clap.store.feature_store import local_path
+    from student_clap.store.repair import repair_path
 
-    with FeatureStore.open(config.store.path, "r+") as opened:
-        findings = look(opened, deep=deep)
-        again = repair(opened, findings)
-    orphans = sum(f.kind == "orphan shard" for f in findings)
-    left = len(findings) - again - orphans
-    rest = f", {left} faults left that no shard can be blamed for" if left else ""
-    click.echo(
-        f"store repair: {again} tracks set back (`student-clap featurize` makes them again), "
-        f"{orphans} uncounted shards removed{rest}"
-    )
+    done = repair_path(local_path(config.store.path), deep=deep)
+    for finding in done.left:
+        click.echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
+    parts = [
+        f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
+        f"{done.orphans} uncounted shards removed",
+    ]
+    if done.segment_vectors:
+        parts.append(
+            f"segment vectors of {done.segment_vectors} tracks removed (`student-clap ingest` writes them again)"
+        )
+    if done.chunks:
+        parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
+    if done.metadata:
+        parts.append(f"{done.metadata} zarr.json written anew")
+    click.echo(f"store repair: {', '.join(parts)}" + (f"; {len(done.left)} faults left" if done.left else ""))

@@ -19,3 +19,11 @@ class MissingFeaturesError(StoreError):
 
 class CorruptShardError(StoreError):
     """A shard fails its checksum."""
+
+
+class CorruptColumnError(StoreError):
+    """A chunk of a column fails its checksum or is gone."""
+
+
+class CorruptMetadataError(StoreError):
+    """A zarr.json is gone or fails its checksum."""

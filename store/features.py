@@ -2,23 +2,30 @@
 
 Guarantee: a strip is written before its mark, in one object that appears whole; each inner chunk carries a crc32c.
 Tasks may write strips of different rows at once; marks are the driver's alone.
+Cost: see `shard`; stores whose shards are of another make are read and written through zarr.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.store.durable import sweep_partial_files, write_durably
 from student_clap.store.errors import CorruptShardError, MissingFeaturesError, StoreError
-from student_clap.store.quantise import MISSING, dequantise
+from student_clap.store.metadata import add_members, read_document
+from student_clap.store.quantise import MISSING, dequantise_columns
 from student_clap.store.recipe import Recipe
+from student_clap.store.shard import ZSTD_LEVEL, ShardFormat
 from student_clap.store.strip import frame_index, max_strip_frames, strip_frames
-from student_clap.store.tracks import array, read_strings, update_column
+from student_clap.store.tracks import array, column_codecs, read_column, read_strings, update_column
+from student_clap.store.windows import window_index
 
 CHUNK_FRAMES = 4096
 NOT_MADE = 0
@@ -26,55 +33,63 @@ FAILED = -1
 _MARK_CHUNK_ROWS = 65_536
 
 
-def create_features(root: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
-    """Create what is not there yet of the recipe's group and arrays, for `n_tracks` rows."""
-    group = root.require_group(f"features/{recipe.name}")
+def create_features(store: Path, recipe: Recipe, n_tracks: int) -> None:
+    """Create the recipe's group, whole, in the store's directory, for `n_tracks` rows."""
+    name = f"features/{recipe.name}"
     shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
-    if "mel" not in group:
-        group.create_array(
-            "mel",
-            shape=(n_tracks, recipe.n_mels, shard_frames),
-            chunks=(1, recipe.n_mels, CHUNK_FRAMES),
-            shards=(1, recipe.n_mels, shard_frames),
-            dtype="uint8",
-            fill_value=MISSING,
-            compressors=[BloscCodec(typesize=1, cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
-            dimension_names=("track", "mel_band", "frame"),
-            attributes={
-                "units": "dB",
-                "long_name": "log-mel strip; frame_index gives the segments",
-                "scale_factor": recipe.scale_db,
-                "add_offset": recipe.offset_db,
-                "_FillValue": MISSING,
-            },
+
+    def make(root: zarr.Group) -> None:
+        group = root.create_group(
+            name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
         )
-    if "n_samples" not in group:
+        with _quiet():
+            # Imported here: it warns in a store that has no need of it.
+            from zarr.codecs.numcodecs import Delta
+
+            group.create_array(
+                "mel",
+                shape=(n_tracks, recipe.n_mels, shard_frames),
+                chunks=(1, recipe.n_mels, CHUNK_FRAMES),
+                shards=(1, recipe.n_mels, shard_frames),
+                dtype="uint8",
+                fill_value=MISSING,
+                filters=[Delta(dtype="|u1")],
+                compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+                dimension_names=("track", "mel_band", "frame"),
+                attributes={
+                    "units": "dB",
+                    "long_name": "log-mel strip; frame_index gives the segments",
+                    "scale_factor": recipe.scale_db,
+                    "add_offset": recipe.offset_db,
+                    "_FillValue": MISSING,
+                },
+            )
         group.create_array(
             "n_samples",
             shape=(n_tracks,),
             chunks=(_MARK_CHUNK_ROWS,),
             dtype="int64",
             fill_value=NOT_MADE,
+            compressors=column_codecs(),
             dimension_names=("track",),
             attributes={"long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
         )
-    if "error" not in group:
         group.create_array(
             "error",
             shape=(n_tracks,),
             chunks=(_MARK_CHUNK_ROWS,),
             dtype="string",
             fill_value="",
+            compressors=column_codecs(),
             dimension_names=("track",),
         )
-    if "recipe" not in group.attrs:
-        group.attrs.update({"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint})
+
+    add_members(store, [name], make)
 
 
-def sweep_partial_files(folder: Path) -> None:
-    """Remove the temporary files that a killed writer left in `folder`. Only for who alone writes there."""
-    for partial in folder.glob("*.partial"):
-        partial.unlink(missing_ok=True)
+def _quiet() -> warnings.catch_warnings[None]:
+    """Do without zarr's remark that a filter of numcodecs extends the standard; docs/store.md tells of it."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 class Features:
@@ -83,17 +98,18 @@ class Features:
     def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, directory: Path) -> None:
         self._group = group
         self._directory = directory
-        self._mel: zarr.Array[Any] = array(group, "mel")
+        self._format = ShardFormat.of(read_document(directory / "mel"))
         self.recipe = recipe
         self._n_tracks = n_tracks
 
     def n_samples(self) -> npt.NDArray[np.int64]:
         """[track] samples at 48 kHz after the cap; 0 no features yet, -1 failed."""
-        return np.asarray(array(self._group, "n_samples")[: self._n_tracks])
+        return read_column(array(self._group, "n_samples"), 0, self._n_tracks)
 
-    def errors(self) -> list[str]:
-        """[track] why a track has no features; empty where it has, or was not tried."""
-        return read_strings(array(self._group, "error"), self._n_tracks)
+    def errors(self, begin: int = 0, end: int | None = None) -> list[str]:
+        """Rows [begin, end): why a track has no features; empty where it has, or was not tried."""
+        end = self._n_tracks if end is None else min(end, self._n_tracks)
+        return read_strings(array(self._group, "error"), begin, end)
 
     def made(self) -> npt.NDArray[np.bool_]:
         """[track] whether the features are complete."""
@@ -110,9 +126,10 @@ class Features:
 
     def shard_rows(self) -> set[int]:
         """Rows that have a shard, marked or not."""
-        folder = self._directory / "mel" / "c"
-        names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else iter(())
-        return {int(name) for name in names if name.isdecimal() and self.shard_path(int(name)).exists()}
+        # A listing of one directory, then one look per entry: no path objects, which would double the time.
+        folder = str(self._directory / "mel" / "c")
+        names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+        return {int(n) for n in names if n.isdecimal() and os.path.exists(f"{folder}/{n}/0/0")}  # noqa: PTH110
 
     def delete_shard(self, row: int) -> None:
         """Remove the shard of `row`, and what a killed writer left beside it."""
@@ -137,10 +154,15 @@ class Features:
             )
         if codes.min() == MISSING:
             raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
-        sweep_partial_files(self.shard_path(row).parent)
-        shard = np.zeros((1, *self._mel.shape[1:]), np.uint8)
+        path = self.shard_path(row)
+        sweep_partial_files(path.parent)
+        if self._format is not None:
+            write_durably(path, self._format.encode(codes))
+            return
+        mel = self._mel
+        shard = np.full((1, *mel.shape[1:]), MISSING, np.uint8)
         shard[0, :, : codes.shape[1]] = codes
-        self._mel[row : row + 1] = shard
+        mel[row : row + 1] = shard
 
     def mark(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
         """Record the outcome of `rows`: samples and "", or FAILED and the reason. The driver alone calls this."""
@@ -165,7 +187,7 @@ class Features:
             raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
         frames = strip_frames(n_samples, self.recipe)
         try:
-            codes = np.asarray(self._mel[row, :, :frames])
+            codes = self._read(row, frames)
         except (ValueError, RuntimeError) as error:
             raise CorruptShardError(
                 f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
@@ -178,12 +200,41 @@ class Features:
             )
         return codes
 
+    def _read(self, row: int, frames: int) -> npt.NDArray[np.uint8]:
+        """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""
+        if self._format is None:
+            return np.asarray(self._mel[row, :, :frames])
+        try:
+            data = self.shard_path(row).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return np.full((self.recipe.n_mels, frames), MISSING, np.uint8)
+        return self._format.decode(data, frames)
+
+    @property
+    def _mel(self) -> zarr.Array[Any]:
+        with _quiet():
+            return array(self._group, "mel")
+
     def _n_samples_of(self, row: int) -> int:
-        return int(np.asarray(array(self._group, "n_samples")[row : row + 1])[0])
+        return int(read_column(array(self._group, "n_samples"), row, row + 1)[0])
 
     def segments(self, row: int) -> npt.NDArray[np.float32]:
         """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step."""
         n_samples = self._n_samples_of(row)
+        return self.decibels(self.strip(row, n_samples), n_samples)
+
+    def windows(self, row: int, *, length_s: float, hop_s: float) -> npt.NDArray[np.float32]:
+        """Segments of another length or hop, [window, mel, frame] dB; see `windows` for what they are, exactly.
+
+        Raises:
+            StoreError: the strip has no such windows; or as `strip` does.
+        """
+        n_samples = self._n_samples_of(row)
         codes = self.strip(row, n_samples)
-        # codes[:, index]: [mel, segment, frame]
-        return dequantise(codes[:, frame_index(n_samples, self.recipe)].transpose(1, 0, 2), self.recipe)
+        return dequantise_columns(
+            codes, window_index(n_samples, self.recipe, length_s=length_s, hop_s=hop_s), self.recipe
+        )
+
+    def decibels(self, codes: npt.NDArray[np.uint8], n_samples: int) -> npt.NDArray[np.float32]:
+        """The segments of a strip that was read, [segment, mel, frame] dB."""
+        return dequantise_columns(codes, frame_index(n_samples, self.recipe), self.recipe)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,3 +26,28 @@ def dequantise(codes: npt.NDArray[np.uint8], recipe: Recipe) -> npt.NDArray[np.f
     table = np.arange(256, dtype=np.float32) * np.float32(recipe.scale_db) + np.float32(recipe.offset_db)
     decibels: npt.NDArray[np.float32] = table[codes]
     return decibels
+
+
+def dequantise_columns(
+    codes: npt.NDArray[np.uint8], index: npt.NDArray[np.int32], recipe: Recipe
+) -> npt.NDArray[np.float32]:
+    """Columns of a strip in dB.
+
+    Args:
+        codes: [mel, frame].
+        index: [segment, frame] columns.
+        recipe: gives the scale.
+
+    Returns:
+        [segment, mel, frame] float32, the same numbers as `dequantise` gives.
+    """
+    out = np.empty((len(index), len(codes), index.shape[1]), np.float32)
+    for segment, columns in zip(out, index, strict=True):
+        # One segment at a time, so that it stays in the cache, and run by run of neighbouring columns: [mel, frame]
+        cuts = [0, *(np.flatnonzero(np.diff(columns) != 1) + 1).tolist(), len(columns)]
+        for begin, end in itertools.pairwise(cuts):
+            first = int(columns[begin])
+            segment[:, begin:end] = codes[:, first : first + end - begin]
+        segment *= np.float32(recipe.scale_db)
+        segment += np.float32(recipe.offset_db)
+    return out

@@ -1,27 +1,37 @@
 """The track table: one row per (server_id, track_id), in one-dimensional Zarr arrays of the root group.
 
 Guarantee: a row exists once its `state` is written, which happens last and in order; whatever a killed writer left
-behind it is cut off when the store is next opened for writing. One process writes at a time (see `FeatureStore`).
-Cost: an update rewrites the chunks it touches (65 536 rows, or 1024 of the teacher's vectors), so callers batch.
+behind it is cut off when the store is next opened for writing. Every chunk up to the last row is a file with a crc32c:
+a damaged or lost one is an error, never empty texts. One process writes at a time (see `FeatureStore`).
+Cost: an update rewrites the chunks it touches (4096 rows of texts, 1024 of the teacher's vectors), so callers batch.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store.errors import CorruptColumnError
+from student_clap.store.metadata import CHECKSUM
 
 _CHUNK_ROWS = 65_536
+TEXT_CHUNK_ROWS = 4096  # a chunk of texts is rewritten for every batch of new rows, and is read as Python objects
 _TEACHER_CHUNK_ROWS = 1024  # 2 MiB
 STRING_COLUMNS = ("track_id", "server_id", "item_id", "title", "artist", "album", "audio", "error")
+TABLE_COLUMNS = (*STRING_COLUMNS, "teacher", "state")
+_UNREADABLE = (ValueError, RuntimeError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
 
 
 class State(IntEnum):
@@ -51,11 +61,22 @@ class Track:
     teacher: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
 
+def column_codecs() -> list[ZstdCodec | Crc32cCodec]:
+    """What the chunks of columns are packed with."""
+    return [ZstdCodec(level=0), Crc32cCodec()]
+
+
 def create_table(root: zarr.Group) -> None:
     """Create the empty columns."""
     for name in STRING_COLUMNS:
         root.create_array(
-            name, shape=(0,), chunks=(_CHUNK_ROWS,), dtype="string", fill_value="", dimension_names=("track",)
+            name,
+            shape=(0,),
+            chunks=(TEXT_CHUNK_ROWS,),
+            dtype="string",
+            fill_value="",
+            compressors=column_codecs(),
+            dimension_names=("track",),
         )
     root.create_array(
         "teacher",
@@ -63,6 +84,7 @@ def create_table(root: zarr.Group) -> None:
         chunks=(_TEACHER_CHUNK_ROWS, EMBEDDING_DIM),
         dtype="float32",
         fill_value=np.nan,
+        compressors=column_codecs(),
         dimension_names=("track", "embedding"),
         attributes={"long_name": "teacher's track vector, unit length; NaN where there is none"},
     )
@@ -72,6 +94,7 @@ def create_table(root: zarr.Group) -> None:
         chunks=(_CHUNK_ROWS,),
         dtype="uint8",
         fill_value=int(State.ABSENT),
+        compressors=column_codecs(),
         dimension_names=("track",),
         attributes={
             "flag_values": [int(s) for s in State],
@@ -82,7 +105,8 @@ def create_table(root: zarr.Group) -> None:
 
 def committed_rows(root: zarr.Group) -> int:
     """Rows up to the first that was never committed."""
-    state = np.asarray(array(root, "state")[:])
+    column = array(root, "state")
+    state = _read(column, 0, column.shape[0])
     absent = np.flatnonzero(state == State.ABSENT)
     return int(absent[0]) if len(absent) else len(state)
 
@@ -90,8 +114,13 @@ def committed_rows(root: zarr.Group) -> int:
 def append_rows(root: zarr.Group, n_tracks: int, tracks: Sequence[Track]) -> None:
     """Write `tracks` behind the `n_tracks` committed rows. Every column must already have room for them."""
     end = n_tracks + len(tracks)
-    for name in STRING_COLUMNS:
-        array(root, name)[n_tracks:end] = np.array([getattr(t, name) for t in tracks], dtype=np.dtypes.StringDType())
+
+    def write(name: str) -> None:
+        texts = np.array([getattr(t, name) for t in tracks], dtype=np.dtypes.StringDType())
+        array(root, name)[n_tracks:end] = texts
+
+    with ThreadPoolExecutor(len(STRING_COLUMNS)) as threads:  # the disk flushes several files in the time of one
+        list(threads.map(write, STRING_COLUMNS))
     teacher = np.full((len(tracks), EMBEDDING_DIM), np.nan, np.float32)
     for row, track in enumerate(tracks):
         if track.teacher is not None:
@@ -110,7 +139,7 @@ def update_column(column: zarr.Array[Any], rows: npt.NDArray[np.int64], values: 
         begin = int(chunk) * chunk_rows
         stop = min(begin + chunk_rows, column.shape[0])
         here = rows // chunk_rows == chunk
-        block = np.asarray(column[begin:stop])
+        block = read_column(column, begin, stop)
         if not np.array_equal(block[rows[here] - begin], values[here]):
             block[rows[here] - begin] = values[here]
             column[begin:stop] = block
@@ -127,14 +156,51 @@ def chunk_spans(begin: int, end: int, chunk: int) -> list[tuple[int, int]]:
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """The array `name` of `group`."""
+    """The array `name` of `group`. What is written to it becomes files, also where it is all fill value."""
     member = group[name]
     if not isinstance(member, zarr.Array):
         raise TypeError(f"{name} is a group, expected an array")
-    return member
+    return member.with_config({"write_empty_chunks": True})
 
 
-def read_strings(column: zarr.Array[Any], n_tracks: int) -> list[str]:
-    """The first `n_tracks` entries of a text column."""
-    strings: list[str] = np.asarray(column[:n_tracks]).tolist()
+def read_column(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
+    """Rows [begin, end) of a column.
+
+    Raises:
+        CorruptColumnError: a chunk is damaged, or one is gone that must be there.
+    """
+    if column.path in TABLE_COLUMNS and CHECKSUM in column.attrs:
+        chunk = column.chunks[0]
+        for number in range(begin // chunk, -(-end // chunk)):
+            path = chunk_path(column, number)
+            if path is not None and not path.exists():
+                raise _damaged(column, number * chunk, (number + 1) * chunk, f"{path} is not there")
+    return _read(column, begin, end)
+
+
+def read_strings(column: zarr.Array[Any], begin: int, end: int) -> list[str]:
+    """Entries [begin, end) of a text column. Raises CorruptColumnError as `read_column` does."""
+    strings: list[str] = read_column(column, begin, end).tolist()
     return strings
+
+
+def chunk_path(column: zarr.Array[Any], number: int) -> Path | None:
+    """The file of chunk `number` along the rows; None where the store is no directory."""
+    store = column.store
+    if not isinstance(store, LocalStore):
+        return None
+    return store.root.joinpath(column.path, "c", str(number), *["0"] * (column.ndim - 1))
+
+
+def _read(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(column[begin:end])
+    except _UNREADABLE as error:
+        raise _damaged(column, begin, end, str(error)) from error
+
+
+def _damaged(column: zarr.Array[Any], begin: int, end: int, reason: str) -> CorruptColumnError:
+    return CorruptColumnError(
+        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {reason}; "
+        "`student-clap store repair --deep` empties what is damaged, the stage that made it makes it again"
+    )

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import zarr
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
 from student_clap.export import metrics
 from student_clap.export.onnx_metadata import METADATA_PREFIX
 from student_clap.store import FeatureStore
+from student_clap.store.metadata import set_attributes
 
 from .conftest import HELD_OUT, Library
 from .test_production_path import production_vector
@@ -229,7 +229,7 @@ def test_export_of_a_kept_checkpoint(copied_library: Library) -> None:
 
 
 def test_a_checkpoint_of_another_store_is_a_warning(copied_library: Library) -> None:
-    zarr.open_group(str(copied_library.store), mode="r+").attrs["uuid"] = "e" * 32
+    set_attributes(copied_library.store, {"uuid": "e" * 32})
     done = run("export", *copied_library.settings())
     assert done.exit_code == 0, done.output
     assert "the checkpoint was trained from store" in done.stderr

@@ -8,7 +8,9 @@ from click.testing import CliRunner
 
 from student_clap.config.cli import main
 from student_clap.store import FeatureStore
-from student_clap.store.verify import repair, verify
+from student_clap.store.metadata import set_attributes
+from student_clap.store.repair import repair
+from student_clap.store.verify import verify
 
 SECONDS = 48_000
 
@@ -49,7 +51,8 @@ def test_every_fault_is_found_and_repaired(filled, recipe, make_codes):
     assert kinds(filled, deep=False) == [("missing shard", 0), ("orphan shard", 4)]
     assert kinds(filled, deep=True) == [("missing shard", 0), ("damaged shard", 2), ("orphan shard", 4)]
 
-    assert repair(filled, verify(filled, deep=True)) == 2
+    done = repair(filled, verify(filled, deep=True))
+    assert (done.tracks, done.orphans, done.left) == (2, 1, ())
     assert kinds(filled, deep=True) == []
     features = filled.features(recipe)
     assert features.n_samples().tolist() == [0, 13 * SECONDS, 0, 15 * SECONDS, 0]
@@ -62,7 +65,7 @@ def test_impossible_marks_stale_recipes_and_lost_vectors_are_found(filled, recip
     features = filled.features(recipe)
     features.mark([3], [10**9], [""])
     assert ("impossible mark", 3) in kinds(filled, deep=False)
-    filled._root["features/audiomuse"].attrs["fingerprint"] = "0" * 16
+    set_attributes(filled.path / "features" / "audiomuse", {"fingerprint": "0" * 16})
     assert ("stale recipe", -1) in kinds(filled, deep=False)
     filled.update_tracks([1], teacher=np.full((1, 512), np.nan, np.float32))
     assert ("no vector", 1) in kinds(filled, deep=False)

@@ -1,0 +1,156 @@
+"""Mend what `verify` finds, so that the stages make again what is lost.
+
+Guarantee: a damaged track's mark is taken back and featurize makes it again; damaged chunks of columns are emptied, and
+ingest or featurize fills them; damaged metadata of arrays are written anew from the recipe. What is whole stays.
+Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made again: they are left.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from student_clap.store import segment_vectors
+from student_clap.store.errors import CorruptMetadataError
+from student_clap.store.feature_store import FeatureStore, member_folders
+from student_clap.store.features import NOT_MADE, create_features
+from student_clap.store.lock import WriterLock
+from student_clap.store.metadata import is_sealed, read_document, write_document
+from student_clap.store.recipe import Recipe
+from student_clap.store.shard import SUPPORTED, ShardFormat
+from student_clap.store.tracks import TABLE_COLUMNS, State, create_table
+from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
+
+_IDENTITY = ("track_id", "server_id")
+
+
+@dataclass
+class Repaired:
+    """What was mended, in numbers, and what was not."""
+
+    metadata: int = 0
+    chunks: int = 0
+    tracks: int = 0  # that featurize has to make again
+    segment_vectors: int = 0  # tracks whose vectors ingest has to write again
+    orphans: int = 0
+    left: tuple[Finding, ...] = ()
+
+
+def repair_path(path: Path, *, deep: bool) -> Repaired:
+    """Mend the store at `path`, also one that cannot be opened. Raises StoreError if another process writes it."""
+    done = Repaired()
+    lock = WriterLock.take(path)
+    try:
+        done.metadata = _repair_metadata(path)
+    finally:
+        lock.release()
+    if left := verify_metadata(path):
+        done.left = tuple(left)
+        return done
+    with FeatureStore.open(path, "r+", mend=True) as store:
+        done.chunks = _repair_columns(store, deep=deep)
+        repair(store, verify(store, deep=deep), done)
+    return done
+
+
+def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | None = None) -> Repaired:
+    """Set damaged tracks back and remove orphans."""
+    done = done or Repaired()
+    vectors = sorted({f.row for f in findings if f.kind == "damaged segment vectors"})
+    if vectors:
+        store.write_segment_teacher(vectors, [np.empty((0, 512), np.float16)] * len(vectors))
+    done.segment_vectors += len(vectors)
+    for name, recipe in store.recipes().items():
+        features = store.features(recipe)
+        mine = [f for f in findings if f.recipe == name and f.row >= 0]
+        back = sorted({f.row for f in mine if f.kind != "orphan shard"})
+        if back:
+            features.mark(back, [NOT_MADE] * len(back), [""] * len(back))
+        for row in sorted({f.row for f in mine}):
+            features.delete_shard(row)
+        done.tracks += len(back)
+        done.orphans += sum(f.kind == "orphan shard" for f in mine)
+    done.left = tuple(
+        f for f in findings if f.kind in ("damaged column", "damaged metadata", "stale recipe", "no vector")
+    )
+    return done
+
+
+def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
+    """Empty the damaged chunks of columns. Returns how many."""
+    members = {column.path: column for column in store.columns()}
+    mended = 0
+    for name, begin, end, _ in list(damaged_chunks(store, deep=deep)):
+        if name in _IDENTITY:
+            continue
+        column = members[name]
+        # Listed: ingest looks for the audio, and finds what is there.
+        fill = State.LISTED if name == "state" else column.fill_value
+        column[begin:end] = fill
+        mended += 1
+    return mended
+
+
+def _repair_metadata(path: Path) -> int:
+    """Write damaged zarr.json of arrays anew. Returns how many."""
+    sealed = is_sealed(read_document(path))
+    damaged, rows = [], []
+    for folder in member_folders(path):
+        try:
+            document = read_document(folder, sealed=sealed)
+        except CorruptMetadataError:
+            damaged.append(folder)
+        else:
+            if folder.parent == path and folder.name in TABLE_COLUMNS:
+                rows.append(int(document["shape"][0]))
+    mended = 0
+    for folder in damaged:
+        anew = _made_anew(path, folder, max(rows, default=0))
+        if anew is not None:
+            write_document(folder, anew)
+            mended += 1
+    return mended
+
+
+def _made_anew(path: Path, folder: Path, n_tracks: int) -> dict[str, Any] | None:
+    """The zarr.json of the array in `folder` as a new store would have it; None where it is no array."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    name = folder.relative_to(path)
+    try:
+        root = zarr.create_group(str(aside))
+        create_table(root)
+        if name.parts[0] in segment_vectors.SEGMENT_COLUMNS:
+            segment_vectors.create_segment_vectors(aside, n_tracks)
+        elif name.parts[0] == "features" and len(name.parts) == 3:
+            root.create_group("features")
+            recipe = Recipe.from_attributes(read_document(folder.parent)["attributes"]["recipe"])
+            create_features(aside, recipe, n_tracks)
+        elif len(name.parts) != 1 or folder.name == "features":
+            return None
+        document = read_document(aside / name)
+    except CorruptMetadataError:
+        return None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    document["shape"] = [n_tracks, *document["shape"][1:]]
+    return _with_the_shards_codec(document, folder) if folder.name == "mel" else document
+
+
+def _with_the_shards_codec(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with that chain of codecs with which the first shard can be read."""
+    shard = next((folder / "c").glob("*/0/0"), None)
+    if shard is None:
+        return document
+    for chain in SUPPORTED.values():
+        document["codecs"][0]["configuration"]["codecs"] = chain
+        shards = ShardFormat.of(document)
+        if shards is not None and shards.can_read(shard.read_bytes()):
+            break
+    return document

@@ -1,0 +1,206 @@
+"""Damage anywhere in the store is found or harmless: never is wrong data given without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from student_clap.store import FeatureStore
+from student_clap.store.metadata import CHECKSUM, read_document, set_attributes
+from student_clap.store.repair import repair_path
+from student_clap.store.tracks import STRING_COLUMNS
+from student_clap.store.verify import verify_path
+
+SECONDS = 48_000
+N_FLIPS = 200
+
+
+@pytest.fixture
+def filled(store, recipe, make_codes) -> Path:
+    """Rows 0 to 2 made, row 3 failed, segment vectors for rows 0 and 1; closed."""
+    features = store.features(recipe)
+    for row in range(3):
+        features.write_strip(row, make_codes((11 + row) * SECONDS, row), (11 + row) * SECONDS)
+    features.mark([0, 1, 2, 3], [*((11 + row) * SECONDS for row in range(3)), -1], ["", "", "", "no audio"])
+    vectors = np.random.default_rng(0).standard_normal((2, 3, 512)).astype(np.float16)
+    store.write_segment_teacher([0, 1], list(vectors))
+    store.close()
+    return store.path
+
+
+def everything(path: Path, recipe) -> list[object]:
+    """All that the store tells."""
+    store = FeatureStore.open(path)
+    features = store.features(recipe)
+    told: list[object] = [store.uuid, store.teacher_name, store.n_tracks, store.recipes(), features.errors()]
+    told += [store.strings(name) for name in STRING_COLUMNS]
+    told += [store.states().tolist(), store.teacher().tobytes(), store.stored_fingerprint(recipe.name)]
+    told += [store.n_segment_teacher().tolist(), *(store.segment_teacher(row).tobytes() for row in range(2))]
+    told += [features.n_samples().tolist()]
+    told += [features.strip(row, n).tobytes() for row, n in enumerate(features.n_samples().tolist()) if n > 0]
+    return told
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def test_200_flipped_bits_are_found_or_harmless(filled, recipe):
+    before = everything(filled, recipe)
+    everywhere = files(filled)
+    shards = [p for p in everywhere if "/mel/c/" in str(p)]
+    rest = [p for p in everywhere if p not in shards]
+    random = np.random.default_rng(2026)
+    features = FeatureStore.open(filled).features(recipe)
+    strips = [features.strip(row) for row in range(3)]
+    found = harmless = 0
+    for flip in range(N_FLIPS):
+        victims = shards if flip % 3 == 0 else rest
+        victim = victims[int(random.integers(len(victims)))]
+        whole = victim.read_bytes()
+        bit = int(random.integers(8 * len(whole)))
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        victim.write_bytes(damaged)
+        where = f"bit {bit} of {victim}"
+        try:
+            if victim in shards:
+                row = int(victim.parts[-3])
+                assert np.array_equal(features.strip(row, (11 + row) * SECONDS), strips[row]), where
+            else:
+                assert everything(filled, recipe) == before, where
+            harmless += 1
+        except click.ClickException:
+            found += 1
+            if flip % 5 == 0 or victim not in shards:
+                assert verify_path(filled, deep=True)[0], where
+        victim.write_bytes(whole)
+    assert found + harmless == N_FLIPS
+    assert harmless < 10  # white space of a zarr.json, the name of a checksum
+    assert verify_path(filled, deep=True) == ([], 5)
+
+
+def test_every_lost_file_is_found(filled, recipe):
+    before = everything(filled, recipe)
+    for victim in files(filled):
+        whole = victim.read_bytes()
+        for content in (None, whole[: len(whole) // 2]):
+            victim.unlink()
+            if content is not None:
+                victim.write_bytes(content)
+            faults, _ = verify_path(filled, deep=True)
+            assert faults, f"{victim}: {content is None}"
+            try:
+                same = everything(filled, recipe) == before
+            except click.ClickException:
+                same = True
+            # Lost marks and counts read as not made, never as wrong features.
+            marks = (f"{recipe.name}/n_samples/c/0", f"{recipe.name}/error/c/0", "n_segment_teacher/c/0")
+            assert same or (content is None and str(victim).endswith(marks)), victim
+            victim.unlink(missing_ok=True)
+            victim.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("victim", "what"),
+    [
+        ("title/c/0", "1 damaged chunks"),
+        ("teacher/c/0/0", "1 damaged chunks"),
+        ("state/c/0", "1 damaged chunks"),
+        ("features/audiomuse/n_samples/c/0", "1 damaged chunks"),
+        ("n_segment_teacher/c/0", "1 damaged chunks"),
+        ("title/zarr.json", "1 zarr.json written anew"),
+        ("features/zarr.json", "faults left"),
+        ("segment_teacher/zarr.json", "1 zarr.json written anew"),
+        ("features/audiomuse/mel/zarr.json", "1 zarr.json written anew"),
+        ("segment_teacher/c/1/0/0", "segment vectors of 1 tracks removed"),
+        ("features/audiomuse/mel/c/1/0/0", "1 tracks set back"),
+        ("track_id/c/0", "faults left"),
+    ],
+)
+@pytest.mark.parametrize("lost", [False, True])
+def test_repair_mends_what_the_stages_can_make_again(filled, recipe, victim, what, lost):
+    from click.testing import CliRunner
+
+    from student_clap.config.cli import main
+
+    path = filled / victim
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 16
+    if lost:
+        path.unlink()
+    else:
+        path.write_bytes(whole)
+    done = CliRunner().invoke(main, ["store", "repair", "--deep", "--set", f"store.path={filled}"])
+    assert done.exit_code == 0, done.output
+    if lost:  # a chunk of marks or counts is not looked for; what it counted is
+        what = {
+            "features/audiomuse/n_samples/c/0": "3 uncounted shards removed",
+            "n_segment_teacher/c/0": "segment vectors of 2 tracks removed",
+        }.get(victim, what)
+    assert what in done.output
+    faults = verify_path(filled, deep=True)[0]
+    if "left" in what:
+        assert faults
+        return
+    # What only a stage can make again is all that is left to say.
+    assert {f.kind for f in faults} <= {"no vector"}
+    opened = FeatureStore.open(filled)
+    assert opened.strings("track_id") == [f"t{n}" for n in range(5)]
+    if victim == "segment_teacher/c/1/0/0":
+        assert opened.n_segment_teacher().tolist() == [3, 0, 0, 0, 0]
+    if victim == "state/c/0":
+        assert opened.states().tolist() == [1] * 5
+
+
+def test_metadata_of_the_first_codec_are_made_anew_with_it(filled, recipe, make_codes):
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    group = zarr.open_group(str(filled), mode="r+")["features/audiomuse"]
+    group.create_array(
+        "mel", shape=(5, 128, 65536), chunks=(1, 128, 4096), shards=(1, 128, 65536), dtype="uint8", fill_value=0,
+        compressors=[BloscCodec(typesize=1, cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+        overwrite=True,
+    )  # fmt: skip
+    codes = np.zeros((3, 128, 65536), np.uint8)
+    for row in range(3):
+        strip = make_codes((11 + row) * SECONDS, row)
+        codes[row, :, : strip.shape[1]] = strip
+    group["mel"][:3] = codes
+    (filled / "features/audiomuse/mel/zarr.json").write_bytes(b"{")
+    repair_path(filled, deep=True)
+    assert verify_path(filled, deep=True) == ([], 5)
+    assert np.array_equal(FeatureStore.open(filled).features(recipe).strip(2), make_codes(13 * SECONDS, 2))
+
+
+def test_a_store_without_checksums_stays_readable(filled, recipe):
+    import json
+
+    before = everything(filled, recipe)
+    for path in filled.rglob("zarr.json"):
+        document = json.loads(path.read_text())
+        del document["attributes"][CHECKSUM]
+        document["attributes"].pop("tracks", None)
+        path.write_text(json.dumps(document))
+    assert everything(filled, recipe) == before
+    with FeatureStore.open(filled, "r+") as opened:
+        assert opened.features(recipe).made().sum() == 3
+    set_attributes(filled, {"teacher_name": "test-teacher"})
+    assert read_document(filled)
+    assert everything(filled, recipe) == before
+
+
+def test_a_checksum_that_was_taken_away_is_noticed(filled):
+    import json
+
+    path = filled / "features" / "audiomuse" / "mel" / "zarr.json"
+    document = json.loads(path.read_text())
+    del document["attributes"][CHECKSUM]
+    document["attributes"]["scale_factor"] = 1.0
+    path.write_text(json.dumps(document))
+    with pytest.raises(click.ClickException, match="its checksum zarr_json_crc32c is gone"):
+        FeatureStore.open(filled)

@@ -1,7 +1,7 @@
 """CPU time per minute of audio of each step of featurize, beside what a relative of this project does.
 
-The rival path: librosa's mel of every segment for itself, cached as float32 with zlib (level 6). Both see the same
-decoded tracks in the same run, rounds interleaved; a track's figure is the median of its rounds. `make bench` runs it
+The rival path: librosa.load, librosa's mel of every segment for itself, cached as float32 with zlib (level 6). Both see
+the same files in the same run, rounds interleaved; a track's figure is the median of its rounds. `make bench` runs it
 with one thread; run `make corpus` first.
 """
 
@@ -70,6 +70,7 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
                 features.mark([row], [len(samples)], [""])
                 timed(steps, "read the strip", lambda: features.strip(row, len(samples)))  # noqa: B023
                 timed(steps, "copy of the same bytes", codes.copy)
+                timed(steps, "rival: librosa.load", lambda: load(file, recipe))  # noqa: B023
                 mels = timed(steps, "rival: librosa per segment", lambda: per_segment(samples, recipe))  # noqa: B023
                 packed = timed(steps, "rival: zlib float32", lambda: zlib.compress(whole(mels, recipe), 6))  # noqa: B023
             minutes_in_all += len(samples) / recipe.sample_rate / 60
@@ -93,6 +94,14 @@ def timed(steps: dict[str, list[float]], name: str, step: Callable[[], Any]) -> 
     result = step()
     steps[name].append(time.process_time() - begin)
     return result
+
+
+def load(file: Path, recipe: Recipe) -> np.ndarray:
+    """[sample] as the rival decodes."""
+    samples, _ = librosa.load(
+        file, sr=recipe.sample_rate, mono=True, duration=recipe.max_samples / recipe.sample_rate, res_type="soxr_hq"
+    )
+    return samples
 
 
 def per_segment(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -135,7 +144,7 @@ def as_markdown(record: dict[str, Any]) -> str:
     cpu, size = record["cpu_ms_per_minute"], record["mb_per_minute"]
     decoding = cpu["decode and resample"]
     ours = decoding + cpu["mel"] + cpu["write"]
-    rival = decoding + cpu["rival: librosa per segment"] + cpu["rival: zlib float32"]
+    rival = cpu["rival: librosa.load"] + cpu["rival: librosa per segment"] + cpu["rival: zlib float32"]
     lines = [
         f"{record['tracks']} tracks, {record['minutes']:.1f} minutes of audio; CPU ms per minute of audio, one thread.",
         "",

@@ -13,7 +13,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
@@ -61,7 +61,9 @@ def _as_field(value: Any, field: FieldInfo) -> Any:
 class Section(BaseModel):
     """Base of every section: frozen, strict, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -81,8 +83,10 @@ class Section(BaseModel):
 def _http_url(value: str) -> str:
     if value and not re.match(r"https?://[^/\s]+", value):
         raise ValueError("must start with http:// or https:// and name a host")
-    if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+    if "@" in value:  # in the path too: a password may have a slash
         raise ValueError("must not carry a user or a password; use the keys made for them")
+    if "?" in value or "#" in value:
+        raise ValueError("must end with the path; secrets go into the keys made for them")
     return value.rstrip("/")
 
 
@@ -112,24 +116,71 @@ class MediaServerConfig(Section):
     token: SecretStr | None = None
 
 
+class SubsonicConfig(Section):
+    """Navidrome or any other OpenSubsonic server: either an API key, or user and password."""
+
+    url: HttpUrl = ""
+    user: str = ""
+    password: SecretStr | None = None
+    api_key: SecretStr | None = None
+
+
+class LyrionConfig(Section):
+    """A Lyrion Music Server; user and password only where it asks for them."""
+
+    url: HttpUrl = ""
+    user: str = ""
+    password: SecretStr | None = None
+
+
+class PlexConfig(Section):
+    """A Plex server. The token is an X-Plex-Token."""
+
+    url: HttpUrl = ""
+    token: SecretStr | None = None
+
+
 class FolderConfig(Section):
     """A folder of audio that replaces downloads: files are found by track id (file stem) or by the database's path."""
 
     path: Path | None = None
 
 
+class AudioMuseConfig(Section):
+    """AudioMuse-AI's own HTTP interface, for those who cannot reach its database."""
+
+    url: HttpUrl = ""
+    token: SecretStr | None = None  # its API_TOKEN
+
+
+class TableConfig(Section):
+    """A file of track ids and vectors."""
+
+    path: Path | None = None  # .npz or .parquet
+    tracks: Path | None = None  # .csv with track_id and any of title, artist, album, path; fills in what `path` lacks
+
+
 class TeacherConfig(Section):
-    """Which model made the database's vectors. The database does not say, so the user declares it."""
+    """Which model made the vectors. A database does not say, so the user declares it."""
 
     name: str = "unknown"
+    model: Path | None = None  # the teacher's ONNX, for ingest.vectors: teacher
+    # The mel of a teacher that takes one; a teacher that takes a waveform needs none of these.
+    hop_length_stft: Annotated[int, Field(gt=0)] = 480  # samples; 320 made the vectors of AudioMuse-AI up to v0.8
 
 
 class IngestConfig(Section):
-    """How audio is fetched."""
+    """Where vectors and audio come from, and how audio is fetched."""
 
-    source: Literal["jellyfin", "emby", "folder"] = "jellyfin"
+    # database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of teacher.model run over
+    # folder.path; table: a file of ids and vectors.
+    vectors: Literal["database", "api", "teacher", "table"] = "database"
+    source: Literal["jellyfin", "emby", "navidrome", "lyrion", "plex", "folder"] = "jellyfin"
     server: str | None = None  # name or id in `music_servers`; None: the default server
+    # "/music=/mnt/nas/music": a path of the server that begins so is read from this machine's folder instead
+    map: tuple[str, ...] = ()
     cache_dir: Path = Path("data/audio")
+    max_cache: ByteSize | None = None  # such as 50GB: most that downloads may take; featurized audio makes room first
     concurrency: Annotated[int, Field(gt=0, le=64)] = 4  # downloads at a time; a home server has few disks
     timeout_s: PositiveFloat = 60.0  # connect, and between two bytes
     retries: Annotated[int, Field(ge=0, le=20)] = 5  # after connection errors, 429 and 5xx
@@ -193,12 +244,34 @@ class StoreConfig(Section):
 
 
 class FeaturizeConfig(Section):
-    """The Dask cluster that makes the features."""
+    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or SLURM jobs."""
 
     workers: Annotated[int | None, Field(gt=0)] = None  # processes of a LocalCluster; None: one per core
     scheduler: str | None = None  # address of a running scheduler; None: a LocalCluster
+    scheduler_file: Path | None = None  # where `dask scheduler --scheduler-file` wrote its address
+    wait_s: PositiveFloat = 300.0  # for the scheduler file to appear, and for a running scheduler to have workers
     tracks_per_task: PositiveInt = 2
     memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.7 GB
+    cluster: Literal["local", "slurm"] = "local"
+    # The rest is for SLURM. A key that is None is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
+    jobs: PositiveInt = 1  # batch jobs that run workers; one that ends is replaced while there is work
+    cores_per_job: PositiveInt = 4  # one worker process each
+    memory_per_job: str | None = None  # such as 16GB; None: memory_limit for each worker and 1 GB for what starts them
+    walltime: str = "02:00:00"  # of a job, as sbatch writes it; workers retire shortly before
+    queue: str | None = None  # partition
+    account: str | None = None
+    interface: str | None = None  # network interface that workers and this machine share, such as ib0
+    job_extra: tuple[str, ...] = ()  # further #SBATCH options, such as --constraint=avx2
+    job_prologue: tuple[str, ...] = ()  # shell lines before the workers start, such as `module load python`
+    job_logs: Path = Path("data/slurm")  # what the jobs print; must be on the shared file system
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Self:
+        given = [name for name in ("scheduler", "scheduler_file") if getattr(self, name) is not None]
+        given += ["cluster: slurm"] if self.cluster == "slurm" else []
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude one another; remove all but one")
+        return self
 
 
 class ModelConfig(Section):
@@ -285,7 +358,12 @@ class Config(Section):
     database: DatabaseConfig = DatabaseConfig()
     jellyfin: MediaServerConfig = MediaServerConfig()
     emby: MediaServerConfig = MediaServerConfig()
+    navidrome: SubsonicConfig = SubsonicConfig()
+    lyrion: LyrionConfig = LyrionConfig()
+    plex: PlexConfig = PlexConfig()
     folder: FolderConfig = FolderConfig()
+    audiomuse: AudioMuseConfig = AudioMuseConfig()
+    table: TableConfig = TableConfig()
     teacher: TeacherConfig = TeacherConfig()
     ingest: IngestConfig = IngestConfig()
     audio: AudioConfig = AudioConfig()

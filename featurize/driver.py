@@ -7,21 +7,18 @@ store ends as if it had never been killed. A bounded number of tasks is in fligh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from student_clap.featurize.task import Job, Outcome, make_features
+from student_clap.featurize.cluster import Cluster
+from student_clap.featurize.flow import Flow
+from student_clap.featurize.task import Job, Outcome, Site
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.features import FAILED, Features
+from student_clap.store.features import FAILED, NOT_MADE, Features
 from student_clap.store.recipe import Recipe
 from student_clap.store.tracks import State
 
-if TYPE_CHECKING:
-    from distributed import Client, Future
-
-_TASKS_PER_WORKER = 3  # in flight: one running, two waiting at hand
 _MARK_EVERY_S = 2.0
 
 
@@ -42,6 +39,7 @@ class Totals:
 
     made: int = 0
     failed: int = 0
+    unreadable: int = 0  # audio that is there, or was; left as it is
     audio_s: float = 0.0
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -68,35 +66,44 @@ def plan(
 
 
 def run(
-    client: Client,
+    cluster: Cluster,
     store: FeatureStore,
     recipe: Recipe,
     jobs: list[Job],
     tracks_per_task: int,
     totals: Totals,
     report: Callable[[Outcome], None],
+    say: Callable[[str], None],
 ) -> None:
     """Make the features of `jobs`.
 
-    `totals` counts, and `report` is called with, each outcome once it is marked; also when the run is broken off.
+    `totals` counts, and `report` is called with, each outcome once it is marked; also when the run is broken off. `say`
+    is told what happens to the cluster.
+
+    Raises:
+        ClusterError: the cluster is lost or of no use; see `Flow.outcomes`.
     """
     features = store.features(recipe)
+    site = Site(str(store.path.resolve()), store.uuid, store.n_tracks, recipe)
+    flow = Flow(cluster, site, jobs, tracks_per_task, features.shard_path(0).parents[2].resolve(), say)
     begin = time.perf_counter()
     waiting: list[Outcome] = []
     marked_at = begin
 
     def mark() -> None:
-        features.mark([o.row for o in waiting], [o.n_samples for o in waiting], [o.error for o in waiting])
+        learnt = [o for o in waiting if o.n_samples != NOT_MADE]
+        features.mark([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
         for outcome in waiting:
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)
+            totals.unreadable += int(outcome.n_samples == NOT_MADE)
             totals.audio_s += max(outcome.n_samples, 0) / recipe.sample_rate
             totals.cpu_s += outcome.cpu_s
             report(outcome)
         waiting.clear()
 
     try:
-        for outcomes in _outcomes(client, store, recipe, jobs, tracks_per_task):
+        for outcomes in flow.outcomes():
             waiting.extend(outcomes)
             if time.perf_counter() - marked_at > _MARK_EVERY_S:
                 mark()
@@ -105,49 +112,3 @@ def run(
         if waiting:
             mark()
         totals.wall_s = time.perf_counter() - begin
-
-
-def _outcomes(
-    client: Client, store: FeatureStore, recipe: Recipe, jobs: list[Job], tracks_per_task: int
-) -> Iterator[list[Outcome]]:
-    """Results of `jobs` as they come, a bounded number of tasks in flight."""
-    from distributed import as_completed
-
-    path, attributes = str(store.path.resolve()), recipe.as_attributes()
-    tasks = iter([jobs[i : i + tracks_per_task] for i in range(0, len(jobs), tracks_per_task)])
-    running: dict[Future[list[Outcome]], list[Job]] = {}
-    completed = as_completed()
-
-    def submit(task: list[Job]) -> None:
-        future = client.submit(make_features, path, attributes, task, pure=False)
-        running[future] = task
-        completed.add(future)
-
-    def fill() -> None:
-        workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        while len(running) < workers * _TASKS_PER_WORKER and (task := next(tasks, None)) is not None:
-            submit(task)
-
-    fill()
-    while running:
-        future = next(completed)
-        task = running.pop(future)
-        error = future.exception() if future.status == "error" else None
-        if error is None and future.status == "finished":
-            yield future.result()
-        elif len(task) > 1:
-            # Find the track that killed the worker; the others are made.
-            for job in task:
-                submit([job])
-        else:
-            yield [Outcome(task[0].row, FAILED, _why(error), 0.0)]
-        future.release()
-        fill()
-
-
-def _why(error: BaseException | None) -> str:
-    from distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        return "its worker died more than once, most likely for lack of memory; raise featurize.memory_limit"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" if error else "the task was cancelled"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from student_clap.featurize.driver import Plan, Totals
-from student_clap.featurize.stop import Stopped
 from student_clap.store.features import Features
 
 
-def closing_line(found: Plan, totals: Totals, features: Features, stopped: Stopped | None) -> str:
-    """One line. `found` is what the run began with, `totals` what it did."""
+def closing_line(found: Plan, totals: Totals, features: Features, stopped_by: str = "") -> str:
+    """One line. `found` is what the run began with, `totals` what it did, `stopped_by` what broke it off."""
     made = f"{totals.made} tracks made"
     if totals.made:
         minutes = totals.audio_s / 60
@@ -22,6 +21,7 @@ def closing_line(found: Plan, totals: Totals, features: Features, stopped: Stopp
         (totals.failed, "failed"),
         (found.failed, "failed before (--retry-failed tries again)"),
         (found.lost, "without their audio file (`student-clap ingest` fetches it again)"),
+        (totals.unreadable, "whose audio cannot be read (the next run tries again)"),
         (found.waiting, "waiting for audio"),
     ):
         if number:
@@ -30,6 +30,7 @@ def closing_line(found: Plan, totals: Totals, features: Features, stopped: Stopp
     if minutes:
         size_mb = features.stored_bytes() / 1e6
         parts.append(f"store {size_mb:.1f} MB, {size_mb / minutes:.3f} MB per minute")
-    if stopped is not None:
-        parts.append(f"stopped by {stopped} with {len(found.jobs) - totals.made - totals.failed} to go; run it again")
+    if stopped_by:
+        to_go = len(found.jobs) - totals.made - totals.failed
+        parts.append(f"stopped by {stopped_by} with {to_go} to go; run it again")
     return f"featurize: {', '.join(parts)}"

@@ -28,6 +28,7 @@ from loopback.library import folder_tracks, own_tunes, with_vectors
 from loopback.stages import StageError, configure, run_stage
 from loopback.teacher import TEACHER_NAME, TeacherOnnx
 from loopback.world import LoopbackWorld, WorldTrack
+from student_clap.ingest.teacher import TeacherError
 
 TEACHER = Path(__file__).resolve().parent / "corpus" / "teacher.onnx"
 STAGES = ("ingest", "ingest --verify", "featurize", "train --run {}", "export --run {}", "evaluate --run {}")
@@ -120,8 +121,8 @@ def hear(tracks: list[WorldTrack], folder: Path) -> list[WorldTrack]:
     """Give every track its teacher vector; name and leave out what cannot be decoded."""
     try:
         teacher = TeacherOnnx(TEACHER)
-    except (FileNotFoundError, ValueError) as error:
-        raise StageError(str(error)) from None
+    except TeacherError as error:
+        raise StageError(error.message) from None
     with tqdm(total=len(tracks), desc="teacher", unit="track", disable=None, leave=False) as bar:
         heard, unreadable = with_vectors(tracks, teacher, folder / "teacher", done=lambda _: bar.update())
     for fault in unreadable:

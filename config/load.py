@@ -16,7 +16,7 @@ from typing import Any
 import click
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ByteSize, SecretStr, ValidationError
 
 from student_clap.config.schema import Config, Text
 from student_clap.config.yaml12 import load_yaml
@@ -84,9 +84,16 @@ def masked(config: Config) -> dict[str, Any]:
             return "***"
         if isinstance(value, Path):
             return str(value)
+        if isinstance(value, ByteSize):
+            return int(value)
         return list(value) if isinstance(value, tuple) else value
 
     return {name: plain(getattr(config, name)) for name in Config.model_fields}
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of `key`, such as ``jellyfin.token``, must not be shown."""
+    return any(word in key for word in ("password", "token", "api_key"))
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -135,7 +142,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts) or len(parts) < 2:
-        raise ConfigError("--set", [f"{override!r} is not of the form section.key=value, such as training.lr=3e-4"])
+        shown = f"{key.strip()}=***" if is_secret(key) else override
+        raise ConfigError("--set", [f"{shown!r} is not of the form section.key=value, such as training.lr=3e-4"])
     *sections, leaf = parts
     node = tree
     for name in sections:
@@ -169,8 +177,7 @@ def _fault(error: Any) -> str:
         return f"{path}: {message.removeprefix('Value error, ')}"
     if isinstance(value, dict | SecretStr) or kind == "missing":
         return f"{path}: {message}"
-    secret = any(word in path for word in ("password", "token"))
-    shown = "***" if secret else repr(str(value) if isinstance(value, Text) else value)
+    shown = "***" if is_secret(path) else repr(str(value) if isinstance(value, Text) else value)
     return f"{path}: {message[0].lower()}{message[1:]}, got {shown} ({type(value).__name__})"
 
 

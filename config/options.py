@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from student_clap.config.load import load_config
+from student_clap.config.load import is_secret, load_config
 
 
 def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -39,6 +39,13 @@ def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., 
         def wrapper(*args: Any, config_path: Path | None, overrides: tuple[str, ...], **kwargs: Any) -> Any:
             config = load_config(config_path, overrides, needs=frozenset(needs))
             set_up_logging(config.logging.level)
+            for key in (override.partition("=")[0].strip() for override in overrides):
+                if is_secret(key):
+                    logging.getLogger(__name__).warning(
+                        "%s was given with --set, where every user of this machine can read it in the list of processes"
+                        " and the shell keeps it; put it into .env",
+                        key,
+                    )
             return command(config, *args, **kwargs)
 
         return wrapper

@@ -1,24 +1,26 @@
 """AudioMuse-AI's PostgreSQL: which generation it is, which server's ids are wanted, and the tracks as a stream.
 
 Guarantee: one read-only snapshot; nothing is written, and credentials that AudioMuse-AI keeps in `music_servers` are
-never read. Cost: one batch of rows in memory. Facts: shared/facts/audiomuse.md, section 1.
+read by `stored_credentials` alone. Cost: one batch of rows in memory. Facts: shared/facts/audiomuse.md, section 1.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
-import click
-
 from student_clap.config.schema import DatabaseConfig
+from student_clap.ingest.server_choice import choose_server
+from student_clap.ingest.vector_source import MusicServer, SourceTrack, VectorSourceError
+from student_clap.store import FeatureStore
 
 if TYPE_CHECKING:
     import psycopg2.extensions
 
-DEFAULT_SERVER_ID = "default"  # of databases that do not name their servers
+logger = logging.getLogger(__name__)
+
 # How AudioMuse-AI matched an item to a server's track, the surest first.
 MATCH_TIERS = (
     "fingerprint", "path", "tail", "exact_meta", "default", "norm_meta", "title_artist", "analysis",
@@ -52,36 +54,8 @@ _TRACKS: LiteralString = """
 """
 
 
-class DatabaseError(click.ClickException):
+class DatabaseError(VectorSourceError):
     """The database cannot be read. Never carries the password."""
-
-
-@dataclass(frozen=True)
-class SourceTrack:
-    """A row of the database, for one server."""
-
-    track_id: str
-    item_id: str
-    title: str
-    artist: str
-    album: str
-    file_path: str  # on the media server; empty if it is not known
-    embedding: memoryview | None  # None: the row has no vector
-
-
-@dataclass(frozen=True)
-class MusicServer:
-    """A media server that AudioMuse-AI knows."""
-
-    server_id: str
-    name: str
-    server_type: str  # jellyfin, emby, navidrome, lyrion, plex; empty where the database does not say
-    is_default: bool
-
-    def __str__(self) -> str:
-        if not self.server_type:
-            return self.name
-        return f"{self.name} ({self.server_type}, id {self.server_id}{', default' if self.is_default else ''})"
 
 
 class AudioMuseDatabase:
@@ -119,32 +93,25 @@ class AudioMuseDatabase:
         Raises:
             DatabaseError: there is none of that name, the choice is open, or the server is of another kind. Lists them.
         """
-        servers = self._servers
-        if not servers:
-            if wanted:
-                raise DatabaseError(
-                    f"--server {wanted}: this database names no servers (AudioMuse-AI before v3 does not);"
-                    " leave ingest.server and --server away"
-                )
-            return MusicServer(DEFAULT_SERVER_ID, DEFAULT_SERVER_ID, "", is_default=True)
-        listing = "".join(f"\n  - {s}" for s in servers)
-        if wanted:
-            matches = [s for s in servers if s.server_id == wanted] or [
-                s for s in servers if s.name.casefold() == wanted.casefold()
-            ]
-            if not matches:
-                raise DatabaseError(f"the database knows no server {wanted!r}; it has:{listing}")
-        else:
-            matches = servers if len(servers) == 1 else [s for s in servers if s.is_default]
-        if len(matches) != 1:
-            raise DatabaseError(f"choose one of the servers with --server (name or id):{listing}")
-        (server,) = matches
-        if source != "folder" and server.server_type and server.server_type != source:
+        return choose_server(self._servers, wanted, source, of="the database", error=DatabaseError)
+
+    def stored_credentials(self, server: MusicServer) -> str | None:
+        """`music_servers.creds` of `server` as JSON text, which is secret. Only --from-database asks for it.
+
+        Raises:
+            DatabaseError: the database is of generation A, which keeps none, or the column may not be read.
+        """
+        if not self._servers:
             raise DatabaseError(
-                f"{server} is no {source} server, and its track ids mean nothing to one; set ingest.source, or"
-                f" choose a server with --server:{listing}"
+                "--from-database: the database keeps no credentials of media servers (AudioMuse-AI before v3 does not);"
+                " leave the option away and set the section of ingest.source, such as jellyfin.url and jellyfin.token"
             )
-        return server
+        rows = self._rows("SELECT creds::text FROM music_servers WHERE server_id = %s", (server.server_id,))
+        return str(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    def of_server(self, wanted: str | None, source: str) -> ServerVectors:
+        """The vectors of the server that `choose_server` finds."""
+        return ServerVectors(self, self.choose_server(wanted, source))
 
     def count(self, server: MusicServer) -> tuple[int, int]:
         """(rows of `server`, rows of all servers) in `clap_embedding`, those without a vector included."""
@@ -181,6 +148,39 @@ class AudioMuseDatabase:
         with _readable_errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()
+
+
+class ServerVectors:
+    """The vectors of one media server, as a VectorSource. Obtain it from `AudioMuseDatabase.of_server`."""
+
+    def __init__(self, database: AudioMuseDatabase, server: MusicServer) -> None:
+        self.server = server
+        self._database = database
+
+    def count(self) -> int:
+        """Rows of the server, those without a vector included. Raises DatabaseError if there are none."""
+        mine, everyone = self._database.count(self.server)
+        if not everyone:
+            raise DatabaseError(
+                "clap_embedding is empty; let AudioMuse-AI analyse the library with CLAP switched on first"
+            )
+        if not mine:
+            raise DatabaseError(
+                f"none of the {everyone} tracks in clap_embedding belongs to {self.server}; choose one with --server"
+            )
+        elsewhere = f"; {everyone - mine} rows of other servers, or of none, left out" if everyone > mine else ""
+        logger.info(
+            "database of generation %s, server %s: %d rows%s", self._database.generation, self.server, mine, elsewhere
+        )
+        return mine
+
+    def tracks(self, store: FeatureStore, batch_rows: int) -> Iterator[list[SourceTrack]]:  # noqa: ARG002  a stream
+        """The tracks of the server, ordered by id; `embedding` is None where the column is NULL."""
+        return self._database.tracks(self.server, batch_rows)
+
+    def complete(self) -> bool:
+        """A snapshot that was read to its end is complete."""
+        return True
 
 
 @contextmanager

@@ -24,3 +24,8 @@ class EmbySource(JellyfinSource):
     def header_styles(token: str) -> list[dict[str, str]]:
         """Emby has one way."""
         return [{"X-Emby-Token": token}]
+
+    @staticmethod
+    def items(user_id: str) -> tuple[str, dict[str, str]]:
+        """Path and query of the list of items."""
+        return (f"/Users/{user_id}/Items" if user_id else "/Items"), {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+_KIND_OF_STATUS = {401: "refused", 403: "refused", 404: "not on the server", 410: "not on the server"}
+
 
 class SourceError(click.ClickException):
     """The source as a whole is unusable (wrong token, server gone, disk full). Ends the run with this one message."""
@@ -16,13 +18,19 @@ class FetchError(Exception):
         reason: one line, without secrets and without what changes from run to run.
         permanent: trying again would give the same; else the next run tries again by itself.
         status: the HTTP status that says so; 0 where it is not one.
+        kind: a few stable words that outcomes are grouped by; follows from the status where it is not given.
     """
 
-    def __init__(self, reason: str, *, permanent: bool, status: int = 0) -> None:
+    def __init__(self, reason: str, *, permanent: bool, status: int = 0, kind: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.permanent = permanent
         self.status = status
+        self.kind = kind or _KIND_OF_STATUS.get(status, "other")
+
+
+class NoRoomError(Exception):
+    """The audio cache is full and nothing in it may go; this track was left as it was, and the next would be too."""
 
 
 class StoppedError(Exception):

@@ -2,7 +2,7 @@
 
 Guarantee: at most twice `concurrency` tracks are under way; what is done reaches the store every 2 s or 64 tracks, and
 also when the run ends early. A file that is already at its name in the cache is taken as it is, so a killed run loses
-nothing but what it was downloading.
+nothing but what it was downloading, and of that only what the server does not let be continued.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-
-from student_clap.ingest.cache import AudioCache
-from student_clap.ingest.errors import FetchError, StoppedError
+from student_clap.ingest.budget import Budget, spending
+from student_clap.ingest.errors import FetchError, NoRoomError, StoppedError
 from student_clap.ingest.sources import AudioSource, Wanted
 from student_clap.store import FeatureStore, State
 
@@ -31,66 +31,50 @@ FLUSH_S = 2.0
 
 @dataclass
 class FetchCounts:
-    """What became of the audio."""
+    """What became of the audio, in tracks."""
 
     fetched: int = 0
     fetched_bytes: int = 0
+    in_place: int = 0  # the user's own files, used where they lie
+    in_place_bytes: int = 0
     there: int = 0  # had been fetched before
-    failed: int = 0  # for good, now or before
-    waiting: int = 0  # failed in a way that may pass; the next run tries again
+    failed_before: int = 0  # for good, and not tried again
+    no_room: int = 0  # left, for the cache is full
+    evicted: int = 0  # featurized files that made room
+    evicted_bytes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # kind -> failed for good in this run
+    passing: Counter[str] = field(default_factory=Counter)  # kind -> failed, and the next run tries again
+
+    @property
+    def failed(self) -> int:
+        """For good, now or before."""
+        return self.failed_before + self.failures.total()
+
+    @property
+    def waiting(self) -> int:
+        """The next run tries these again."""
+        return self.passing.total()
 
 
-@dataclass
-class Plan:
-    """What is to be done about the audio of one server's rows."""
+class Watcher(Protocol):
+    """Is told how far the run has come."""
 
-    wanted: list[Wanted] = field(default_factory=list)
-    adopted: list[tuple[int, Path]] = field(default_factory=list)  # (row, file): there, but not in the store yet
-    there: int = 0
-    failed: int = 0  # failed for good before, and not tried again
+    def tick(self, n_done: int) -> None:
+        """So many tracks more have an outcome, or none; called every FLUSH_S or more often."""
 
 
-def plan_fetch(
-    store: FeatureStore, rows: Iterable[int], cache_dir: Path, cache: AudioCache | None, *, retry_failed: bool
-) -> Plan:
-    """Sort the rows of one server into done, there and wanted.
-
-    Args:
-        store: the store.
-        rows: the rows of the server.
-        cache_dir: what the `audio` column is relative to.
-        cache: the open cache; None for sources whose files are used where they lie.
-        retry_failed: try failed downloads again. A row without a usable vector is never fetched.
-    """
-    plan = Plan()
-    states, audio = store.states(), store.strings("audio")
-    track_ids, titles = store.strings("track_id"), store.strings("title")
-    has_vector = np.concatenate(
-        [np.zeros(0, np.bool_), *(np.isfinite(store.teacher(b, b + 4096)[:, 0]) for b in range(0, len(states), 4096))]
-    )
-    made = np.zeros(len(states), np.bool_)
-    for recipe in store.recipes().values():
-        made |= store.features(recipe).made()
-    for row in sorted(rows):
-        state = State(states[row])
-        if state == State.FETCHED and (made[row] or (audio[row] and (cache_dir / audio[row]).is_file())):
-            plan.there += 1
-            continue
-        retried = state == State.FAILED and retry_failed and has_vector[row]
-        if state not in (State.LISTED, State.FETCHED) and not retried:
-            plan.failed += state == State.FAILED and bool(has_vector[row])
-            continue
-        found = cache.find(track_ids[row]) if cache is not None else None
-        if found is not None:
-            plan.adopted.append((row, found))
-        else:
-            stem = cache.stem(track_ids[row]) if cache is not None else Path()
-            plan.wanted.append(Wanted(row, track_ids[row], titles[row], stem))
-    return plan
+class _Nobody:
+    def tick(self, n_done: int) -> None:
+        """Let it pass."""
 
 
 class Outcomes:
-    """Collects outcomes and writes them to the store in batches."""
+    """Collects outcomes and writes them to the store in batches.
+
+    Args:
+        store: open for writing.
+        audio_text: a file's path as the store has it: absolute for files that are used where they lie.
+    """
 
     def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str]) -> None:
         self.counts = FetchCounts()
@@ -108,17 +92,20 @@ class Outcomes:
         self._add(row, self._audio_text(path), "", State.FETCHED)
 
     def fetched(self, wanted: Wanted, path: Path) -> None:
-        """A track's file arrived."""
-        self.counts.fetched += 1
-        self.counts.fetched_bytes += path.stat().st_size
-        self._add(wanted.row, self._audio_text(path), "", State.FETCHED)
+        """A track's file is there."""
+        audio = self._audio_text(path)
+        if Path(audio).is_absolute():
+            self.counts.in_place += 1
+            self.counts.in_place_bytes += path.stat().st_size
+        else:
+            self.counts.fetched += 1
+            self.counts.fetched_bytes += path.stat().st_size
+        self._add(wanted.row, audio, "", State.FETCHED)
 
     def failed(self, wanted: Wanted, error: FetchError) -> None:
         """A track's file cannot be had, now or ever."""
-        if error.permanent:
-            self.counts.failed += 1
-        else:
-            self.counts.waiting += 1
+        counter = self.counts.failures if error.permanent else self.counts.passing
+        counter[error.kind] += 1
         later = "" if error.permanent else "; the next run tries again"
         logger.warning("track %s (%s): %s%s", wanted.track_id, wanted.title, error.reason, later)
         self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)
@@ -141,15 +128,17 @@ class Outcomes:
 
 
 def fetch_all(
-    wanted: Sequence[Wanted],
+    wanted: Iterable[Wanted],
     source: AudioSource,
     outcomes: Outcomes,
     *,
     concurrency: int,
     stop: threading.Event,
-    progress: Callable[[], None] = lambda: None,
+    budget: Budget | None = None,
+    some_in_place: bool = False,
+    watcher: Watcher = _Nobody(),  # noqa: B008  it has no state
 ) -> None:
-    """Fetch every track of `wanted`.
+    """Fetch every track of `wanted`, or as many as there is room for.
 
     Args:
         wanted: the tracks.
@@ -157,12 +146,19 @@ def fetch_all(
         outcomes: takes what becomes of each.
         concurrency: tracks at a time.
         stop: set here when the run ends early, so that waits and downloads end too.
-        progress: called once per track that is done.
+        budget: what downloads may take.
+        some_in_place: tracks may need no download, so that the rest is looked at even when there is no more room.
+        watcher: is told of every track that is done.
 
     Raises:
         SourceError: the source failed as a whole; what was done before is in the store.
     """
-    queue = iter(wanted)
+
+    def fetch(track: Wanted) -> Path:
+        with spending(budget):
+            return source.fetch(track)
+
+    queue: Iterator[Wanted] = iter(wanted)
     running: dict[Future[Path], Wanted] = {}
     patience = max(8, 2 * concurrency)
     failures_in_a_row = 0
@@ -170,27 +166,34 @@ def fetch_all(
         try:
             while True:
                 for track in itertools.islice(queue, 2 * concurrency - len(running)):
-                    running[pool.submit(source.fetch, track)] = track
+                    running[pool.submit(fetch, track)] = track
                 if not running:
                     break
                 done, _ = wait(running, FLUSH_S, FIRST_COMPLETED)
                 for future in done:
                     passing = _settle(running.pop(future), future, outcomes)
                     failures_in_a_row = failures_in_a_row + 1 if passing else 0
-                    progress()
+                watcher.tick(len(done))
                 outcomes.flush(if_due=True)
+                if outcomes.counts.no_room and not some_in_place:
+                    outcomes.counts.no_room += sum(1 for _ in queue)  # which ends it
                 if failures_in_a_row >= patience:
                     # Is the server gone? Then one error, not one per track that is left.
                     source.check()
                     failures_in_a_row = 0
         finally:
             stop.set()
-            for future in [f for f in running if f.cancel()]:
-                del running[future]
-            for future in wait(running).done:
-                if future.exception() is None:
-                    outcomes.fetched(running[future], future.result())
-            outcomes.flush()
+            _end(running, outcomes)
+
+
+def _end(running: dict[Future[Path], Wanted], outcomes: Outcomes) -> None:
+    """Wait for what is under way, and record what arrived."""
+    for future in [f for f in running if f.cancel()]:
+        del running[future]
+    for future in wait(running).done:
+        if future.exception() is None:
+            outcomes.fetched(running[future], future.result())
+    outcomes.flush()
 
 
 def _settle(track: Wanted, future: Future[Path], outcomes: Outcomes) -> bool:
@@ -200,6 +203,8 @@ def _settle(track: Wanted, future: Future[Path], outcomes: Outcomes) -> bool:
     except FetchError as error:
         outcomes.failed(track, error)
         return not error.permanent
+    except NoRoomError:
+        outcomes.counts.no_room += 1
     except StoppedError:
-        return False
+        pass
     return False

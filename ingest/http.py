@@ -1,48 +1,51 @@
-"""Downloads: one connection pool, retries, and files that are whole or not there.
+"""The client of one server: one connection pool, redirects, credentials, and what each answer means.
 
-Guarantee: a body that is shorter than promised, or whose end cannot be told, never becomes a file; the token goes in
-headers, to the server it was made for and to no other; no header and no query string is logged.
+Guarantee: credentials go to the server they were made for and to no other; no header and no query string is logged or
+stands in an exception; an answer that is cut off is none. Attempts are `retry`'s, bodies `body`'s, files `download`'s.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 import json
 import logging
-import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import SplitResult, urljoin, urlsplit
+from typing import Any, Self
+from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
-from student_clap.config.atomic import atomic_file
 from student_clap.config.schema import IngestConfig
-from student_clap.ingest.container import HEAD_BYTES, NotAudioError, audio_extension
-from student_clap.ingest.errors import FetchError, SourceError, StoppedError
+from student_clap.ingest.body import Body
+from student_clap.ingest.deadline import DeadlineAdapter
+from student_clap.ingest.download import Download
+from student_clap.ingest.errors import FetchError, SourceError
+from student_clap.ingest.retry import AgainError, Retries, retry_after_s
+from student_clap.ingest.sizes import readable_bytes
 
 logger = logging.getLogger(__name__)
+# It writes whole URLs, in which some servers want their secrets.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)
 
 _AGAIN = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5
-_MAX_WAIT_S = 60.0  # of the back-off
-_MAX_RETRY_AFTER_S = 300.0  # a server that asks for more is left to the next run
-_BLOCK_BYTES = 1 << 17
-_T = TypeVar("_T")
+_MAX_JSON_BYTES = 256_000_000
 
 
-class _AgainError(Exception):
-    """An attempt failed in a way that may pass."""
+@dataclass(frozen=True)
+class Credentials:
+    """What proves to the home server who asks. Sent nowhere else, and shown nowhere."""
 
-    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.retry_after_s = retry_after_s
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Redirects are ours to follow; requests would prepare the next request even where it is told not to."""
 
 
 class HttpClient:
@@ -52,20 +55,27 @@ class HttpClient:
         base_url: of the server the token is for.
         config: gives concurrency, timeout and retries.
         stop: set to end waits and downloads early.
+
+    Raises:
+        SourceError: on construction, for a URL that is none.
     """
 
     def __init__(self, base_url: str, config: IngestConfig, stop: threading.Event) -> None:
-        self.address = _shown(base_url).rstrip("/")  # for messages
+        try:
+            self.address = _shown(base_url).rstrip("/")  # for messages
+        except ValueError as error:
+            raise SourceError(f"the URL {base_url} cannot be used: {error}") from None
         self._base_url = base_url.rstrip("/")
-        self.token_headers: dict[str, str] = {}
+        self.credentials = Credentials()
         self._home = urlsplit(base_url)
         self._config = config
         self._stop = stop
-        self._session = requests.Session()
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=config.concurrency)
+        self._retries = Retries(config, stop)
+        self._session = _Session()
+        adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=config.concurrency)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
-        # Compressed bodies have no Content-Length to compare with, and audio does not compress.
+        # Audio does not compress, and a compressed answer cannot be continued.
         self._session.headers.update({"User-Agent": "student-clap", "Accept-Encoding": "identity"})
         # Without an auth of its own, requests would put a ~/.netrc entry in the place of our header.
         self._session.auth = _leave_as_it_is
@@ -76,124 +86,158 @@ class HttpClient:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def get_json(self, path: str, token_headers: dict[str, str]) -> Any:
-        """GET a JSON document with other token headers. Raises FetchError, a permanent one if it is no JSON."""
+    def get_json(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        credentials: Credentials | None = None,
+    ) -> Any:
+        """GET a JSON document.
 
+        Args:
+            path: below the base URL; it is what messages show.
+            query: never shown, so it may hold what the server asks for.
+            headers: beside those of the credentials.
+            credentials: in place of the client's own.
+
+        Raises:
+            FetchError: a permanent one where the answer is no JSON.
+        """
+        return self._json("GET", path, None, query, headers, credentials)
+
+    def post_json(self, path: str, body: Any, *, credentials: Credentials | None = None) -> Any:
+        """POST `body` as JSON and return the JSON answer. For requests that may be repeated. Raises as `get_json`."""
+        return self._json("POST", path, body, None, None, credentials)
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        content: Any,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        credentials: Credentials | None,
+    ) -> Any:
         def once() -> Any:
-            with self._open(path, token_headers) as response:
-                try:
-                    return json.loads(b"".join(self._blocks(response, _content_length(response))))
-                except ValueError:
-                    raise FetchError("the answer is no JSON", permanent=True) from None
+            with self.open(
+                path, method=method, query=query, headers=headers, content=content, credentials=credentials
+            ) as response:
+                return _as_json(self.body(response))
 
-        return self._attempts(path, once)
+        return self._retries.run(path, once)
 
-    def download(self, path: str, stem: Path) -> Path:
+    def download(
+        self,
+        path: str,
+        stem: Path,
+        *,
+        query: Mapping[str, str] | None = None,
+        explain: Callable[[bytes], Exception | None] | None = None,
+    ) -> Path:
         """Download audio to `stem` plus the extension that its content asks for.
+
+        Args:
+            path: below the base URL; it is what messages show.
+            stem: where to, without the extension.
+            query: never shown.
+            explain: is called with the first bytes where they are no audio; what it returns is raised in place of
+                the general reason.
 
         Returns:
             The file's path; it appears when it is whole.
 
         Raises:
             FetchError: with the reason; `permanent` as retrying would or would not help.
+            NoRoomError: the audio cache's budget is used up.
             SourceError: the file cannot be written.
             StoppedError: `stop` was set meanwhile.
         """
-        return self._attempts(path, lambda: self._download_once(path, stem))
+        return self._retries.run(path, Download(self, path, stem, query, explain).attempt)
 
-    def _download_once(self, path: str, stem: Path) -> Path:
-        with self._open(path, self.token_headers) as response:
-            promised = _content_length(response)
-            if promised is None and response.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                raise FetchError(
-                    "the server sends neither a Content-Length nor chunks, so a cut-off file could not be told",
-                    permanent=True,
-                )
-            blocks = self._blocks(response, promised)
-            head = b""
-            for block in blocks:
-                head += block
-                if len(head) >= HEAD_BYTES:
-                    break
-            try:
-                extension = audio_extension(head)
-            except NotAudioError as error:
-                raise FetchError(f"the server sent no audio: {error}", permanent=True) from None
-            target = stem.with_name(f"{stem.name}.{extension}")
-            try:
-                with atomic_file(target) as file:
-                    file.write(head)
-                    for block in blocks:
-                        file.write(block)
-            except OSError as error:  # of the disk: `_blocks` has none of its own
-                raise SourceError(f"cannot write {target}: {error.strerror or error}") from None
-            return target
-
-    def _blocks(self, response: requests.Response, promised: int | None) -> Iterator[bytes]:
-        """The body; ends normally only where it is complete."""
-        n_bytes = 0
-        try:
-            for block in response.iter_content(_BLOCK_BYTES):
-                if self._stop.is_set():
-                    raise StoppedError
-                n_bytes += len(block)
-                yield block
-        except OSError as error:  # requests' errors are OSErrors
-            if isinstance(error, requests.exceptions.ChunkedEncodingError) and _is_reset(error):
-                raise _AgainError("the connection was reset in the middle of the file") from None
-            if "timed out" in str(error):
-                raise _AgainError(f"no data for {self._config.timeout_s:g} s in the middle of the file") from None
-            raise _AgainError(f"the file broke off after {_of(response.raw.tell(), promised)}") from None
-        if promised is not None and n_bytes != promised:
-            raise _AgainError(f"the file broke off after {_of(n_bytes, promised)}")
+    def body(self, response: requests.Response, begin: int = 0) -> Body:
+        """The body of `response`, of whose file `begin` bytes came before."""
+        return Body(response, stop=self._stop, timeout_s=self._config.timeout_s, begin=begin)
 
     @contextmanager
-    def _open(self, path: str, token_headers: dict[str, str]) -> Iterator[requests.Response]:
-        """A response with status 200, its body unread; redirects followed, the token left at home."""
-        url = self._base_url + path
+    def open(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: Any = None,
+        credentials: Credentials | None = None,
+        accepted: frozenset[int] = frozenset({200}),
+    ) -> Iterator[requests.Response]:
+        """One attempt at a request.
+
+        Args:
+            path: below the base URL.
+            method: GET or POST.
+            query: beside that of the credentials.
+            headers: beside those of the credentials; sent to whatever host the server redirects to.
+            content: sent as JSON.
+            credentials: in place of the client's own.
+            accepted: statuses that are no error.
+
+        Yields:
+            The answer, its body unread; redirects followed, the credentials left at home.
+
+        Raises:
+            AgainError, FetchError: no such answer.
+        """
+        proof = credentials or self.credentials
+        url = _with_query(self._base_url + path, query)
         for _ in range(_MAX_REDIRECTS + 1):
             at_home = self._is_home(url)
-            response = self._send(url, token_headers if at_home else {})
+            sent = {**(headers or {}), **(proof.headers if at_home else {})}
+            response = self._send(method, _with_query(url, proof.query) if at_home else url, sent, content)
             try:
-                logger.debug("GET %s -> %d", _shown(url), response.status_code)
+                logger.debug("%s %s -> %d", method, _shown(url), response.status_code)
                 if not response.is_redirect:
                     if not at_home and response.status_code in (401, 403):
-                        raise FetchError(
-                            f"the server redirects to {_shown(url)}, where the token is not sent;"
-                            " set the URL to that server's if it is yours",
-                            permanent=True,
-                        )
-                    _check_status(response)
+                        raise self._led_away(url)
+                    if response.status_code not in accepted:
+                        raise _failure(response)
                     yield response
                     return
-                url = urljoin(url, response.headers["Location"])
+                url = _joined(url, response.headers["Location"])
+                if not self._is_home(url):
+                    # A server that moved hands our whole query on, and the credentials with it.
+                    url = _without(url, proof.query)
+                if content is not None and not self._is_home(url):
+                    raise self._led_away(url)
             finally:
                 response.close()
-        raise FetchError(f"more than {_MAX_REDIRECTS} redirects", permanent=True)
+        raise FetchError(f"more than {_MAX_REDIRECTS} redirects", permanent=True, kind="unusable answer")
 
-    def _send(self, url: str, token_headers: dict[str, str]) -> requests.Response:
+    def _led_away(self, url: str) -> FetchError:
+        return FetchError(
+            f"the server redirects to {_shown(url)}, where the token is not sent;"
+            " set the URL to that server's if it is yours",
+            permanent=True,
+            kind="refused",
+        )
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], content: Any) -> requests.Response:
         timeout_s = self._config.timeout_s
         try:
-            return self._session.get(
+            return self._session.request(
+                method,
                 url,
-                headers=token_headers,
+                headers=headers,
+                json=content,
                 timeout=(timeout_s, timeout_s),
                 stream=True,
                 allow_redirects=False,
             )
-        except requests.exceptions.SSLError as error:
-            raise FetchError(
-                f"no secure connection ({_innermost(error)}); for a certificate of your own set REQUESTS_CA_BUNDLE",
-                permanent=True,
-            ) from None
-        except requests.exceptions.Timeout:
-            raise _AgainError(f"no answer within {timeout_s:g} s") from None
-        except requests.exceptions.ConnectionError as error:
-            raise _AgainError(f"no connection: {_innermost(error)}") from None
         except (requests.RequestException, UnicodeError) as error:
-            raise FetchError(
-                f"the address {_shown(url)} cannot be used: {type(error).__name__}", permanent=True
-            ) from None
+            failure = _unsent(error, url, timeout_s)
+        # Not raised within: the libraries' errors carry the whole URL, and would stand behind ours.
+        raise failure
 
     def _is_home(self, address: str) -> bool:
         """Whether the token may go there: the same origin, or the same host's step from http to https."""
@@ -205,68 +249,82 @@ class HttpClient:
             (home.scheme, url.scheme) == ("http", "https") and ports == (80, 443)
         )
 
-    def _attempts(self, what: str, once: Callable[[], _T]) -> _T:
-        for attempt in range(self._config.retries + 1):
-            if self._stop.is_set():
-                raise StoppedError
-            try:
-                return once()
-            except _AgainError as error:
-                last = error
-            if attempt == self._config.retries or last.retry_after_s > _MAX_RETRY_AFTER_S:
-                break
-            # Jitter, so that parallel downloads do not come back all at once.
-            wait_s = min(self._config.backoff_s * 2**attempt, _MAX_WAIT_S) * random.uniform(0.75, 1.25)
-            wait_s = max(wait_s, last.retry_after_s)
-            logger.debug("%s: %s; again in %.1f s", what, last.reason, wait_s)
-            if self._stop.wait(wait_s):
-                raise StoppedError
-        tried = f" (tried {attempt + 1} times)" if attempt else ""
-        raise FetchError(last.reason + tried, permanent=False)
+
+def _with_query(url: str, query: Mapping[str, str] | None) -> str:
+    there = urlsplit(url).query
+    # A server that redirects to itself hands our query back.
+    names = {name for name, _ in parse_qsl(there, keep_blank_values=True)}
+    added = {name: value for name, value in (query or {}).items() if name not in names}
+    return f"{url}{'&' if there else '?'}{urlencode(added)}" if added else url
+
+
+def _without(url: str, names: Iterable[str]) -> str:
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in query if name not in names]
+    return url if len(kept) == len(query) else parts._replace(query=urlencode(kept)).geturl()
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        joined = urljoin(url, location)
+        urlsplit(joined).port  # noqa: B018  raises where it is none
+    except ValueError:
+        raise FetchError(
+            "the server redirects to something that is no address", permanent=True, kind="unusable answer"
+        ) from None
+    return joined
 
 
 def _leave_as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _check_status(response: requests.Response) -> None:
+def _as_json(body: Body) -> Any:
+    parts, n_bytes = [], 0
+    for block in body.blocks():
+        parts.append(block)
+        n_bytes += len(block)
+        if n_bytes > _MAX_JSON_BYTES:
+            raise FetchError(
+                f"the answer is larger than {readable_bytes(_MAX_JSON_BYTES)}", permanent=True, kind="unusable answer"
+            )
+    try:
+        return json.loads(b"".join(parts))
+    except ValueError:
+        raise FetchError("the answer is no JSON", permanent=True, kind="unusable answer") from None
+
+
+def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
+    """What it means that a request had no answer."""
+    if isinstance(error, requests.exceptions.SSLError):
+        reason = f"no secure connection ({_innermost(error)}); for a certificate of your own set REQUESTS_CA_BUNDLE"
+        return FetchError(reason, permanent=True, kind="no connection")
+    if isinstance(error, requests.exceptions.Timeout):
+        return AgainError(f"no answer within {timeout_s:g} s", kind="timeout")
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return AgainError(f"no connection: {_innermost(error)}", kind="no connection")
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        reason = "the server's headers contradict each other"
+    else:
+        reason = f"the address {_shown(url)} cannot be used: {type(error).__name__}"
+    return FetchError(reason, permanent=True, kind="unusable answer")
+
+
+def _failure(response: requests.Response) -> Exception:
     status = response.status_code
-    if status == 200:
-        return
     reason = f"the server answers {status} {response.reason or ''}".rstrip()
     if status in _AGAIN or status >= 500:
-        raise _AgainError(reason, _retry_after_s(response.headers.get("Retry-After", "")))
-    raise FetchError(reason, permanent=True, status=status)
-
-
-def _retry_after_s(value: str) -> float:
-    """Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 where it is neither."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
-
-
-def _content_length(response: requests.Response) -> int | None:
-    value = response.headers.get("Content-Length", "")
-    encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
-    return int(value) if value.isdecimal() and not encoded else None
+        return AgainError(
+            reason,
+            kind="server busy" if status in _AGAIN else "server error",
+            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
+        )
+    return FetchError(reason, permanent=True, status=status)
 
 
 def _port(url: SplitResult) -> int | None:
     return url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _of(n_bytes: int, promised: int | None) -> str:
-    return f"{n_bytes} bytes" if promised is None else f"{n_bytes} of {promised} bytes"
-
-
-def _is_reset(error: BaseException) -> bool:
-    return "reset" in str(error).lower()
 
 
 def _innermost(error: BaseException) -> str:

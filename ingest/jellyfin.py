@@ -8,114 +8,81 @@ server that refuses it is asked once with `X-Emby-Token`, and what works is kept
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from student_clap.config.schema import IngestConfig, MediaServerConfig
+from student_clap.config.schema import MediaServerConfig
+from student_clap.ingest.answers import entries, number, text
 from student_clap.ingest.errors import FetchError, SourceError
-from student_clap.ingest.http import HttpClient
-from student_clap.ingest.sources import Wanted
+from student_clap.ingest.http import Credentials
+from student_clap.ingest.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer, header_token
+from student_clap.ingest.sources import ListedTrack
 
-logger = logging.getLogger(__name__)
-
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may stand in a URL's path
+_USER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-class JellyfinSource:
-    """A Jellyfin server. Use as a context manager.
-
-    Raises:
-        SourceError: on construction, if the URL or the token is not set.
-    """
+class JellyfinSource(RemoteServer[MediaServerConfig]):
+    """A Jellyfin server. Use as a context manager."""
 
     section = "jellyfin"
     product = "Jellyfin"
+    example_url = "http://192.168.1.10:8096"
 
-    def __init__(self, server: MediaServerConfig, config: IngestConfig, stop: threading.Event) -> None:
-        if not server.url:
-            raise SourceError(f"{self.section}.url is not set; expected such as http://192.168.1.10:8096")
-        if server.token is None:
+    @property
+    def remedy(self) -> str:
+        """A new key."""
+        return f"make an API key in its dashboard and set {self.section}.token ({self.section.upper()}_TOKEN in .env)"
+
+    def credentials(self) -> Sequence[Credentials]:
+        """The styles of the token that is set."""
+        if self._settings.token is None:
             raise SourceError(f"{self.section}.token is not set; make an API key in the server's dashboard")
-        token = server.token.get_secret_value()
-        if not token.isprintable() or not token.isascii() or '"' in token or token != token.strip():
-            raise SourceError(f"{self.section}.token has characters that no API key has; was it copied whole?")
-        self._client = HttpClient(self.base_url(server.url), config, stop)
-        self._header_styles = self.header_styles(token)
-        self._client.token_headers = self._header_styles[0]
-        self._checking = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.__exit__()
-
-    @staticmethod
-    def base_url(url: str) -> str:
-        """What every path is put behind."""
-        return url
+        token = header_token(self._settings.token.get_secret_value(), f"{self.section}.token")
+        return [Credentials(headers) for headers in self.header_styles(token)]
 
     @staticmethod
     def header_styles(token: str) -> list[dict[str, str]]:
         """Ways to present the token, the preferred first."""
         return [{"Authorization": f'MediaBrowser Token="{token}"'}, {"X-Emby-Token": token}]
 
-    def check(self) -> None:
-        """Ask the server who it is, with the token, and keep the headers that it accepts. Raises SourceError."""
-        with self._checking:
-            for headers in self._header_styles:
-                if self._accepts(headers):
-                    self._client.token_headers = headers
-                    return
-        raise SourceError(
-            f"{self.product} at {self._client.address} refuses the token (401 Unauthorized); make an API key in its"
-            f" dashboard and set {self.section}.token ({self.section.upper()}_TOKEN in .env)"
-        )
-
-    def fetch(self, wanted: Wanted) -> Path:
-        """Download one track."""
-        track_id = wanted.track_id
-        if not _ID.fullmatch(track_id):
-            raise FetchError(f"the track id {track_id!r} is none of {self.product}'s", permanent=True)
+    def greet(self, credentials: Credentials) -> str | None:
+        """Name and version."""
         try:
-            try:
-                return self._client.download(f"/Items/{track_id}/Download", wanted.stem)
-            except FetchError as error:
-                if error.status != 403:
-                    raise
-            return self._client.download(f"/Audio/{track_id}/stream?static=true", wanted.stem)
+            info: Any = self._client.get_json("/System/Info", credentials=credentials)
         except FetchError as error:
-            if error.status == 401:
-                # The token, or this one track? If the token, that ends the run.
-                self.check()
-                raise FetchError(
-                    "the server refuses this track, though not the token (401)", permanent=True, status=401
-                ) from None
-            if error.status == 404:
-                raise FetchError("it is gone from the media server (404)", permanent=True, status=404) from None
             if error.status == 403:
-                raise FetchError(
-                    "the server allows neither its download nor its stream (403)", permanent=True, status=403
-                ) from None
+                return self.product  # the token is known; this page is for administrators
             raise
+        return f"{self.product} {info['Version']}" if isinstance(info, dict) and "Version" in info else None
 
-    def _accepts(self, headers: dict[str, str]) -> bool:
-        """Whether the server takes the token in `headers`. Raises SourceError where it is no such server."""
-        hint = f"check {self.section}.url, and a reverse proxy's path in it"
-        try:
-            info: Any = self._client.get_json("/System/Info", headers)
-        except FetchError as error:
-            if error.status == 401:
-                return False
-            if error.status == 403:
-                return True  # the token is known; this page is for administrators
+    def addresses(self, track_id: str) -> Sequence[Address]:
+        """The download, and the stream of the same bytes."""
+        return (Address(f"/Items/{track_id}/Download"), Address(f"/Audio/{track_id}/stream", {"static": "true"}))
+
+    def lists(self) -> Iterator[Ask]:
+        """One list of everything that the user, or without one the key, may see."""
+        user_id = self._settings.user_id
+        if user_id and not _USER_ID.fullmatch(user_id):
             raise SourceError(
-                f"{self.product} at {self._client.address} cannot be used: {error.reason}; {hint}"
-            ) from None
-        if not isinstance(info, dict) or "Version" not in info:
-            raise SourceError(f"{self._client.address} answers, but not as {self.product} does; {hint}")
-        logger.info("%s %s at %s", self.product, info["Version"], self._client.address)
-        return True
+                f"{self.section}.user_id {user_id!r} is none of {self.product}'s; it is the id in the address of the"
+                " user's page in the dashboard, not the name"
+            )
+        path, query = self.items(user_id)
+
+        def ask(start: int) -> Page:
+            paging = {"StartIndex": str(start), "Limit": str(PAGE_TRACKS), "SortBy": "SortName"}
+            what = {"IncludeItemTypes": "Audio", "Recursive": "true", "Fields": "Path"}
+            document = self._client.get_json(path, query=query | what | paging)
+            items = entries(document, "Items")
+            if items is None or "Items" not in document:
+                raise self.unlike("the list of items")
+            tracks = [ListedTrack(text(i.get("Id")), text(i.get("Path"))) for i in items if text(i.get("Id"))]
+            return Page(tracks, len(items), number(document.get("TotalRecordCount")), len(items) >= PAGE_TRACKS)
+
+        yield ask
+
+    @staticmethod
+    def items(user_id: str) -> tuple[str, dict[str, str]]:
+        """Path and query of the list of items."""
+        return "/Items", {"userId": user_id} if user_id else {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,14 @@ class Wanted:
     track_id: str
     title: str
     stem: Path  # where a download belongs, without the extension
+
+
+@dataclass(frozen=True)
+class ListedTrack:
+    """What a media server lists of one track."""
+
+    track_id: str
+    path: str  # on the server; empty where it does not say
 
 
 class AudioSource(Protocol):
@@ -41,13 +49,20 @@ class AudioSource(Protocol):
         """
 
 
+class ServerSource(AudioSource, Protocol):
+    """A media server: an AudioSource that can also list its tracks."""
+
+    def list_tracks(self) -> Iterator[list[ListedTrack]]:
+        """Every track of the server, a page at a time, after `check`. Raises SourceError where the list breaks off."""
+
+
 @contextmanager
-def open_source(config: Config, file_paths: dict[str, str], stop: threading.Event) -> Iterator[AudioSource]:
-    """The source of `ingest.source`.
+def open_source(config: Config, file_paths: Mapping[str, str], stop: threading.Event) -> Iterator[AudioSource]:
+    """The source of `ingest.source`, behind the mapping of `ingest.map` if there is one.
 
     Args:
         config: the configuration.
-        file_paths: track id -> path on the media server, of every track the database lists.
+        file_paths: track id -> path on the media server, of the tracks whose path is known.
         stop: set to end waits and downloads early.
 
     Raises:
@@ -58,12 +73,34 @@ def open_source(config: Config, file_paths: dict[str, str], stop: threading.Even
 
         yield FolderSource(config.folder.path, file_paths)
         return
-    from student_clap.ingest.emby import EmbySource
+    with _open_server(config, stop) as server:
+        if config.ingest.map:
+            from student_clap.ingest.mapped import MappedSource
+
+            with MappedSource(server, config.ingest.map, file_paths) as mapped:
+                yield mapped
+        else:
+            yield server
+
+
+def _open_server(config: Config, stop: threading.Event) -> AbstractContextManager[ServerSource]:
+    """The media server of `ingest.source`."""
+    if config.ingest.source == "emby":
+        from student_clap.ingest.emby import EmbySource
+
+        return EmbySource(config.emby, config.ingest, stop)
+    if config.ingest.source == "navidrome":
+        from student_clap.ingest.subsonic import SubsonicSource
+
+        return SubsonicSource(config.navidrome, config.ingest, stop)
+    if config.ingest.source == "lyrion":
+        from student_clap.ingest.lyrion import LyrionSource
+
+        return LyrionSource(config.lyrion, config.ingest, stop)
+    if config.ingest.source == "plex":
+        from student_clap.ingest.plex import PlexSource
+
+        return PlexSource(config.plex, config.ingest, stop)
     from student_clap.ingest.jellyfin import JellyfinSource
 
-    if config.ingest.source == "emby":
-        with EmbySource(config.emby, config.ingest, stop) as emby:
-            yield emby
-    else:
-        with JellyfinSource(config.jellyfin, config.ingest, stop) as jellyfin:
-            yield jellyfin
+    return JellyfinSource(config.jellyfin, config.ingest, stop)

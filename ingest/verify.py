@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from student_clap.config.schema import Config
-from student_clap.ingest.summary import readable_bytes
+from student_clap.ingest.row_index import blocks
+from student_clap.ingest.sizes import readable_bytes
 from student_clap.ingest.vectors import UNIT_TOLERANCE
 from student_clap.store import FeatureStore, State
 
@@ -36,12 +37,17 @@ def report(config: Config, *, all_failures: bool = False) -> str:
     if store.n_tracks:
         lines += [*_vector_lines(store), *_audio_lines(store, config.ingest.cache_dir), *_feature_lines(store)]
     failed = [int(r) for r in np.flatnonzero(states == State.FAILED)]
-    errors = store.strings("error")
-    waiting = [int(r) for r in np.flatnonzero(states == State.LISTED) if errors[r]]
+    waiting = [row for row, error in _texts(store, "error") if error and states[row] == State.LISTED]
     limit = None if all_failures else SHOWN_FAILURES
     lines += _failure_lines("failed; `ingest --retry-failed` tries the downloads again", store, failed, limit)
     lines += _failure_lines("not fetched yet; the next `ingest` tries again", store, waiting, limit)
     return "\n".join(lines)
+
+
+def _texts(store: FeatureStore, column: str) -> Iterator[tuple[int, str]]:
+    """(row, text) of a text column, a block in memory at a time."""
+    for begin, end in blocks(store.n_tracks):
+        yield from enumerate(store.strings(column, begin, end), begin)
 
 
 def _line(name: str, text: str) -> str:
@@ -52,7 +58,7 @@ def _track_lines(store: FeatureStore, states: np.ndarray[tuple[int, ...], np.dty
     counts = Counter(states.tolist())
     by_state = ", ".join(f"{counts[s]} {s.name.lower()}" for s in State if s != State.ABSENT)
     yield _line("tracks", f"{store.n_tracks}: {by_state}")
-    servers = Counter(store.strings("server_id"))
+    servers = Counter(name for _, name in _texts(store, "server_id"))
     if len(servers) > 1:
         yield _line("servers", ", ".join(f"{name} {n}" for name, n in sorted(servers.items())))
 
@@ -76,7 +82,7 @@ def _vector_lines(store: FeatureStore) -> Iterator[str]:
 
 def _audio_lines(store: FeatureStore, cache_dir: Path) -> Iterator[str]:
     present, missing, n_bytes = 0, 0, 0
-    for audio in store.strings("audio"):
+    for _, audio in _texts(store, "audio"):
         if not audio:
             continue
         try:
@@ -100,11 +106,14 @@ def _feature_lines(store: FeatureStore) -> Iterator[str]:
 def _failure_lines(what: str, store: FeatureStore, rows: list[int], limit: int | None) -> Iterator[str]:
     if not rows:
         return
-    columns = [store.strings(name) for name in ("track_id", "title", "error")]
     yield ""
     yield f"{len(rows)} {what}"
-    for row in rows[:limit]:
-        track_id, title, error = (column[row] for column in columns)
-        yield f"  {track_id}  {title}: {error}"
+    shown = rows[:limit]
+    for begin, end in blocks(store.n_tracks):
+        here = [row - begin for row in shown if begin <= row < end]
+        if here:
+            columns = [store.strings(name, begin, end) for name in ("track_id", "title", "error")]
+            for track_id, title, error in ([column[at] for column in columns] for at in here):
+                yield f"  {track_id}  {title}: {error}"
     if limit is not None and len(rows) > limit:
         yield f"  ... and {len(rows) - limit} more; --all lists them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -22,3 +23,15 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
     fresh = postgres_server.create_database()
     yield fresh
     postgres_server.drop_database(fresh)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """Our logger as it is before a command sets it up: a test neither sees nor leaves another's handlers and level."""
+    logger = logging.getLogger("student_clap")
+    before = (logger.handlers, logger.propagate, logger.level)
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])

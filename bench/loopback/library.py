@@ -22,14 +22,7 @@ from loopback.world import WorldTrack
 from student_clap.config.atomic import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.featurize.decode import DecodeError, decode, open_container
-
-AUDIO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("aac", "aif", "aifc", "aiff", "alac", "ape", "au", "caf", "dsf", "flac", "m4a", "m4b", "mka", "mp2", "mp3"),
-        *("mp4", "mpc", "oga", "ogg", "opus", "tta", "wav", "weba", "webm", "wma", "wv"),
-    )
-)
+from student_clap.ingest.folder import AUDIO_SUFFIXES
 
 
 @dataclass(frozen=True)

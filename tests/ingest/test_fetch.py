@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from student_clap.ingest.errors import FetchError, SourceError
+from student_clap.ingest.cache import AudioCache
+from student_clap.ingest.errors import FetchError, NoRoomError, SourceError
 from student_clap.ingest.fetch import Outcomes, fetch_all
 from student_clap.ingest.sources import Wanted
 from student_clap.store import FeatureStore, State, Track
@@ -63,15 +64,16 @@ def test_few_tracks_are_under_way_at_once(store: FeatureStore, source: Source) -
                 most = max(most, taken - done)
                 yield track
 
-    def progress() -> None:
-        nonlocal done
-        done += 1
+    class Watcher:
+        def tick(self, n_done: int) -> None:
+            nonlocal done
+            done += n_done
 
     outcomes = Outcomes(store, str)
-    fetch_all(Counted(tracks()), source, outcomes, concurrency=3, stop=threading.Event(), progress=progress)
+    fetch_all(Counted(tracks()), source, outcomes, concurrency=3, stop=threading.Event(), watcher=Watcher())
     assert done == N_TRACKS
     assert most == 6
-    assert outcomes.counts.fetched == N_TRACKS
+    assert (outcomes.counts.fetched, outcomes.counts.in_place) == (0, N_TRACKS)
     assert set(store.states().tolist()) == {State.FETCHED}
 
 
@@ -112,3 +114,46 @@ def test_many_passing_failures_in_a_row_ask_whether_the_server_is_there(store: F
     fetch_all(tracks(), source, Outcomes(store, str), concurrency=1, stop=threading.Event())
     assert source.checks == 2
     assert set(store.strings("error")) == {"gone"}
+
+
+def test_no_more_room_ends_the_run_in_order(store: FeatureStore, source: Source) -> None:
+    source.errors = {f"t{i}": NoRoomError() for i in range(50, N_TRACKS)}
+    outcomes = Outcomes(store, str)
+    fetch_all(tracks(), source, outcomes, concurrency=2, stop=threading.Event())
+    assert (outcomes.counts.in_place, outcomes.counts.no_room) == (50, N_TRACKS - 50)
+    assert source.begun < 60
+    assert set(store.states()[50:].tolist()) == {State.LISTED}
+    assert not any(store.strings("error"))
+
+
+def test_files_that_need_no_room_are_used_though_there_is_none(store: FeatureStore, source: Source) -> None:
+    source.errors = {f"t{i}": NoRoomError() for i in range(0, N_TRACKS, 2)}
+    outcomes = Outcomes(store, str)
+    fetch_all(tracks(), source, outcomes, concurrency=2, stop=threading.Event(), some_in_place=True)
+    assert (outcomes.counts.in_place, outcomes.counts.no_room) == (N_TRACKS // 2, N_TRACKS // 2)
+
+
+def test_outcomes_are_counted_by_kind_not_by_text(store: FeatureStore, source: Source) -> None:
+    for i in range(N_TRACKS):
+        source.errors[f"t{i}"] = FetchError(f"no answer within {i} s", permanent=False, kind="timeout")
+    for i in range(3):
+        source.errors[f"t{i}"] = FetchError(f"gone {i}", permanent=True, status=404)
+    outcomes = Outcomes(store, str)
+    fetch_all(tracks(), source, outcomes, concurrency=2, stop=threading.Event())
+    assert outcomes.counts.failures == {"not on the server": 3}
+    assert outcomes.counts.passing == {"timeout": N_TRACKS - 3}
+
+
+def test_a_file_of_the_cache_and_one_elsewhere(store: FeatureStore, source: Source, tmp_path: Path) -> None:
+    with AudioCache(tmp_path / "cache", "s") as cache:
+        outcomes = Outcomes(store, cache.relative)
+        mine = cache.stem("t0").with_suffix(".flac")
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(source.file.read_bytes())
+        outcomes.fetched(Wanted(0, "t0", "", Path()), mine)
+        outcomes.fetched(Wanted(1, "t1", "", Path()), source.file)
+        outcomes.flush()
+    assert (outcomes.counts.fetched, outcomes.counts.in_place) == (1, 1)
+    audio = store.strings("audio")
+    assert tmp_path / "cache" / audio[0] == mine
+    assert audio[1] == str(source.file)

@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import urllib3
+from tests.ingest.http_server import answer, dictated_server
 
 from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.errors import FetchError, SourceError, StoppedError
-from student_clap.ingest.http import HttpClient
+from student_clap.ingest.http import Credentials, HttpClient
 
 TOKEN = {"Authorization": 'MediaBrowser Token="loopback-token-51c9"'}
 PATH = "/Items/a/Download"
@@ -35,7 +38,7 @@ def media(tune: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MediaServer]:
 def make_client(media: MediaServer, stop: threading.Event | None = None, **settings: Any) -> HttpClient:
     values = {"retries": 2, "backoff_s": 0.0, "timeout_s": 20.0} | settings
     client = HttpClient(media.url, IngestConfig(**values), stop or threading.Event())
-    client.token_headers = TOKEN
+    client.credentials = Credentials(TOKEN)
     return client
 
 
@@ -146,8 +149,21 @@ def test_retry_after_is_honoured_in_both_its_forms(media: MediaServer, tmp_path:
     stop = Waits()
     with make_client(media, stop) as client:
         client.download(PATH, tmp_path / "a")
-    assert stop.asked_s[0] == 17
+    assert 16.5 < stop.asked_s[0] <= 17
     assert 30 < stop.asked_s[1] <= 90
+
+
+def test_a_time_that_the_server_names_holds_for_every_download(media: MediaServer, tune: Path, tmp_path: Path) -> None:
+    media.files["b"] = tune
+    media.fault("a", "status", status=429, headers={"Retry-After": "17"})
+    stop = Waits()
+    with make_client(media, stop, retries=0) as client:
+        with pytest.raises(FetchError):
+            client.download(PATH, tmp_path / "a")
+        assert stop.asked_s == []
+        client.download("/Items/b/Download", tmp_path / "b")
+        assert len(stop.asked_s) == 1
+        assert 10 < stop.asked_s[0] <= 17
 
 
 def test_a_server_that_asks_for_an_hour_is_left_to_the_next_run(media: MediaServer, tmp_path: Path) -> None:
@@ -195,7 +211,7 @@ def test_a_disk_that_cannot_be_written_is_no_fault_of_the_track(client: HttpClie
 def test_the_token_stays_at_home_when_another_host_is_named(media: MediaServer, tune: Path, tmp_path: Path) -> None:
     for style in (TOKEN, {"X-Emby-Token": media.token}):
         with running_media_server({}) as stranger, make_client(media) as client:
-            client.token_headers = style
+            client.credentials = Credentials(style)
             stranger.files["a"] = tune
             media.faults.clear()
             media.fault("a", "redirect", headers={"Location": f"{stranger.url}{PATH}?api_key=their-own"})
@@ -249,3 +265,116 @@ def test_a_netrc_does_not_take_the_tokens_place(
     with make_client(media) as client:
         client.download(PATH, tmp_path / "a")
     assert media.log[0].headers["authorization"] == TOKEN["Authorization"]
+
+
+SECRET = {"u": "listener", "t": "salted-secret"}
+
+
+def test_credentials_in_the_query_go_home_and_nowhere_else(
+    media: MediaServer, tune: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    with running_media_server({"a": tune}) as stranger, make_client(media, retries=1) as client:
+        client.credentials = Credentials(TOKEN, SECRET)
+        assert "salted-secret" not in repr(client.credentials)
+        media.fault("a", "status", status=500, times=1)
+        client.download(PATH, tmp_path / "a", query={"format": "raw"})
+        assert media.log[-1].parameters() == {"format": "raw", **SECRET}
+        # A server that redirects to itself hands the query back, and gets it once.
+        media.fault(PATH, "redirect", headers={"Location": f"/Audio/a/stream?{urlencode(SECRET)}"}, times=1)
+        client.download(PATH, tmp_path / "b")
+        assert media.log[-1].query == urlencode(SECRET)
+        media.fault(PATH, "redirect", headers={"Location": f"{stranger.url}{PATH}"}, times=1)
+        with pytest.raises(FetchError) as caught:
+            client.download(PATH, tmp_path / "c")
+        assert "salted-secret" not in repr(stranger.log) + str(caught.value)
+        assert media.token not in repr(stranger.log)
+    assert "GET" in caplog.text
+    assert "salted-secret" not in caplog.text
+
+
+def test_json_is_read_with_its_query_and_headers(client: HttpClient, media: MediaServer) -> None:
+    media.log.clear()
+    found = client.get_json("/System/Info", query={"page": "2"}, headers={"Accept": "application/json"})
+    assert found["Version"]
+    assert media.log[0].parameters() == {"page": "2"}
+    assert media.log[0].headers["accept"] == "application/json"
+    assert media.log[0].headers["authorization"] == TOKEN["Authorization"]
+    with pytest.raises(FetchError) as caught:
+        client.get_json("/System/Info", credentials=Credentials())
+    assert caught.value.status == 401
+
+
+def test_json_that_breaks_off_is_asked_for_again(client: HttpClient, media: MediaServer) -> None:
+    body = b'{"a": [1, 2]}'
+    half = answer("200 OK", body[:6], Content_Length=str(len(body)))
+    with dictated_server(half, answer("200 OK", body, Content_Length=str(len(body)))) as server:
+        config = IngestConfig(retries=1, backoff_s=0.0)
+        with HttpClient(server.url, config, threading.Event()) as reader:
+            assert reader.get_json("/x") == {"a": [1, 2]}
+            assert reader.post_json("/x", {"method": "m"}) == {"a": [1, 2]}
+
+
+def test_an_answer_without_end_is_not_read_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("student_clap.ingest.http._MAX_JSON_BYTES", 1000)
+    body = b"[" + b" " * 2000 + b"]"
+    with (
+        dictated_server(answer("200 OK", body, Content_Length=str(len(body)))) as server,
+        HttpClient(server.url, IngestConfig(), threading.Event()) as reader,
+        pytest.raises(FetchError) as caught,
+    ):
+        reader.get_json("/x")
+    assert caught.value.reason == "the answer is larger than 1.0 kB"
+
+
+def test_the_server_may_explain_what_stands_in_the_audios_place(
+    client: HttpClient, media: MediaServer, tmp_path: Path
+) -> None:
+    media.fault("a", "json")
+    seen: list[bytes] = []
+
+    def explain(head: bytes) -> Exception | None:
+        seen.append(head)
+        return FetchError("it says no", permanent=True) if len(seen) == 1 else None
+
+    with pytest.raises(FetchError, match="it says no"):
+        client.download(PATH, tmp_path / "a", explain=explain)
+    with pytest.raises(FetchError, match="it is JSON"):
+        client.download(PATH, tmp_path / "a", explain=explain)
+    assert seen[0] == b'{"error": "no"}'
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://nas:99999/", "http://nas:x/", "ftp://nas/a", "//"])
+def test_a_redirect_to_no_address_is_told(
+    client: HttpClient, media: MediaServer, tmp_path: Path, location: str
+) -> None:
+    media.fault(PATH, "redirect", headers={"Location": location})
+    with pytest.raises(FetchError) as caught:
+        client.download(PATH, tmp_path / "a")
+    assert caught.value.permanent
+    assert caught.value.kind == "unusable answer"
+
+
+def test_connections_are_used_again(
+    client: HttpClient, media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    connect = urllib3.connection.HTTPConnection.connect
+
+    def counted(connection: urllib3.connection.HTTPConnection) -> None:
+        nonlocal made
+        made += 1
+        connect(connection)
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
+    for i in range(5):
+        client.download(PATH, tmp_path / f"a{i}")
+        client.get_json("/System/Info")
+    assert made == 1
+
+
+@pytest.mark.parametrize("url", ["http://nas:port", "http://nas:99999", "http://[::1"])
+def test_a_url_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(SourceError, match="cannot be used"):
+        HttpClient(url, IngestConfig(), threading.Event())

@@ -232,7 +232,10 @@ def test_updated_vanished_and_returned_tracks(make_world: Any) -> None:
     world.put(changed, renamed)
     delete_tracks(world.database, "B", [world.tracks[2]])
     result = world.run()
-    assert "ingest: 4 tracks (0 new, 2 updated, 1 gone), 0 fetched, 4 already there, 0 failed" in result.stdout
+    assert (
+        "ingest: 4 tracks (0 new, 2 updated, 1 with another vector, 1 gone), 0 fetched, 4 already there, 0 failed"
+        in result.stdout
+    )
     np.testing.assert_allclose(
         np.frombuffer(world.row(changed.track_id)["teacher"], np.float32), unit_vector(90), atol=1e-7
     )
@@ -296,7 +299,7 @@ def test_a_folder_is_used_where_it_lies(make_world: Any) -> None:
     world.put(LoopbackTrack("elsewhere", "By path", vector=vector(60), path="/srv/music/By path.flac"))
     (music / f"{world.tracks[0].track_id}.flac").rename(music / "By path.flac")
     result = world.run(ingest={"source": "folder"}, folder={"path": str(music)})
-    assert "5 tracks (5 new, 0 updated, 0 gone), 4 fetched" in result.stdout
+    assert "5 tracks (5 new, 0 updated, 0 gone), 0 fetched, 4 used in place" in result.stdout
     assert world.row("elsewhere")["audio"] == str(music / "By path.flac")
     assert world.row(world.tracks[1].track_id)["audio"] == str(music / f"{world.tracks[1].track_id}.wav")
     assert world.row(world.tracks[0].track_id)["state"] == State.FAILED

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def rows_in(home: Path) -> int:
 
 def parts_in(home: Path) -> int:
     return sum(1 for _ in (home / "audio").rglob("*.part"))
+
+
+def sizes_of_parts(home: Path) -> set[int]:
+    sizes = set()
+    for path in (home / "audio").rglob("*.part"):
+        with suppress(FileNotFoundError):  # it got its name meanwhile
+            sizes.add(path.stat().st_size)
+    return sizes
 
 
 @pytest.fixture
@@ -98,3 +107,25 @@ def test_killed_after_a_batch_reached_the_store(world: Any) -> None:
 
     assert kill_when(world.start(home=home), some_are_fetched)
     assert_ends_the_same(world, home)
+
+
+def test_killed_in_the_middle_of_files_it_goes_on_where_it_was(make_world: Any, tune_writer: Any) -> None:
+    world = make_world(6, generation="B")
+    for i, (track_id, path) in enumerate(list(world.media.files.items())):
+        # Last-Modified must be older than the answer that carries it.
+        world.media.files[track_id] = tune_writer(path.with_name(f"long-{i}.wav"), i, 30.0)
+        os.utime(world.media.files[track_id], (1.7e9, 1.7e9))
+    world.run(home=world.home / "undisturbed")
+    world.media.block_bytes, world.media.block_delay_s = 16_384, 0.01
+    world.settings = {"ingest": {"concurrency": 2}}
+    home = world.home / "killed"
+    left: set[int] = set()  # sizes of what the kills left behind
+    for _ in range(3):
+        seen = frozenset(left)
+        assert kill_when(world.start(home=home), lambda seen=seen: max({0} | sizes_of_parts(home) - seen) > 200_000)
+        left |= sizes_of_parts(home)
+    world.media.block_delay_s = 0.0
+    assert_ends_the_same(world, home)
+    asked = [r.headers["range"] for r in world.media.log if "range" in r.headers]
+    assert len(asked) >= 3
+    assert set(asked) <= {f"bytes={size}-" for size in left}

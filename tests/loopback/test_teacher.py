@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
 
 from loopback.teacher import TeacherOnnx
@@ -76,17 +75,3 @@ def test_it_tells_styles_apart(teacher: TeacherOnnx, tmp_path: Path) -> None:
     for style, (first, second) in by_style.items():
         others = max(first @ other for name, pair in by_style.items() if name != style for other in pair)
         assert first @ second > others + 0.2
-
-
-def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no\.onnx"):
-        TeacherOnnx(tmp_path / "no.onnx")
-
-
-def test_a_model_with_other_ends_is_refused(tmp_path: Path) -> None:
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in ("mel", "out")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["mel"], ["out"])], "g", ends[:1], ends[1:])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match=r"expected .*waveform"):
-        TeacherOnnx(tmp_path / "other.onnx")

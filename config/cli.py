@@ -19,6 +19,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("student_clap.export.command", "evaluate", "Judge an ONNX student on held-out artists."),
     "check": ("student_clap.export.check_command", "check", "Hold any ONNX file against the drop-in contract."),
     "embed": ("student_clap.export.check_command", "embed", "Turn audio files into track vectors."),
+    "bench": ("student_clap.export.bench_command", "bench", "Measure models beside one another: time and memory."),
     "deploy": ("student_clap.export.deploy_command", "deploy", "Put a student into AudioMuse-AI's model folder."),
     "rollback": ("student_clap.export.deploy_command", "rollback", "Put the model back that deploy replaced."),
     "store": ("student_clap.store.command", "store", "Look into the feature store, and mend it."),

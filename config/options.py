@@ -1,4 +1,4 @@
-"""The options every stage shares: --config, --set, and how messages reach the screen."""
+"""The options the stages share: --config, --set, --recipe, and how messages reach the screen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 import click
 
 from student_clap.config.load import is_secret, load_config
+from student_clap.config.presets import MEL_PRESETS
 
 
-def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a click command so that it gets ``config: Config`` as its first argument.
 
     Args:
         needs: sections whose environment variables must be set for this stage.
+        recipe: whether the command uses one recipe's features, which --recipe then chooses.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,6 +39,8 @@ def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., 
         )
         @functools.wraps(command)
         def wrapper(*args: Any, config_path: Path | None, overrides: tuple[str, ...], **kwargs: Any) -> Any:
+            if recipe and (name := kwargs.pop("recipe")) is not None:
+                overrides = (*overrides, f"audio.preset={name}")
             config = load_config(config_path, overrides, needs=frozenset(needs))
             set_up_logging(config.logging.level)
             for key in (override.partition("=")[0].strip() for override in overrides):
@@ -48,6 +52,12 @@ def config_options(*needs: str) -> Callable[[Callable[..., Any]], Callable[..., 
                     )
             return command(config, *args, **kwargs)
 
+        if recipe:
+            return click.option(
+                "--recipe",
+                type=click.Choice(list(MEL_PRESETS)),
+                help="Use the features of this mel; the same as --set audio.preset=NAME.",
+            )(wrapper)
         return wrapper
 
     return decorate

@@ -251,7 +251,7 @@ class FeaturizeConfig(Section):
     scheduler_file: Path | None = None  # where `dask scheduler --scheduler-file` wrote its address
     wait_s: PositiveFloat = 300.0  # for the scheduler file to appear, and for a running scheduler to have workers
     tracks_per_task: PositiveInt = 2
-    memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.7 GB
+    memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.45 GB
     cluster: Literal["local", "slurm"] = "local"
     # The rest is for SLURM. A key that is None is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
     jobs: PositiveInt = 1  # batch jobs that run workers; one that ends is replaced while there is work

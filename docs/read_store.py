@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 def main() -> None:
     """Print what the store holds and how far a linear probe comes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path, help="the store's directory")
+    parser.add_argument("store", help="the store's directory or s3:// URL")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the first track's mel")
     options = parser.parse_args()
     store = FeatureStore.open(options.store)

@@ -60,6 +60,7 @@ class Cluster:
     wait_s: float = 300.0  # for the first worker
     join_hint: str = "Dask restarts them by itself"
     jobs: SlurmJobs | None = None
+    workers: int = 0  # where nobody else can join: so many were started
 
     def threads(self) -> dict[str, int]:
         """Worker address -> threads. Raises ClusterError if the scheduler is lost."""
@@ -100,7 +101,7 @@ def dask_cluster(config: FeaturizeConfig, say: Callable[[str], None]) -> Iterato
         # Versions are compared by `crew`, which knows what matters.
         warnings.filterwarnings("ignore", message=r"\s*Mismatched versions found")
         if config.scheduler is not None:
-            client = _connect(config.scheduler)
+            client = _connect(config.scheduler, min(_CONNECT_S, config.wait_s))
             if client is None:
                 raise ClusterError(
                     f"no Dask scheduler answers at {config.scheduler}; start one with `dask scheduler`, "
@@ -149,7 +150,8 @@ def local_cluster(
                 )
             )
         client = stack.enter_context(Client(cluster))
-        yield Cluster(client, str(cluster.scheduler_address), cluster.dashboard_link if has_dashboard else "")
+        dashboard = cluster.dashboard_link if has_dashboard else ""
+        yield Cluster(client, str(cluster.scheduler_address), dashboard, workers=workers)
 
 
 def available_cores() -> int:

@@ -25,7 +25,7 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
 @click.option("--jobs", type=click.IntRange(min=1), help="SLURM jobs that run workers.  [default: 1]")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--again", "again", type=click.IntRange(min=0), multiple=True, metavar="ROW", help="Make this row anew.")
-@config_options()
+@config_options(recipe=True)
 def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **places: Any) -> None:
     """Write every fetched track's log-mel into the store.
 
@@ -41,6 +41,7 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
     from student_clap.featurize.summary import closing_line
     from student_clap.featurize.task import Outcome
     from student_clap.store import FeatureStore, Recipe
+    from student_clap.store.errors import StoreError
 
     settings = _settings(config.featurize, {k: v for k, v in places.items() if v is not None})
     recipe = Recipe.from_config(config.audio)
@@ -56,7 +57,7 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
         )
         titles = store.strings("title")
         totals = Totals()
-        broken: Stopped | ClusterError | None = None
+        broken: Stopped | ClusterError | StoreError | None = None
         stopped_by = ""
         if found.jobs:
             click.echo(
@@ -78,15 +79,21 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
                     served = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
                     click.echo(f"featurize: Dask scheduler {cluster.address}{served}")
                     run(cluster, store, recipe, found.jobs, settings.tracks_per_task, totals, report, say)
-            except Stopped as signal:
-                broken, stopped_by = signal, str(signal)
-            except ClusterError as error:
-                broken, stopped_by = error, "the cluster's failure"
-        click.echo(closing_line(found, totals, store.features(recipe), stopped_by))
+            except (Stopped, ClusterError, StoreError) as error:
+                broken = error
+                whose = "cluster" if isinstance(error, ClusterError) else "store"
+                stopped_by = str(error) if isinstance(error, Stopped) else f"the {whose}'s failure"
+        click.echo(closing_line(found, totals, store.features(recipe), _fetch_command(), stopped_by))
     if isinstance(broken, Stopped):
         sys.exit(broken.exit_code)
     if broken is not None:
         raise broken
+
+
+def _fetch_command() -> str:
+    """What fetches the audio that this command's recipe needs."""
+    recipe = click.get_current_context().params.get("recipe")
+    return f"student-clap ingest --recipe {recipe}" if recipe else "student-clap ingest"
 
 
 def _settings(config: FeaturizeConfig, given: dict[str, Any]) -> FeaturizeConfig:

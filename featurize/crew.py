@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from student_clap.featurize.cluster import Cluster, ClusterError
 from student_clap.featurize.task import Site
 from student_clap.featurize.worker import Report, examine, versions
+from student_clap.store.place import Place
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -33,7 +34,7 @@ class Crew:
     """Workers by address. `look` often; hand futures of `exams` that are done to `settle`."""
 
     def __init__(
-        self, cluster: Cluster, site: Site, audio: list[str], trial_folder: Path, say: Callable[[str], None]
+        self, cluster: Cluster, site: Site, audio: list[str], trial_folder: Place, say: Callable[[str], None]
     ) -> None:
         self.fit: dict[str, int] = {}  # address -> threads
         self.present: frozenset[str] = frozenset()
@@ -139,7 +140,10 @@ class Crew:
     def _hope(self, alone_s: float, now: float) -> None:
         """With no fit worker: say what is waited for, or end."""
         jobs = self._cluster.jobs
-        if self._unfit and not self.exams and alone_s > _GRACE_S and (jobs is None or not jobs.expected):
+        # Workers that were all started here and are all unfit will not be joined by others.
+        settled = 0 < self._cluster.workers <= len(self._unfit.keys() & self.present)
+        waited = settled or alone_s > _GRACE_S
+        if self._unfit and not self.exams and waited and (jobs is None or not jobs.expected):
             reasons = list(dict.fromkeys(self._unfit.values()))
             shown = "\n".join(f"  - {reason}" for reason in reasons[:5])
             more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""

@@ -16,6 +16,7 @@ from student_clap.featurize.flow import Flow
 from student_clap.featurize.task import Job, Outcome, Site
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.features import FAILED, NOT_MADE, Features
+from student_clap.store.place import place_of
 from student_clap.store.recipe import Recipe
 from student_clap.store.tracks import State
 
@@ -82,10 +83,11 @@ def run(
 
     Raises:
         ClusterError: the cluster is lost or of no use; see `Flow.outcomes`.
+        StoreError: the disk is full, or what was made cannot be marked.
     """
     features = store.features(recipe)
-    site = Site(str(store.path.resolve()), store.uuid, store.n_tracks, recipe)
-    flow = Flow(cluster, site, jobs, tracks_per_task, features.shard_path(0).parents[2].resolve(), say)
+    site = Site(store.address, store.uuid, store.n_tracks, recipe)
+    flow = Flow(cluster, site, jobs, tracks_per_task, place_of(store.address) / f"features/{recipe.name}/mel", say)
     begin = time.perf_counter()
     waiting: list[Outcome] = []
     marked_at = begin

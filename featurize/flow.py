@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from student_clap.featurize.cluster import Cluster, ClusterError
 from student_clap.featurize.crew import Crew
 from student_clap.featurize.task import Job, Outcome, Site, make_features, read_fault
+from student_clap.store.errors import StoreError
 from student_clap.store.features import FAILED, NOT_MADE
+from student_clap.store.place import Place
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -35,7 +37,7 @@ class Flow:
     """One run's tasks. Iterate over `outcomes`."""
 
     def __init__(
-        self, cluster: Cluster, site: Site, jobs: list[Job], tracks_per_task: int, trial_folder: Path,
+        self, cluster: Cluster, site: Site, jobs: list[Job], tracks_per_task: int, trial_folder: Place,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._cluster, self._site, self._per_task = cluster, site, tracks_per_task
@@ -49,12 +51,14 @@ class Flow:
         self._cancelled: dict[int, int] = {}  # row -> times
         self._stranded: dict[int, int] = {}  # row -> times
         self._unreadable = 0
+        self._no_room = ""  # what a worker said that found the disk full
 
     def outcomes(self) -> Iterator[list[Outcome]]:
         """What became of the jobs, as it comes.
 
         Raises:
             ClusterError: the cluster is lost or of no use. What was not yielded is not done.
+            StoreError: the disk is full.
         """
         try:
             while True:
@@ -78,6 +82,7 @@ class Flow:
                 elif future in self._running:
                     self._heard_at = time.monotonic()
                     yield self._settle(future)
+                    self._check_room()
         finally:
             pending: list[Future[Any]] = [*self._running, *self._crew.exams]
             for future in pending:
@@ -99,6 +104,10 @@ class Flow:
                 self._submit([self._fresh.popleft() for _ in range(size)])
         if not self._running and self._crew.fit and self._suspects:
             self._alone = self._submit([self._suspects.popleft()])
+
+    def _check_room(self) -> None:
+        if self._no_room:
+            raise StoreError(self._no_room)
 
     def _submit(self, task: list[Job]) -> Future[list[Outcome]]:
         allowed = frozenset(self._crew.fit)
@@ -195,6 +204,8 @@ class Flow:
             if not outcome.worker:
                 learnt.append(outcome)
                 self._unreadable = 0
+            elif outcome.no_room:
+                self._no_room = outcome.error
             elif fault := read_fault(Path(jobs[outcome.row].audio), whole=False):
                 # Nobody can read it: left as it is, to be tried by the next run.
                 learnt.append(Outcome(outcome.row, NOT_MADE, fault, 0.0))

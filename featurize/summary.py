@@ -6,8 +6,16 @@ from student_clap.featurize.driver import Plan, Totals
 from student_clap.store.features import Features
 
 
-def closing_line(found: Plan, totals: Totals, features: Features, stopped_by: str = "") -> str:
-    """One line. `found` is what the run began with, `totals` what it did, `stopped_by` what broke it off."""
+def closing_line(found: Plan, totals: Totals, features: Features, fetch: str, stopped_by: str = "") -> str:
+    """One line.
+
+    Args:
+        found: what the run began with.
+        totals: what it did.
+        features: the recipe's.
+        fetch: the command that fetches audio again.
+        stopped_by: what broke the run off.
+    """
     made = f"{totals.made} tracks made"
     if totals.made:
         minutes = totals.audio_s / 60
@@ -20,7 +28,7 @@ def closing_line(found: Plan, totals: Totals, features: Features, stopped_by: st
     for number, what in (
         (totals.failed, "failed"),
         (found.failed, "failed before (--retry-failed tries again)"),
-        (found.lost, "without their audio file (`student-clap ingest` fetches it again)"),
+        (found.lost, f"without their audio file (`{fetch}` fetches it again)"),
         (totals.unreadable, "whose audio cannot be read (the next run tries again)"),
         (found.waiting, "waiting for audio"),
     ):

@@ -6,6 +6,7 @@ What fails around a track (a mount that is gone, a full disk) is told apart from
 
 from __future__ import annotations
 
+import errno
 import functools
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from student_clap.store.features import FAILED, NOT_MADE, Features
 from student_clap.store.recipe import Recipe
 
 _BLOCK_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Outcome:
     error: str  # "" where there are
     cpu_s: float
     worker: str = ""  # address of the worker that met a fault which is not the track's; `error` says which
+    no_room: bool = False  # the fault is a full disk, which all workers share
 
 
 @functools.lru_cache(maxsize=4)
@@ -76,9 +79,10 @@ def _make(site: Site, job: Job) -> Outcome:
         features, log_mel = _tools(site)
         features.write_strip(job.row, log_mel.codes(samples), len(samples))
     except (OSError, StoreError) as error:
-        if isinstance(error, OSError) or isinstance(error.__cause__, OSError) or not _tools.cache_info().currsize:
-            return _not_made(job, str(error))
-        raise
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if cause is None and _tools.cache_info().currsize:
+            raise  # nothing refused to write: the strip itself is wrong
+        return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
     return Outcome(job.row, len(samples), "", time.process_time() - begin)
 
 
@@ -93,7 +97,7 @@ def read_fault(path: Path, *, whole: bool) -> str:
     return ""
 
 
-def _not_made(job: Job, fault: str) -> Outcome:
+def _not_made(job: Job, fault: str, *, no_room: bool = False) -> Outcome:
     from distributed import get_worker
 
-    return Outcome(job.row, NOT_MADE, fault, 0.0, worker=get_worker().address)
+    return Outcome(job.row, NOT_MADE, fault, 0.0, worker=get_worker().address, no_room=no_room)

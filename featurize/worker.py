@@ -8,6 +8,7 @@ Cost: the import of what the tasks need, and about 20 ms, once per worker proces
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from student_clap.featurize.task import Site, read_fault
 from student_clap.store.errors import StoreError
 from student_clap.store.feature_store import FeatureStore
+from student_clap.store.place import Place, place_of
 
 MUST_AGREE = ("student-clap", "python", "zarr")
 SHOULD_AGREE = ("distributed", "numpy", "numcodecs", "soundfile", "soxr", "av", "ducc0")
@@ -36,6 +38,7 @@ class Report:
     job: str = ""  # number of the SLURM job it runs in
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what decides about a feature's bytes, and of what must understand one another."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
@@ -64,12 +67,12 @@ def examine(site: Site, audio: tuple[str, ...], trial_folder: str, expected: dic
     differences = {name: text for name, text in differences.items() if here[name] != expected[name]}
     if faults := tuple(text for name, text in differences.items() if name in MUST_AGREE):
         return Report(host, faults, (), job=job)
-    trial, fault = _try_store(site, Path(trial_folder))
+    trial, fault = _try_store(site, place_of(trial_folder))
     faults = tuple(f for f in (fault, *(read_fault(Path(path), whole=False) for path in audio)) if f)
     return Report(host, faults, tuple(differences.values()), trial, job)
 
 
-def _try_store(site: Site, folder: Path) -> tuple[str, str]:
+def _try_store(site: Site, folder: Place) -> tuple[str, str]:
     """(the file that was written, what is wrong)."""
     try:
         with FeatureStore.open(site.store_path, "r") as store:
@@ -81,10 +84,9 @@ def _try_store(site: Site, folder: Path) -> tuple[str, str]:
     # The ending is that of unfinished shards, which the next run sweeps away should nobody else.
     trial = folder / f"trial-{uuid.uuid4().hex}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.touch(exist_ok=False)
-    except OSError as error:
-        return "", f"nothing can be written below {site.store_path}: {error.strerror or error}"
+        trial.write(b"", name_too=False)
+    except StoreError as error:
+        return "", f"nothing can be written below {site.store_path}: {error}"
     return str(trial), ""
 
 

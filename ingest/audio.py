@@ -16,6 +16,7 @@ from student_clap.ingest.fetch import FetchCounts, Outcomes, fetch_all
 from student_clap.ingest.plan import plan_fetch
 from student_clap.ingest.progress import audio_progress
 from student_clap.ingest.sources import open_source
+from student_clap.ingest.trial import Trial, ever_fetched
 from student_clap.store import FeatureStore, Recipe
 
 
@@ -48,7 +49,10 @@ def fetch_audio(
         if config.ingest.source != "folder":
             cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
         plan = plan_fetch(store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe)
-        outcomes = Outcomes(store, cache.relative if cache is not None else str)
+        in_place = cache is None
+        known = bool(plan.is_adopted.any()) or ever_fetched(store, rows, in_place=in_place)
+        trial = None if known else Trial(plan.spread, in_place=in_place)
+        outcomes = Outcomes(store, cache.relative if cache is not None else str, trial)
         outcomes.counts.there, outcomes.counts.failed_before = plan.there, plan.failed
         for block in plan.adopted():
             for row, path in block:

@@ -22,8 +22,19 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r} is no size; write such as 50GB") from None
 
 
+def _with_options(config: Config, maps: tuple[str, ...], max_cache: ByteSize | None) -> Config:
+    changes = ({"map": maps} if maps else {}) | ({"max_cache": max_cache} if max_cache is not None else {})
+    config = config.model_copy(update={"ingest": config.ingest.model_copy(update=changes)})
+    if config.ingest.map and config.ingest.source == "folder":
+        raise click.ClickException(
+            "--map says where this machine has a media server's files, and ingest.source is `folder`: set ingest.source"
+            " to the server, or leave the map out"
+        )
+    return config
+
+
 @click.command()
-@config_options()
+@config_options(recipe=True)
 @click.option(
     "--server", "server_name", metavar="NAME", help="Name or id of the media server, where there are several."
 )
@@ -75,41 +86,43 @@ def ingest(
     probe_model: Path | None,
     probe_tracks: int,
 ) -> None:
-    """Pull teacher vectors from AudioMuse-AI's database, and the audio they belong to.
+    """Bring teacher vectors into the store, and fetch the audio that they belong to.
 
-    May be run again at any time: it fetches only what is missing.
+    Vectors come from AudioMuse-AI's database or its HTTP interface, from a table, or from a teacher's ONNX
+    (ingest.vectors); audio from a media server or a folder (ingest.source). May be run again at any time: it fetches
+    only what is missing.
     """
+    if verify and probe_model is not None:
+        raise click.UsageError("--verify and --probe are two reports; ask for one at a time")
     if verify:
         from student_clap.ingest.verify import report
 
         click.echo(report(config, all_failures=all_failures))
         return
-    if probe_model is not None:
-        from student_clap.ingest.probe import report as probe
-
-        click.echo(probe(config, probe_model, probe_tracks, server_name))
-        return
     from student_clap.ingest.path_map import parse_maps
-    from student_clap.ingest.stage import run_ingest
+    from student_clap.store import FeatureStore
 
     # Only now is it known which sections must have their variables set: --verify needs none.
+    needs = set()
+    if probe_model is None or from_database or not FeatureStore.is_at(config.store.path):
+        needs.add(_SECTIONS[config.ingest.vectors])
+    if not (probe_model is not None or from_database or vectors_only):
+        needs.add(config.ingest.source)
     given = click.get_current_context().params
-    needs = {_SECTIONS[config.ingest.vectors]} | (set() if from_database or vectors_only else {config.ingest.source})
     load_config(given["config_path"], given["overrides"], needs=frozenset(needs))
     if from_database:
         from student_clap.ingest.credentials import with_stored_credentials
 
         config = with_stored_credentials(config, server_name)
-    if max_cache is not None:
-        config = config.model_copy(update={"ingest": config.ingest.model_copy(update={"max_cache": max_cache})})
-    if maps:
-        config = config.model_copy(update={"ingest": config.ingest.model_copy(update={"map": maps})})
-    if config.ingest.map and config.ingest.source == "folder":
-        raise click.ClickException(
-            "--map says where this machine has a media server's files, and ingest.source is `folder`: set ingest.source"
-            " to the server, or leave the map out"
-        )
+    config = _with_options(config, maps, max_cache)
     parse_maps(config.ingest.map)  # a malformed one is told now, not after the vectors
+    if probe_model is not None:
+        from student_clap.ingest.probe import report as probe
+
+        click.echo(probe(config, probe_model, probe_tracks, server_name))
+        return
+    from student_clap.ingest.stage import run_ingest
+
     summary = run_ingest(config, server_name=server_name, retry_failed=retry_failed, vectors_only=vectors_only)
     # The table goes to people; what is written for scripts is the one line.
     if summary.fetch is not None:

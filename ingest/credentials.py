@@ -65,7 +65,8 @@ def with_stored_credentials(config: Config, server_name: str | None) -> Config:
         )
     section = _section(server, _parsed(stored))
     url = urlsplit(getattr(section, "url", ""))
-    logger.info("audio comes from %s at %s, as the database says", server, f"{url.scheme}://{url.hostname}")
+    address = f"{url.scheme}://{url.netloc}"  # no credentials: the section refuses an `@`
+    logger.info("audio comes from %s at %s, as the database says", server, address)
     ingest = config.ingest.model_copy(update={"source": kind})
     return config.model_copy(update={"ingest": ingest, kind: section})
 

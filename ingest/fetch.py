@@ -21,6 +21,7 @@ from typing import Protocol
 from student_clap.ingest.budget import Budget, spending
 from student_clap.ingest.errors import FetchError, NoRoomError, StoppedError
 from student_clap.ingest.sources import AudioSource, Wanted
+from student_clap.ingest.trial import Trial
 from student_clap.store import FeatureStore, State
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,14 @@ class Outcomes:
     Args:
         store: open for writing.
         audio_text: a file's path as the store has it: absolute for files that are used where they lie.
+        trial: holds back tracks that the source does not know; None: it is the right one.
     """
 
-    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str]) -> None:
+    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str], trial: Trial | None = None) -> None:
         self.counts = FetchCounts()
         self._store = store
         self._audio_text = audio_text
+        self._trial = trial
         self._rows: list[int] = []
         self._audio: list[str] = []
         self._errors: list[str] = []
@@ -94,16 +97,42 @@ class Outcomes:
     def fetched(self, wanted: Wanted, path: Path) -> None:
         """A track's file is there."""
         audio = self._audio_text(path)
-        if Path(audio).is_absolute():
+        in_place = Path(audio).is_absolute()
+        if in_place:
             self.counts.in_place += 1
             self.counts.in_place_bytes += path.stat().st_size
         else:
             self.counts.fetched += 1
             self.counts.fetched_bytes += path.stat().st_size
         self._add(wanted.row, audio, "", State.FETCHED)
+        if self._trial is not None:
+            self._mark(self._trial.got(in_place=in_place))
 
     def failed(self, wanted: Wanted, error: FetchError) -> None:
         """A track's file cannot be had, now or ever."""
+        if self._trial is None or not self._trial.holds(wanted, error):
+            self._mark([(wanted, error)])
+
+    def settled(self, row: int, last_row: int) -> list[Wanted]:
+        """A track has an outcome; see `Trial.settled`."""
+        return [] if self._trial is None else self._trial.settled(row, last_row)
+
+    def finish(self) -> None:
+        """Every track has an outcome: what is held back is marked."""
+        held = [] if self._trial is None else self._trial.release()
+        self._mark(held)
+        if len(held) > 1:
+            logger.warning(
+                "none of %d tracks is there, and none ever was; if it is the wrong server or folder, correct it and run"
+                " `student-clap ingest --retry-failed`",
+                len(held),
+            )
+
+    def _mark(self, failures: list[tuple[Wanted, FetchError]]) -> None:
+        for wanted, error in failures:
+            self._mark_one(wanted, error)
+
+    def _mark_one(self, wanted: Wanted, error: FetchError) -> None:
         counter = self.counts.failures if error.permanent else self.counts.passing
         counter[error.kind] += 1
         later = "" if error.permanent else "; the next run tries again"
@@ -151,7 +180,8 @@ def fetch_all(
         watcher: is told of every track that is done.
 
     Raises:
-        SourceError: the source failed as a whole; what was done before is in the store.
+        SourceError: the source failed as a whole, or is not the one that the ids come from; what was done before is in
+            the store.
     """
 
     def fetch(track: Wanted) -> Path:
@@ -160,6 +190,7 @@ def fetch_all(
 
     queue: Iterator[Wanted] = iter(wanted)
     running: dict[Future[Path], Wanted] = {}
+    last_row = -1
     patience = max(8, 2 * concurrency)
     failures_in_a_row = 0
     with ThreadPoolExecutor(concurrency, thread_name_prefix="fetch") as pool:
@@ -167,12 +198,16 @@ def fetch_all(
             while True:
                 for track in itertools.islice(queue, 2 * concurrency - len(running)):
                     running[pool.submit(fetch, track)] = track
+                    last_row = max(last_row, track.row)
                 if not running:
                     break
                 done, _ = wait(running, FLUSH_S, FIRST_COMPLETED)
                 for future in done:
-                    passing = _settle(running.pop(future), future, outcomes)
+                    track = running.pop(future)
+                    passing = _settle(track, future, outcomes)
                     failures_in_a_row = failures_in_a_row + 1 if passing else 0
+                    if first := outcomes.settled(track.row, last_row):
+                        queue = _before(first, queue)
                 watcher.tick(len(done))
                 outcomes.flush(if_due=True)
                 if outcomes.counts.no_room and not some_in_place:
@@ -181,9 +216,16 @@ def fetch_all(
                     # Is the server gone? Then one error, not one per track that is left.
                     source.check()
                     failures_in_a_row = 0
+            outcomes.finish()
         finally:
             stop.set()
             _end(running, outcomes)
+
+
+def _before(first: list[Wanted], rest: Iterator[Wanted]) -> Iterator[Wanted]:
+    """`first`, then `rest` without them."""
+    rows = {track.row for track in first}
+    return itertools.chain(first, (track for track in rest if track.row not in rows))
 
 
 def _end(running: dict[Future[Path], Wanted], outcomes: Outcomes) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -137,6 +138,15 @@ class Partial:
 def names(directory: Path) -> frozenset[str]:
     """Names, without extension, of the files that have a part or a note below `directory`."""
     return frozenset(path.name.partition(DATA_SUFFIX)[0] for path in directory.glob("*/*.part*"))
+
+
+def usage(root: Path) -> tuple[int, int]:
+    """How many partial files there are in the cache `root`, and their bytes."""
+    sizes = []
+    for path in root.glob(f"*/*/*{DATA_SUFFIX}"):
+        with suppress(FileNotFoundError):  # a run is at it
+            sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
 
 
 def sweep(directory: Path, keep: frozenset[str]) -> None:

@@ -39,7 +39,21 @@ class Plan:
 
     def wanted(self) -> Iterator[Wanted]:
         """The tracks to be fetched, by row."""
-        for begin, rows in _rows_by_block(self.is_wanted):
+        return self._tracks(self.is_wanted)
+
+    def spread(self, n_tracks: int, after_row: int) -> list[Wanted]:
+        """At most so many of the tracks to be fetched whose row comes after that one, from all over them."""
+        rows = np.flatnonzero(self.is_wanted)
+        rows = rows[rows > after_row]
+        chosen = np.zeros_like(self.is_wanted)
+        # The middles of `n_tracks` equal parts.
+        chosen[rows[((np.arange(n_tracks) + 0.5) * len(rows) / n_tracks).astype(np.int64)] if len(rows) else rows] = (
+            True
+        )
+        return list(self._tracks(chosen))
+
+    def _tracks(self, chosen: npt.NDArray[np.bool_]) -> Iterator[Wanted]:
+        for begin, rows in _rows_by_block(chosen):
             ids, titles = (self.store.strings(name, begin, rows[-1] + 1) for name in ("track_id", "title"))
             for row in rows:
                 track_id = ids[row - begin]

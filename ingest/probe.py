@@ -49,6 +49,7 @@ SEED = 0
 _TRIES = 4  # tracks looked at in one part of the rows
 _WORST = 5  # tracks shown
 _BATCH_ROWS = 2048
+_NAMED_SERVERS = frozenset({"database", "api"})  # of ingest.vectors
 Vector = npt.NDArray[np.float32]
 
 
@@ -79,7 +80,8 @@ def report(config: Config, model: Path, n_tracks: int, server_name: str | None =
         config: names the store, or the source of vectors where there is none yet, and the audio.
         model: the teacher's ONNX.
         n_tracks: most tracks to embed.
-        server_name: whose tracks; None takes the server with the most.
+        server_name: name or id of the server whose tracks are taken; None takes ingest.server, else the one with the
+            most tracks.
 
     Raises:
         TeacherError: the model cannot be used.
@@ -141,10 +143,15 @@ def verdict(cosines: dict[int | None, npt.NDArray[np.float64]]) -> str:
 
 def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple[str, list[list[Probed]], str]:
     """(server id, for every part of the rows a few tracks to choose from, where they are from)."""
-    if (Path(config.store.path) / "zarr.json").exists():
+    if FeatureStore.is_at(config.store.path):
         store = FeatureStore.open(config.store.path)
         servers = Counter(store.strings("server_id"))
-        server_id = server_name or (servers.most_common(1)[0][0] if servers else "")
+        wanted = server_name or config.ingest.server
+        server_id = wanted or (servers.most_common(1)[0][0] if servers else "")
+        if wanted and wanted not in servers and config.ingest.vectors in _NAMED_SERVERS:
+            # The store has ids; who knows the names is the source.
+            with open_vector_source(config, wanted) as vectors:
+                server_id = vectors.server.server_id
         parts = list(_from_store(store, server_id, n_tracks))
         if not parts:
             known = ", ".join(sorted(servers)) or "none"
@@ -154,16 +161,16 @@ def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple
         if config.ingest.vectors == "teacher":
             raise VectorSourceError("--probe compares with vectors that are there; ingest.vectors: teacher makes them")
         n_rows = vectors.count()
-        wanted = {int(p): i for i, part in enumerate(_spread(np.arange(n_rows), n_tracks)) for p in part}
+        chosen = {int(p): i for i, part in enumerate(_spread(np.arange(n_rows), n_tracks)) for p in part}
         found: dict[int, list[Probed]] = {}
         position = 0
         store_less: FeatureStore | None = None
         for batch in vectors.tracks(store_less, _BATCH_ROWS):  # type: ignore[arg-type]  # only teachers ask the store
             for track in batch:
                 unit = parse_vector(track.embedding).unit if track.embedding is not None else None
-                if unit is not None and position in wanted:
+                if unit is not None and position in chosen:
                     probed = Probed(track.track_id, track.title, unit, "", track.file_path)
-                    found.setdefault(wanted[position], []).append(probed)
+                    found.setdefault(chosen[position], []).append(probed)
                 position += 1
         if not found:
             raise VectorSourceError(f"none of the rows of {vectors.server} has a usable vector")

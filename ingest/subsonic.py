@@ -75,7 +75,10 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         """Settings to correct."""
         if self._settings.api_key is not None:
             return "check navidrome.api_key, or set navidrome.user and navidrome.password: few servers know API keys"
-        return "check navidrome.user and navidrome.password"
+        return (
+            "check navidrome.user and navidrome.password; a server that cannot check hashed passwords may say so of"
+            " right ones too: give it an API key, as navidrome.api_key or in the place of the password"
+        )
 
     def credentials(self) -> Sequence[Credentials]:
         """The API key, or the password as a hash and, if need be, as it is."""

@@ -33,6 +33,8 @@ class MusicServer:
     def __str__(self) -> str:
         if not self.server_type:
             return self.name
+        if self.name == self.server_id == DEFAULT_SERVER_ID:
+            return f"{self.name} ({self.server_type})"
         return f"{self.name} ({self.server_type}, id {self.server_id}{', default' if self.is_default else ''})"
 
 

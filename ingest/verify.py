@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from student_clap.config.schema import Config
+from student_clap.ingest import partial
+from student_clap.ingest.cache import is_cached
 from student_clap.ingest.row_index import blocks
 from student_clap.ingest.sizes import readable_bytes
 from student_clap.ingest.vectors import UNIT_TOLERANCE
@@ -35,7 +37,8 @@ def report(config: Config, *, all_failures: bool = False) -> str:
     states = store.states()
     lines = [f"store {store.path}", _line("teacher", store.teacher_name), *_track_lines(store, states)]
     if store.n_tracks:
-        lines += [*_vector_lines(store), *_audio_lines(store, config.ingest.cache_dir), *_feature_lines(store)]
+        lines += [*_vector_lines(store), *_segment_lines(store)]
+        lines += [*_audio_lines(store, config.ingest.cache_dir), *_feature_lines(store)]
     failed = [int(r) for r in np.flatnonzero(states == State.FAILED)]
     waiting = [row for row, error in _texts(store, "error") if error and states[row] == State.LISTED]
     limit = None if all_failures else SHOWN_FAILURES
@@ -80,17 +83,40 @@ def _vector_lines(store: FeatureStore) -> Iterator[str]:
         yield _line("norms", f"{shortest:.6f} to {longest:.6f}{off}")
 
 
+def _segment_lines(store: FeatureStore) -> Iterator[str]:
+    # n_segments: [track]
+    n_segments = store.n_segment_teacher()
+    if n_segments.any():
+        yield _line("segments", f"{int(n_segments.sum())} vectors, of {int(np.count_nonzero(n_segments))} tracks")
+
+
 def _audio_lines(store: FeatureStore, cache_dir: Path) -> Iterator[str]:
-    present, missing, n_bytes = 0, 0, 0
-    for _, audio in _texts(store, "audio"):
+    made = np.zeros(store.n_tracks, np.bool_)
+    for recipe in store.recipes().values():
+        made |= store.features(recipe).made()
+    files, sizes = Counter[str](), Counter[str]()
+    for row, audio in _texts(store, "audio"):
         if not audio:
             continue
         try:
-            n_bytes += (cache_dir / audio).stat().st_size
-            present += 1
+            n_bytes = (cache_dir / audio).stat().st_size
         except OSError:
-            missing += 1
-    yield _line("audio", f"{present} files present ({readable_bytes(n_bytes)}), {missing} missing, in {cache_dir}")
+            files["removed" if made[row] and is_cached(audio) else "missing"] += 1
+        else:
+            where = "cache" if is_cached(audio) else "in place"
+            files[where] += 1
+            sizes[where] += n_bytes
+    present = f"{files['cache'] + files['in place']} files present ({readable_bytes(sizes.total())})"
+    where = f"in {cache_dir}"
+    if files["in place"]:
+        here = f"{files['in place']} of them ({readable_bytes(sizes['in place'])}) where they lie"
+        where = f"{here}, the others {where}" if files["cache"] else "where they lie"
+    yield _line("audio", f"{present}, {files['missing']} missing, {where}")
+    if files["removed"]:
+        yield _line("removed", f"{files['removed']} files whose features are made")
+    n_partial, n_bytes = partial.usage(cache_dir)
+    if n_partial:
+        yield _line("partial", f"{n_partial} files ({readable_bytes(n_bytes)}), which the next `ingest` goes on with")
 
 
 def _feature_lines(store: FeatureStore) -> Iterator[str]:

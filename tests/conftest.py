@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from loopback.objectstore import ObjectServer, running_objectstore
 from loopback.postgres import Database, PostgresServer, running_postgres
 
 
@@ -23,6 +25,23 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
     fresh = postgres_server.create_database()
     yield fresh
     postgres_server.drop_database(fresh)
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """An S3 on loopback, one for the whole run."""
+    with running_objectstore() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a fresh, empty bucket; the environment leads to it."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{uuid.uuid4().hex}"
+    object_server.create_bucket(name)
+    return name
 
 
 @pytest.fixture(autouse=True)

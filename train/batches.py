@@ -95,6 +95,8 @@ class TrackReader:
             try:
                 strip = self._features.strip(row, n_samples)
             except (click.ClickException, OSError) as error:
+                if isinstance(error.__cause__, ConnectionError):
+                    raise  # the store is out of reach; no track is to blame
                 failures.append((row, error.message if isinstance(error, click.ClickException) else str(error)))
                 continue
             index, share = self._segments(row, n_samples, request.epoch)

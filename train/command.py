@@ -12,7 +12,7 @@ from student_clap.config.schema import Config
 
 @click.command()
 @click.option("--run", "run_name", metavar="NAME", help="Run directory under training.runs_dir.  [default: MODEL-MEL]")
-@config_options("audio", "store", "model", "split", "training")
+@config_options("audio", "store", "model", "split", "training", recipe=True)
 def train(config: Config, run_name: str | None) -> None:
     """Distil a student from the store.
 

@@ -72,6 +72,10 @@ class BatchStream:
         self._requests.items = list(requests)
         try:
             yield from self._loader
+        except click.ClickException as error:
+            # torch puts a worker's traceback around the message, which is its last line.
+            *_, message = error.message.strip().splitlines()
+            raise click.ClickException(message.partition("Error: ")[2] or message) from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
                 raise

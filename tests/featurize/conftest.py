@@ -25,6 +25,16 @@ def music(duration_s: float, sample_rate: int, channels: int = 2, seed: int = 0)
     return out
 
 
+@pytest.fixture(scope="session")
+def tunes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Ten files of 25 to 34 s, the same for all tests."""
+    folder = tmp_path_factory.mktemp("tunes")
+    paths = [folder / f"{n}.wav" for n in range(10)]
+    for n, path in enumerate(paths):
+        soundfile.write(path, music(25.0 + n, 44_100, 2, n), 44_100)
+    return paths
+
+
 @pytest.fixture
 def write_audio(tmp_path: Path) -> Callable[..., Path]:
     """Write `music` as a file; the extension chooses the format."""

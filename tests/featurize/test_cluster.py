@@ -82,13 +82,14 @@ def make_store(folder: Path, files: list[Path]) -> None:
 
 
 @pytest.fixture
-def files(write_audio: Callable[..., Path]) -> list[Path]:
-    return [write_audio(f"{n}.wav", 25.0 + n, 44_100, seed=n) for n in range(10)]
+def files(tunes: list[Path]) -> list[Path]:
+    return tunes
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path, files: list[Path]) -> Path:
-    folder = tmp_path / "undisturbed"
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tunes: list[Path]) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    files = tunes
     make_store(folder, files)
     done = start(folder, "--workers", "2")
     out, err = done.communicate(timeout=300)

@@ -34,18 +34,13 @@ def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
+def folder(tmp_path: Path, tunes: list[Path]) -> Path:
     """A folder with a store of ten tracks."""
     (tmp_path / "run" / "data").mkdir(parents=True)
     vector = np.full(512, 512**-0.5, np.float32)
     with FeatureStore.create(tmp_path / "run" / "data" / "features.zarr", "test") as store:
         store.append_tracks(
-            [
-                Track(
-                    "d", f"t{n}", audio=str(write_audio(f"{n}.wav", 25.0, seed=n)), state=State.FETCHED, teacher=vector
-                )
-                for n in range(10)
-            ]
+            [Track("d", f"t{n}", audio=str(tunes[n]), state=State.FETCHED, teacher=vector) for n in range(10)]
         )
     return tmp_path / "run"
 

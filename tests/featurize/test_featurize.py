@@ -92,33 +92,34 @@ def test_good_files_are_made_and_bad_ones_are_one_line_each(tmp_path, write_audi
     assert before.items() <= shards(tmp_path).items()
 
 
-def test_kill_9_and_run_again_equals_an_undisturbed_run(tmp_path, write_audio):
-    files = [write_audio(f"{n}.wav", 11.0 + n, 44_100, seed=n) for n in range(10)]
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    make_store(undisturbed, files)
-    make_store(killed, files)
-    assert run(undisturbed, "--set", "featurize.tracks_per_task=1").returncode == 0
+def test_a_second_recipe_lives_beside_the_first_as_far_as_the_audio_is_there(tmp_path, write_audio):
+    files = [write_audio("a.wav", 3.0), write_audio("b.wav", 11.0)]
+    make_store(tmp_path, files)
+    assert run(tmp_path, "--workers", "1").returncode == 0
+    before = shards(tmp_path)
+    files[0].unlink()
 
-    process = subprocess.Popen(
-        [COMMAND, "featurize", "--workers", "1", "--set", "featurize.tracks_per_task=1"],
-        cwd=killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(shards(killed)) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert 0 < len(shards(killed)) < len(files)
+    second = run(tmp_path, "--recipe", "clap", "--workers", "1")
+    assert second.returncode == 0, second.stderr
+    assert "featurize: 1 tracks to make, recipe clap (64 mels, n_fft 1024, " in second.stdout
+    assert "featurize: 1 tracks made" in second.stdout
+    assert "1 without their audio file (`student-clap ingest --recipe clap` fetches it again)" in second.stdout
+    assert shards(tmp_path) == before
 
-    again = run(killed, "--set", "featurize.tracks_per_task=1")
-    assert again.returncode == 0, again.stderr
-    assert shards(killed) == shards(undisturbed)
-    stores = [FeatureStore.open(folder / "data" / "features.zarr") for folder in (killed, undisturbed)]
-    assert [s.features(RECIPE).n_samples().tolist() for s in stores] == [
-        stores[1].features(RECIPE).n_samples().tolist()
-    ] * 2
-    assert stores[0].features(RECIPE).errors() == [""] * len(files)
+    store = FeatureStore.open(tmp_path / "data" / "features.zarr")
+    clap = Recipe.from_config(AudioConfig(preset="clap"))
+    assert sorted(store.recipes()) == ["audiomuse", "clap"]
+    assert store.features(RECIPE).made().tolist() == [True, True]
+    assert store.features(clap).made().tolist() == [False, True]
+    expected = LogMel(clap).codes(decode(files[1], clap.max_samples))
+    assert np.array_equal(store.features(clap).strip(1), expected)
+    minutes = {}
+    for recipe in ("audiomuse", "clap"):
+        rows = subprocess.run(
+            [COMMAND, "store", "list", "--recipe", recipe], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        minutes[recipe] = [line.split("\t")[4] for line in rows.stdout.splitlines()]
+    assert minutes == {"audiomuse": ["0.05", "0.18"], "clap": ["-", "0.18"]}
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -150,7 +151,7 @@ def test_a_running_scheduler_is_used(tmp_path, write_audio):
         done = run(tmp_path, "--scheduler", cluster.scheduler_address)
         assert done.returncode == 0, done.stderr
         assert "featurize: 1 tracks made" in done.stdout
-    gone = run(tmp_path, "--again", "0", "--scheduler", "tcp://127.0.0.1:9", "--set", "logging.level=ERROR")
+    gone = run(tmp_path, "--again", "0", "--scheduler", "tcp://127.0.0.1:9", "--set", "featurize.wait_s=1")
     assert gone.returncode == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in gone.stderr
     assert "Traceback" not in gone.stderr

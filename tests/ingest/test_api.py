@@ -162,6 +162,7 @@ def test_the_kind_of_the_one_server_is_checked(make_api: Any) -> None:
         assert vectors.count() == 1
     with open_api(config_of(api, source="lyrion"), None) as vectors:
         assert vectors.count() == 1
+        assert str(vectors.server) == "default (lyrion)"
 
 
 def test_a_server_that_goes_away_after_the_list_is_told(make_api: Any) -> None:

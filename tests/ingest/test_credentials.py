@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 from contextlib import closing
 from typing import Any
@@ -60,9 +61,14 @@ def refused(config: Config, server: str | None = None) -> str:
     ],
 )
 @pytest.mark.parametrize("as_text", [False, True])
-def test_every_kind_fills_its_section(database: Database, kind: str, creds: dict[str, Any], as_text: bool) -> None:
+def test_every_kind_fills_its_section(
+    database: Database, kind: str, creds: dict[str, Any], as_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "student_clap")
     before = put(database, json.dumps(creds) if as_text else creds, kind)
     config = with_stored_credentials(before, None)
+    assert f"at {creds['url'].rstrip('/')}, as the database says" in caplog.text
+    assert SECRET not in caplog.text
     assert config.ingest.source == kind
     section = getattr(config, kind)
     for name in ("url", "user", "user_id"):
@@ -107,7 +113,7 @@ def test_generation_a_keeps_none(database: Database) -> None:
     assert "keeps no credentials of media servers" in refused(config)
 
 
-def test_vectors_from_elsewhere_bring_none(database: Database) -> None:
+def test_vectors_from_elsewhere_bring_none() -> None:
     assert "ingest.vectors is 'api'" in refused(Config.model_validate({"ingest": {"vectors": "api"}}))
 
 

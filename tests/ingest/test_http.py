@@ -305,7 +305,8 @@ def test_json_is_read_with_its_query_and_headers(client: HttpClient, media: Medi
     assert caught.value.status == 401
 
 
-def test_json_that_breaks_off_is_asked_for_again(client: HttpClient, media: MediaServer) -> None:
+@pytest.mark.usefixtures("media")
+def test_json_that_breaks_off_is_asked_for_again() -> None:
     body = b'{"a": [1, 2]}'
     half = answer("200 OK", body[:6], Content_Length=str(len(body)))
     with dictated_server(half, answer("200 OK", body, Content_Length=str(len(body)))) as server:
@@ -356,9 +357,7 @@ def test_a_redirect_to_no_address_is_told(
     assert caught.value.kind == "unusable answer"
 
 
-def test_connections_are_used_again(
-    client: HttpClient, media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connections_are_used_again(client: HttpClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = 0
     connect = urllib3.connection.HTTPConnection.connect
 

@@ -385,49 +385,6 @@ def test_two_runs_at_once_do_not_mix(make_world: Any) -> None:
         assert "another ingest is using the audio cache" in world.run(ok=False).stderr
 
 
-def test_verify_needs_neither_database_nor_network(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world(3)
-    world.run()
-    (world.home / "audio" / world.row(world.tracks[0].track_id)["audio"]).unlink()
-    world.media.stop()
-    path = world.config()
-    text = path.read_text().replace(world.database.password, "${UNSET_PASSWORD_3C}")
-    path.write_text(text)
-    from click.testing import CliRunner
-
-    from student_clap.config.cli import main
-
-    result = CliRunner().invoke(main, ["ingest", "--config", str(path), "--verify"])
-    assert result.exit_code == 0
-    assert "3: 0 listed, 3 fetched, 0 gone, 0 failed" in result.stdout
-    assert "3 present, 0 missing (NaN)" in result.stdout
-    assert "norms       1.000000 to 1.000000" in result.stdout
-    assert "2 files present" in result.stdout
-    assert "1 missing, in" in result.stdout
-    result = CliRunner().invoke(main, ["ingest", "--config", str(path)])
-    assert result.exit_code == 1
-    assert "UNSET_PASSWORD_3C is not set" in result.stderr
-
-
-def test_verify_without_a_store_says_what_to_do(make_world: Any) -> None:
-    world = make_world(0)
-    assert "there is no feature store at" in world.run("--verify", ok=False).stderr
-
-
-def test_verify_shows_features_and_cuts_a_long_list(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world(3)
-    world.put(*(LoopbackTrack(f"bad{i}", f"Bad {i}", vector=b"x") for i in range(5)))
-    world.run()
-    monkeypatch.setattr("student_clap.ingest.verify.SHOWN_FAILURES", 2)
-    with FeatureStore.open(world.home / "store.zarr", "r+") as store:
-        store.features(Recipe.from_config(AudioConfig())).mark([0, 1], [480_000, -1], ["", "no"])
-    report = world.run("--verify").stdout
-    assert "features    audiomuse: 1 made, 1 failed, 6 not made" in report
-    assert report.count("teacher vector has") == 2
-    assert "... and 3 more; --all lists them" in report
-    assert world.run("--verify", "--all").stdout.count("teacher vector has") == 5
-
-
 def test_a_missing_setting_of_the_source_is_told_before_anything_is_fetched(make_world: Any) -> None:
     world = make_world(1)
     result = world.run(ok=False, ingest={"source": "emby"})

@@ -73,7 +73,7 @@ def assert_ends_the_same(world: Any, home: Path) -> None:
 def test_killed_again_and_again_while_it_fetches(world: Any) -> None:
     home = world.home / "killed"
     kills, parts = 0, 0
-    for _ in range(4):
+    for _ in range(3):
         before = world.media.downloads()
         # In the middle of a file, some downloads after the start.
         kills += kill_when(

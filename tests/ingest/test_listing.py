@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loopback.dialects import KINDS, make_dialect
-from loopback.mediaserver import MediaServer, running_media_server
+from loopback.mediaserver import running_media_server
 from student_clap.ingest.errors import SourceError
 
 _PAGES = {
@@ -42,7 +42,7 @@ def test_every_track_is_listed_once_with_its_path(servers: Any, kind: str, n_tra
         assert max((len(page) for page in pages), default=0) <= 500
 
 
-def always_the_first_page(monkeypatch: pytest.MonkeyPatch, media: MediaServer) -> None:
+def always_the_first_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a cache does that ignores the query, or a server that ignores the offset."""
     import loopback.dialects
 
@@ -54,7 +54,7 @@ def always_the_first_page(monkeypatch: pytest.MonkeyPatch, media: MediaServer) -
 @pytest.mark.parametrize("kind", ["jellyfin", "emby", "navidrome", "lyrion"])
 def test_a_list_that_does_not_end_is_told(servers: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_media_server(library(servers, kind, 1200), kind=kind) as media, servers.open(media) as source:
-        always_the_first_page(monkeypatch, media)
+        always_the_first_page(monkeypatch)
         with pytest.raises(SourceError, match="does not end: after 500 tracks it begins again"):
             listed(source)
         assert len(media.log) < 6
@@ -65,7 +65,7 @@ def test_a_small_library_of_a_server_that_ignores_the_offset_is_no_fault(
 ) -> None:
     files = library(servers, "navidrome", 3)
     with running_media_server(files, kind="navidrome") as media, servers.open(media) as source:
-        always_the_first_page(monkeypatch, media)
+        always_the_first_page(monkeypatch)
         assert listed(source) == list(files)
 
 

@@ -52,6 +52,20 @@ def test_without_the_right_to_download_the_player_s_way_is_taken(servers: Any, f
             source.fetch(servers.wanted("1000"))
 
 
+def test_lists_need_not_name_the_files(servers: Any, files: Any) -> None:
+    with running_media_server(files, kind="plex", parts_in_lists=False) as media:
+        with servers.open(media) as source:
+            source.check()
+            listed = [track for page in source.list_tracks() for track in page]
+            assert {(t.track_id, t.path) for t in listed} == {("1000", ""), ("1001", "")}
+            assert source.fetch(servers.wanted("1000")).read_bytes() == files["1000"].read_bytes()
+        with (
+            servers.open(media, maps=(f"/music={servers.home}",)) as source,
+            pytest.raises(SourceError, match="says where the tracks lie"),
+        ):
+            source.fetch(servers.wanted("1001"))
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from loopback.mel_teachers import write_mel_teacher
-from loopback.schema import vector_bytes
+from loopback.schema import Server, vector_bytes
 from student_clap.featurize.decode import decode
 from student_clap.ingest.probe import verdict
 from student_clap.ingest.teacher import Teacher
@@ -104,6 +106,48 @@ def test_audio_that_cannot_be_had_is_named(make_world: Any, tmp_path: Path) -> N
     result = world.run("--probe", str(model), jellyfin=away["jellyfin"])
     assert "audio of 4 tracks is not here and cannot be fetched" in result.output
     assert "verdict: none; no track's audio could be had" in result.output
+
+
+def test_the_server_is_named_as_for_every_run(make_world: Any, tmp_path: Path) -> None:
+    servers = (Server("main", "Living room", is_default=True), Server("old", "Attic"))
+    world = make_world(3, generation="B", servers=servers)
+    model = write_mel_teacher(tmp_path / "model.onnx", "dclap")
+    with_vectors_of(world, tmp_path, [Teacher(model, threads=1)])
+    world.run()
+    for name in ("main", "living ROOM"):
+        result = world.run("--probe", str(model), "--server", name)
+        assert "verdict (of 3 tracks only): the same model" in result.output
+    assert "the same model" in world.run("--probe", str(model), ingest={"server": "Living room"}).output
+    assert "has no vectors of server 'old'" in world.run("--probe", str(model), "--server", "Attic", ok=False).stderr
+
+
+def test_audio_for_the_probe_may_come_from_the_stored_server_or_a_mapped_folder(
+    make_world: Any, tmp_path: Path
+) -> None:
+    world = make_world(3, generation="B")
+    model = write_mel_teacher(tmp_path / "model.onnx", "dclap")
+    names = {track_id: f"/m/{path.name}" for track_id, path in world.media.files.items()}
+    world.tracks = [replace(t, path=names[t.track_id]) for t in world.tracks]
+    with_vectors_of(world, tmp_path, [Teacher(model, threads=1)])
+    section = world.media.section()
+    with closing(world.database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE music_servers SET creds = %s", (json.dumps(section),))
+    nowhere = {"url": "http://127.0.0.1:9"}
+    assert "cannot be fetched" in world.run("--probe", str(model), jellyfin=nowhere).output
+    before = world.media.downloads()
+    mapped = ("--map", f"/m={tmp_path / 'music'}")
+    assert "the same model" in world.run("--probe", str(model), *mapped).output
+    assert world.media.downloads() == before
+    result = world.run("--probe", str(model), "--from-database", jellyfin=nowhere)
+    assert "the same model" in result.output
+    assert world.media.downloads() == before + 3
+
+
+def test_without_a_store_the_settings_of_the_source_are_needed(make_world: Any, tmp_path: Path) -> None:
+    world = make_world(1)
+    model = write_mel_teacher(tmp_path / "model.onnx", "dclap")
+    result = world.run("--probe", str(model), ok=False, database={"host": "${UNSET_HOST_3C}"})
+    assert "database.host: the variable UNSET_HOST_3C is not set" in result.stderr
 
 
 def test_what_is_no_model_is_an_error(make_world: Any, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.ingest.http_server import DictatedServer, answer, dictated_server
 
 from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
-from student_clap.ingest.cache import AudioCache
 from student_clap.ingest.errors import FetchError, StoppedError
 from student_clap.ingest.http import Credentials, HttpClient
 
@@ -425,28 +424,3 @@ def test_a_server_that_drips_is_given_up(media: MediaServer, tmp_path: Path, kin
         download(media.url, tmp_path / "c/x", token=media.token, timeout_s=0.4)
     assert not caught.value.permanent
     assert names(tmp_path / "c/x") == []
-
-
-# --- what the cache keeps
-
-
-def test_the_cache_keeps_what_a_run_may_continue(tmp_path: Path) -> None:
-    note = json.dumps({"asked": "x", "validator": '"v"', "n_bytes": 9})
-    with AudioCache(tmp_path, "main") as cache:
-        stems = {name: cache.stem(name) for name in ("wanted", "gone", "no note", "no data")}
-    for name, stem in stems.items():
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        if name != "no data":
-            stem.with_name(stem.name + ".part").write_bytes(b"half")
-        if name != "no note":
-            stem.with_name(stem.name + ".part.json").write_text(note)
-    folder = stems["wanted"].parent
-    for name in ("song.flac.x1.part", ".x.flac.abc.part", f".{stems['wanted'].name}.part.json.q.part"):
-        (folder / name).write_bytes(b"half")
-    (folder / "not-ours.txt").write_bytes(b"kept")
-    with AudioCache(tmp_path, "main") as cache:
-        assert cache.find("wanted") is None
-        cache.sweep(stem for name, stem in stems.items() if name != "gone")
-    left = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {"ingest.lock"}
-    wanted = stems["wanted"].name
-    assert left == {f"{wanted}.part", f"{wanted}.part.json", "not-ours.txt"}

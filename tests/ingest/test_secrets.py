@@ -281,7 +281,7 @@ def test_a_model_does_not_repeat_what_it_refuses() -> None:
     assert TOKEN not in out.getvalue()
 
 
-def test_a_secret_on_the_command_line_is_warned_of(tmp_path: Path) -> None:
+def test_a_secret_on_the_command_line_is_warned_of() -> None:
     arguments = ["config", "--set", f"jellyfin.token={TOKEN}", "--set", "training.lr=1e-3"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0

@@ -58,7 +58,7 @@ def test_an_api_key_travels_alone(servers: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "section", "reason"),
     [
-        ({}, {"password": "wrong-secret"}, r"refuses the user and password \(error 40 \(Wrong username or password"),
+        ({}, {"password": "wrong-secret"}, r"password \(error 40 \(Wrong username or password.*give it an API key"),
         ({"api_key": True}, {"api_key": "wrong-secret"}, r"refuses the API key \(error 44 .*check navidrome.api_key"),
         ({"api_key": True, "refuses": frozenset({"apiKey"})}, {}, r"refuses the API key .*check navidrome.api_key"),
     ],

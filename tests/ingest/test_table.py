@@ -8,80 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from tests.ingest.table_files import (
+    COUNTS,
+    IDS,
+    broken_segments,
+    nested,
+    opened,
+    read,
+    refused,
+    segment_vectors,
+    vectors,
+    write_npz,
+    write_parquet,
+)
 
-from loopback.schema import unit_vector
 from student_clap.config.cli import main
-from student_clap.config.schema import Config, TableConfig
-from student_clap.ingest.table import TableVectors, open_table
+from student_clap.config.schema import Config
+from student_clap.ingest.table import open_table
 from student_clap.ingest.table_columns import TableError
-from student_clap.ingest.vector_source import SourceTrack
 from student_clap.store import FeatureStore, State
 
 CORPUS = Path("bench/corpus")
-IDS = ["a", "b", "c"]
-COUNTS = [2, 0, 3]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with FeatureStore.open_or_create(str(tmp_path / "store.zarr"), "teacher") as opened:
-        yield opened
-
-
-def vectors(n: int = 3) -> np.ndarray:
-    return np.stack([unit_vector(i) for i in range(n)])
-
-
-def segment_vectors(counts: list[int] = COUNTS) -> np.ndarray:
-    """[segment, 512] float16 whose means point where the tracks' vectors do."""
-    tracks = np.repeat(vectors(len(counts)), counts, axis=0)
-    noise = np.random.default_rng(0).standard_normal(tracks.shape) * 1e-3
-    found = tracks + noise
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
-
-
-def lists(array: np.ndarray, kind: pa.DataType | None = None) -> pa.Array:
-    return pa.array(list(array), kind or pa.list_(pa.float32()))
-
-
-def nested(array: np.ndarray, counts: list[int], kind: pa.DataType | None = None) -> pa.Array:
-    ends = np.cumsum(counts)
-    rows = [list(array[e - c : e]) for e, c in zip(ends, counts, strict=True)]
-    return pa.array(rows, pa.list_(kind or pa.list_(pa.float16(), 512)))
-
-
-def write_npz(file: Path, /, **columns: Any) -> Path:
-    np.savez(file, **{"track_id": np.array(IDS), "teacher": vectors()} | columns)
-    return file
-
-
-def write_parquet(file: Path, columns: dict[str, Any] | None = None, /, **more: Any) -> Path:
-    pq.write_table(pa.table({"track_id": IDS, "teacher": lists(vectors()), **(columns or {}), **more}), file)
-    return file
-
-
-def opened(path: Path, tracks: Path | None = None, server: str | None = None) -> TableVectors:
-    table = open_table(Config(table=TableConfig(path=path, tracks=tracks)), server)
-    table.count()
-    return table
-
-
-def read(path: Path, tracks: Path | None = None, batch: int = 2) -> list[SourceTrack]:
-    batches = list(opened(path, tracks).tracks(None, batch))  # type: ignore[arg-type]  a stream needs no store
-    assert all(0 < len(b) <= batch for b in batches)
-    return [t for b in batches for t in b]
-
-
-def refused(path: Path, tracks: Path | None = None) -> str:
-    with pytest.raises(TableError) as caught:
-        read(path, tracks)
-    return caught.value.message
 
 
 # --- both forms
@@ -114,9 +64,7 @@ def test_the_server_is_the_one_that_is_named(write: Writer) -> None:
     assert opened(path).complete()
 
 
-def test_a_csv_fills_in_what_the_table_lacks(
-    write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_csv_fills_in_what_the_table_lacks(write: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracks = tmp_path / "tracks.csv"
     tracks.write_text(
         '\ufefftrack_id,title,artist,seconds,path\na,Mine,"X, Y",3,m/a.flac\nc,,Z,4,\n\nelsewhere,E,E,5,\n',
@@ -183,9 +131,7 @@ def test_a_wrong_name_or_place_is_told(tmp_path: Path) -> None:
         assert str(tmp_path / name) in refused(tmp_path / name)
 
 
-def test_segments_in_another_order_are_warned_of(
-    write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_segments_in_another_order_are_warned_of(write: Writer, caplog: pytest.LogCaptureFixture) -> None:
     counts, right = [2, 2, 2], segment_vectors([2, 2, 2])
     name = write().suffix
 
@@ -221,12 +167,6 @@ def test_npz_segments_go_to_their_tracks(tmp_path: Path) -> None:
     assert longer[0].segments is not None
     assert longer[0].segments.dtype == np.float16
     np.testing.assert_allclose(longer[0].segments, segments[:2], atol=1e-3)
-
-
-def broken_segments(value: float) -> np.ndarray:
-    found = segment_vectors()
-    found[3] = value
-    return found
 
 
 @pytest.mark.parametrize(
@@ -282,136 +222,10 @@ def test_a_damaged_npz_is_told(tmp_path: Path) -> None:
     assert "column 'teacher' is damaged" in refused(path)
 
 
-# --- Parquet
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pa.list_(pa.float32()), pa.list_(pa.float64()), pa.list_(pa.float16()), pa.large_list(pa.float32()),
-        pa.list_(pa.float32(), 512), pa.list_(pa.float16(), 512), pa.binary(), pa.binary(2048), pa.large_binary(),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_parquet_takes_vectors_of_every_type(tmp_path: Path, kind: pa.DataType) -> None:
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    rows: list[Any] = [v.tobytes() for v in vectors(5)] if binary else list(vectors(5))
-    if not binary and kind.value_type == pa.float16():
-        rows = [v.astype(np.float16) for v in vectors(5)]
-    rows[3] = None
-    path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"track_id": list("abcde"), "vector": pa.array(rows, kind)}), path, row_group_size=3)
-    found = read(path)
-    assert [t.embedding is None for t in found] == [False, False, False, True, False]
-    for row in (0, 1, 2, 4):
-        np.testing.assert_allclose(np.frombuffer(found[row].embedding or b"", "<f4"), vectors(5)[row], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "inner", [pa.list_(pa.float16(), 512), pa.list_(pa.float32()), pa.large_list(pa.float64())], ids=str
-)
-def test_parquet_segments_go_to_their_tracks(tmp_path: Path, inner: pa.DataType) -> None:
-    segments = segment_vectors()
-    column = nested(segments, COUNTS, inner)
-    column = pa.array([column[0].as_py(), None, column[2].as_py()], column.type)
-    path = write_parquet(tmp_path / "t.parquet", {"segment_teacher": column, "n_segments": pa.array([2, None, 3])})
-    for batch in (1, 2, 100):
-        found = read(path, batch=batch)
-        np.testing.assert_allclose(found[0].segments, segments[:2], atol=1e-6)
-        assert found[1].segments is None
-        np.testing.assert_allclose(found[2].segments, segments[2:], atol=1e-6)
-
-
-def with_null() -> pa.Array:
-    rows: list[Any] = [v.tolist() for v in vectors()]
-    rows[2][7] = None
-    return pa.array(rows, pa.list_(pa.float32()))
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"teacher": lists(vectors()[:, :3])}, "column 'teacher', row 0: 3 values, expected 512"),
-        ({"teacher": [b"x" * 2048, None, b"z"]}, "column 'teacher', row 2: 1 bytes, expected 2048 (512 float32)"),
-        ({"teacher": [1.0, 2.0, 3.0]}, "column 'teacher' is double, expected a list of 512 floats, or 2048 bytes"),
-        ({"teacher": with_null()}, "column 'teacher', row 2: a value is null"),
-        ({"title": [1.0, 2.0, 3.0]}, "column 'title' is double, expected text"),
-        ({"track_id": ["a", None, "c"]}, "column 'track_id', row 1: the id is missing"),
-        ({"segment_teacher": lists(vectors())}, "column 'segment_teacher' is list<element: float>, expected a list of"),
-        ({"segment_teacher": nested(segment_vectors(), COUNTS), "n_segments": [2, 0, 2]},
-         "column 'n_segments', row 2: 2, and 'segment_teacher' has 3 vectors"),
-        ({"segment_teacher": nested(segment_vectors(), COUNTS), "n_segments": ["2", "0", "2"]},
-         "column 'n_segments' is string, expected integers"),
-        ({"segment_teacher": nested(segment_vectors([0, 0, 121]), [0, 0, 121])}, "row 2: 121 segments, expected"),
-        ({"segment_teacher": nested(broken_segments(np.inf), COUNTS)}, "'segment_teacher', row 2: values that are NaN"),
-        ({"segment_teacher": nested(segment_vectors()[:, :4], COUNTS, pa.list_(pa.float16()))},
-         "column 'segment_teacher', row 0: 4 values, expected 512"),
-        ({"segment_teacher": pa.array([None, [None], None], pa.list_(pa.list_(pa.float32())))},
-         "column 'segment_teacher', row 1: a segment without a vector"),
-    ],
-)  # fmt: skip
-def test_a_parquet_of_another_form_is_told(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
-    found = refused(write_parquet(tmp_path / "t.parquet", columns))
-    assert message in found
-    assert str(tmp_path / "t.parquet") in found
-
-
-def test_a_damaged_parquet_is_told(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "t.parquet")
-    data = bytearray(path.read_bytes())
-    data[4:2000] = bytes(1996)
-    path.write_bytes(data)
-    assert "cannot be read as Parquet" in refused(path)
-
-
-def test_a_large_parquet_is_read_in_flat_memory(tmp_path: Path) -> None:
-    """One row group of 300 MB, of which no more than a few batches are held."""
-    path = tmp_path / "t.parquet"
-    n_rows, width = 1500, 512 * 100
-    row = np.tile(unit_vector(0), 100).astype(np.float16)
-    inner = pa.FixedSizeListArray.from_arrays(pa.array(np.tile(row, 100)), 512)
-    with pq.ParquetWriter(
-        path,
-        pa.schema(
-            {
-                "track_id": pa.string(),
-                "teacher": pa.list_(pa.float32(), 512),
-                "segment_teacher": pa.list_(pa.list_(pa.float16(), 512)),
-            }
-        ),
-        use_dictionary=False,
-        compression="none",
-    ) as writer:
-        for begin in range(0, n_rows, 100):
-            writer.write_table(
-                pa.table(
-                    {
-                        "track_id": [f"{i:06}" for i in range(begin, begin + 100)],
-                        "teacher": pa.FixedSizeListArray.from_arrays(pa.array(np.tile(unit_vector(0), 100)), 512),
-                        "segment_teacher": pa.ListArray.from_arrays(np.arange(0, 10_001, 100), inner),
-                    },
-                    schema=writer.schema,
-                ),
-                row_group_size=n_rows,
-            )
-    assert path.stat().st_size > n_rows * width * 2
-    table = opened(path)
-    process, most = psutil.Process(), 0
-    batches = table.tracks(None, 2048)  # type: ignore[arg-type]
-    next(batches)
-    before = process.memory_info().rss
-    n_read = 0
-    for batch in batches:
-        n_read += len(batch)
-        most = max(most, process.memory_info().rss - before)
-    assert n_read > 1000
-    assert most < 80e6
-
-
 # --- the corpus, as a user runs it
 
 
-def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path) -> None:
     with (CORPUS / "tracks.csv").open(encoding="utf-8", newline="") as stream:
         expected = {row["track_id"]: row for row in csv.DictReader(stream)}
     audio = tmp_path / "audio"

@@ -203,7 +203,7 @@ def test_a_file_without_audio_becomes_a_row_with_the_reason(library: Library) ->
     assert (row["state"], row["error"]) == (State.FETCHED, "")
 
 
-def test_what_is_no_track_is_left_out(library: Library, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_track_is_left_out(library: Library) -> None:
     library.add("a.flac", 0)
     library.add("without suffix.flac", 1).rename(library.music / "without suffix")
     for name in ("cover.jpg", "a.lrc", "a.cue", "list.m3u", "Thumbs.db", ".hidden/x.txt"):

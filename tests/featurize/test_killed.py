@@ -1,0 +1,95 @@
+"""Kill -9 at any moment: after the next run the store is, byte for byte, that of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from student_clap.config.schema import AudioConfig
+from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.store.verify import verify_path
+
+MOMENTS = 50
+RECIPE = Recipe.from_config(AudioConfig())
+
+
+class LightRuns:
+    """Runs of the driver in a process of their own; see light_run."""
+
+    def __init__(self) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("light_run.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads},
+        )  # fmt: skip
+
+    def __call__(self, folder: Path, last_step: int = 0) -> str:
+        """Run, and die at `last_step`: "killed", or "ended STEPS"."""
+        self._process.stdin.write(f"{folder} {last_step}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def light_run() -> Iterator[LightRuns]:
+    runs = LightRuns()
+    yield runs
+    runs.close()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
+    """A folder with a store of six tracks: four good ones, one that is no audio, one whose file is gone."""
+    files = [write_audio(f"{s}.wav", s, 48_000, 1, seed=s) for s in (1, 2, 3, 11)]
+    html = tmp_path / "page.ogg"
+    html.write_text("<html>Sign in</html>")
+    files += [html, tmp_path / "gone.wav"]
+    vector = np.full(512, 512**-0.5, np.float32)
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    with FeatureStore.create(folder / "features.zarr", "test") as store:
+        store.append_tracks(
+            [Track("d", str(n), audio=str(f), state=State.FETCHED, teacher=vector) for n, f in enumerate(files)]
+        )
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of the store."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "features.zarr").rglob("*") if p.is_file()}
+
+
+def test_fifty_moments(tmp_path, fresh, light_run):
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(fresh, undisturbed)
+    ended, steps = light_run(undisturbed).split()
+    assert ended == "ended"
+    expected = content(undisturbed)
+    features = FeatureStore.open(undisturbed / "features.zarr").features(RECIPE)
+    assert [np.sign(n) for n in features.n_samples()] == [1, 1, 1, 1, -1, 0]
+    assert [bool(e) for e in features.errors()] == [False] * 4 + [True, False]
+    assert verify_path(undisturbed / "features.zarr", deep=True) == ([], 6)
+    assert [features.strip(row).shape[0] for row in range(4)] == [128] * 4
+
+    moments = sorted(random.Random(4).sample(range(1, int(steps) + 1), MOMENTS))
+    halves = 0
+    for moment in moments:
+        killed = tmp_path / f"killed-{moment}"
+        shutil.copytree(fresh, killed)
+        assert light_run(killed, moment) == "killed"
+        halves += content(killed) != expected
+        assert light_run(killed).startswith("ended ")
+        assert content(killed) == expected, f"killed at step {moment} of {steps}"
+        shutil.rmtree(killed)
+    assert halves > MOMENTS * 0.8  # the kills came in the middle of the work

@@ -44,7 +44,7 @@ def info(config: Config) -> None:
 
 @store.command("list")
 @click.option("--failed", is_flag=True, help="Only tracks with an error.")
-@config_options()
+@config_options(recipe=True)
 def list_tracks(config: Config, *, failed: bool) -> None:
     """Print one line per track, tab-separated: row, server, id, state, minutes, artist, title, error."""
     from student_clap.store import FeatureStore, Recipe, State
@@ -74,7 +74,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the tracks with an error: .csv or .parquet.",
 )
-@config_options()
+@config_options(recipe=True)
 def export(
     config: Config, *, out: Path | None, track_id: str | None, server_id: str | None, failures: Path | None
 ) -> None:
@@ -104,10 +104,9 @@ def export(
 @config_options()
 def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
-    from student_clap.store.feature_store import local_path
     from student_clap.store.verify import verify_path
 
-    findings, n_tracks = verify_path(local_path(config.store.path), deep=deep)
+    findings, n_tracks = verify_path(config.store.path, deep=deep)
     names = _track_ids(config.store.path) if n_tracks >= 0 else []
     for finding in findings:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
@@ -137,10 +136,9 @@ def _track_ids(path: str) -> list[str]:
 @config_options()
 def repair_store(config: Config, *, deep: bool) -> None:
     """Set damaged tracks back, so that the stages make them again, and remove uncounted shards."""
-    from student_clap.store.feature_store import local_path
     from student_clap.store.repair import repair_path
 
-    done = repair_path(local_path(config.store.path), deep=deep)
+    done = repair_path(config.store.path, deep=deep)
     for finding in done.left:
         click.echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
     parts = [

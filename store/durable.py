@@ -14,11 +14,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from student_clap.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from student_clap.store.place import Place
 
 PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer uses the same
 _REMEDIES = {
@@ -94,7 +98,21 @@ def sweep_partial_files(folder: Path) -> None:
 
 
 class DurableStore(LocalStore):
-    """zarr's store in a directory, its files whole after a power cut and its errors clear."""
+    """zarr's store in a directory, its files whole after a power cut and its errors clear.
+
+    Args:
+        root: the directory.
+        place: the same, for who gets hold of the zarr store only.
+        read_only: whether nothing may be written.
+    """
+
+    def __init__(self, root: Path, place: Place, *, read_only: bool) -> None:
+        super().__init__(root, read_only=read_only)
+        self.place = place
+
+    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002  zarr's signature
+        """The same directory, read-only or not."""
+        return type(self)(self.root, self.place, read_only=read_only)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write `value`; see `write_durably`."""

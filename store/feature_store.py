@@ -8,7 +8,6 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +21,19 @@ import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import segment_vectors
-from student_clap.store.durable import DurableStore, flush_directory, sweep_partial_files, writing
-from student_clap.store.errors import CorruptColumnError, RecipeMismatchError, StoreError
+from student_clap.store.errors import CorruptColumnError, CorruptMetadataError, RecipeMismatchError, StoreError
 from student_clap.store.features import NOT_MADE, Features, create_features
-from student_clap.store.lock import WriterLock
 from student_clap.store.metadata import (
-    folders_below,
+    Document,
+    as_files,
+    describe,
     is_sealed,
     read_document,
     set_attributes,
     set_rows,
     write_document,
 )
+from student_clap.store.place import Lock, Place, Somewhere, place_of
 from student_clap.store.recipe import Recipe
 from student_clap.store.tracks import (
     STRING_COLUMNS,
@@ -60,14 +60,14 @@ class FeatureStore:
 
     def __init__(
         self,
-        path: Path,
+        place: Place,
         root: zarr.Group,
-        lock: WriterLock | None,
+        lock: Lock | None,
         attributes: dict[str, Any],
         *,
         mend: bool = False,
     ) -> None:
-        self.path = path
+        self._place = place
         self._root = root
         self._lock = lock
         self._attributes = attributes
@@ -81,63 +81,66 @@ class FeatureStore:
             self.n_tracks = max(self.n_tracks, attributes.get(_ROWS, 0))
         if self.n_tracks < attributes.get(_ROWS, 0):
             raise CorruptColumnError(
-                f"{path}: the column state has {self.n_tracks} tracks, but {attributes[_ROWS]} were written; a file "
-                f"below {path / 'state'} is lost. `student-clap store repair` sets those tracks to LISTED"
+                f"{place}: the column state has {self.n_tracks} tracks, but {attributes[_ROWS]} were written; a file "
+                f"below {place / 'state'} is lost. `student-clap store repair` sets those tracks to LISTED"
             )
 
     @classmethod
-    def create(cls, path: str | Path, teacher_name: str) -> Self:
+    def create(cls, path: Somewhere, teacher_name: str) -> Self:
         """Create an empty store and open it for writing. Raises StoreError if something is there."""
-        path = local_path(path)
-        if path.exists():
-            raise StoreError(f"{path} is there already; choose another store.path or delete it")
-        # Built aside and renamed, so that a store is there whole or not at all.
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        place = place_of(path)
+        attributes = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "uuid": uuid.uuid4().hex,
+            "package_version": version("student-clap"),
+            "teacher_name": teacher_name,
+            _ROWS: 0,
+        }
+
+        def make(root: zarr.Group) -> None:
+            root.update_attributes(attributes)
+            create_table(root)
+            root.create_group("features")
+
+        files = as_files(describe(make))
+        place.check_free(files)
+        lock = place.take_lock() if place.locks_before_it_is_there else None
         try:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                root = zarr.create_group(
-                    str(aside),
-                    attributes={
-                        "format": FORMAT,
-                        "format_version": FORMAT_VERSION,
-                        "uuid": uuid.uuid4().hex,
-                        "package_version": version("student-clap"),
-                        "teacher_name": teacher_name,
-                        _ROWS: 0,
-                    },
-                )
-                create_table(root)
-                root.create_group("features")
-                for folder in folders_below(aside):
-                    write_document(folder, read_document(folder))
-                aside.rename(path)
-                flush_directory(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return cls.open(path, "r+")
+            place.create(files)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        return cls._opened(place, "r+", lock)
 
     @classmethod
-    def open(cls, path: str | Path, mode: Literal["r", "r+"] = "r", *, mend: bool = False) -> Self:
+    def open(cls, path: Somewhere, mode: Literal["r", "r+"] = "r", *, mend: bool = False) -> Self:
         """Open a store.
 
         Args:
-            path: directory of the store.
+            path: directory or s3:// URL of the store.
             mode: "r" to read; "r+" to write, which takes the writer's lock and clears what a killed writer left.
             mend: open it although its states are damaged, with as many rows as were written; for `repair`.
 
         Raises:
             StoreError: there is no store, it has another format, or another process is writing.
         """
-        path = local_path(path)
-        if not (path / "zarr.json").exists():
+        place = place_of(path)
+        if not (place / "zarr.json").exists():
+            place.check_reachable()
             raise StoreError(
-                f"there is no feature store at {path}; `student-clap ingest` makes one (store.path names it)"
+                f"there is no feature store at {place}; `student-clap ingest` makes one (store.path names it)"
             )
-        lock = WriterLock.take(path) if mode == "r+" else None
+        return cls._opened(place, mode, None, mend=mend)
+
+    @classmethod
+    def _opened(cls, place: Place, mode: Literal["r", "r+"], lock: Lock | None, *, mend: bool = False) -> Self:
+        if mode == "r+" and lock is None:
+            lock = place.take_lock()
         try:
-            root, attributes = _open_root(path, mode)
-            store = cls(path, root, lock, attributes, mend=mend)
+            root, attributes = _open_root(place, mode)
+            store = cls(place, root, lock, attributes, mend=mend)
             if mode == "r+":
                 store._sweep()
                 store._resize(store.n_tracks)
@@ -148,19 +151,24 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open_or_create(cls, path: str | Path, teacher_name: str) -> Self:
+    def open_or_create(cls, path: Somewhere, teacher_name: str) -> Self:
         """Open for writing, creating the store if it is not there."""
-        return cls.open(path, "r+") if (local_path(path) / "zarr.json").exists() else cls.create(path, teacher_name)
+        return cls.open(path, "r+") if cls.is_at(path) else cls.create(path, teacher_name)
 
     @classmethod
-    def shard_writer(cls, path: str | Path, recipe: Recipe) -> Features:
+    def is_at(cls, path: Somewhere) -> bool:
+        """Whether a store is there."""
+        return (place_of(path) / "zarr.json").exists()
+
+    @classmethod
+    def shard_writer(cls, path: Somewhere, recipe: Recipe) -> Features:
         """The features of `recipe`, to write strips beside a process that holds the store for writing.
 
         For the tasks of a stage: they call `write_strip` on rows that no other task has, and never `mark`.
         """
-        path = local_path(path)
-        root, _ = _open_root(path, "r+")
-        return _features(path, root, recipe, committed_rows(root))
+        place = place_of(path)
+        root, _ = _open_root(place, "r+")
+        return _features(place, root, recipe, committed_rows(root))
 
     def close(self) -> None:
         """Give the writer's lock back."""
@@ -177,6 +185,16 @@ class FeatureStore:
     # --- identity
 
     @property
+    def path(self) -> Path | str:
+        """Where it lies: a directory as it was given, or the text of a URL."""
+        return self._place.path
+
+    @property
+    def address(self) -> str:
+        """What opens it from every directory, and where it is shared, from every host."""
+        return self._place.address
+
+    @property
     def uuid(self) -> str:
         """Made once, at creation."""
         return str(self._attributes["uuid"])
@@ -188,7 +206,7 @@ class FeatureStore:
 
     @teacher_name.setter
     def teacher_name(self, name: str) -> None:
-        self._attributes = set_attributes(self.path, {"teacher_name": name})
+        self._attributes = set_attributes(self._place, {"teacher_name": name})
 
     # --- the track table
 
@@ -200,9 +218,9 @@ class FeatureStore:
         self._resize(rows.stop)
         append_rows(self._root, self.n_tracks, tracks)
         self.n_tracks = rows.stop
-        flush_directory(self.path / "state" / "c")
+        (self._place / "state" / "c").flush()
         # A lower bound: should the states be lost, this says that there were some.
-        self._attributes = set_attributes(self.path, {_ROWS: rows.stop})
+        self._attributes = set_attributes(self._place, {_ROWS: rows.stop})
         return rows
 
     def strings(self, name: str, begin: int = 0, end: int | None = None) -> list[str]:
@@ -274,26 +292,27 @@ class FeatureStore:
         if not any(len(v) for v in vectors) and not segment_vectors.has_segment_vectors(self._root):
             return
         if not segment_vectors.has_segment_vectors(self._root):
-            segment_vectors.create_segment_vectors(self.path, self.n_tracks)
+            segment_vectors.create_segment_vectors(self._place, self.n_tracks)
         segment_vectors.write(self._root, rows, vectors)
 
     # --- features
 
     def recipes(self) -> dict[str, Recipe]:
         """The recipes that have a group, by name."""
+        folder = self._place / "features"
         found = {}
-        for folder in sorted((self.path / "features").glob("*/zarr.json")):
-            attributes = read_document(folder.parent)["attributes"]
+        for name, document in _groups(folder).items():
+            attributes = document["attributes"]
             if "recipe" in attributes:
                 try:
-                    found[folder.parent.name] = Recipe.from_attributes(attributes["recipe"])
+                    found[name] = Recipe.from_attributes(attributes["recipe"])
                 except ValueError as error:
-                    raise StoreError(f"{folder}: {error}") from error
+                    raise StoreError(f"{folder / name}: {error}") from error
         return found
 
     def stored_fingerprint(self, name: str) -> str:
         """The fingerprint that stands beside the recipe of that name."""
-        return str(read_document(self.path / "features" / name)["attributes"].get("fingerprint", ""))
+        return str(read_document(self._place / "features" / name)["attributes"].get("fingerprint", ""))
 
     def features(self, recipe: Recipe) -> Features:
         """The features of `recipe`; made if the store is open for writing and has none.
@@ -317,7 +336,7 @@ class FeatureStore:
                 f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
                 "Use the configuration they were made with, or another store.path."
             )
-        return _features(self.path, self._root, recipe, self.n_tracks)
+        return _features(self._place, self._root, recipe, self.n_tracks)
 
     def outdate_features(self, rows: list[int]) -> None:
         """Take the marks of `rows` away in every recipe: their audio is another, and featurize makes them again."""
@@ -327,93 +346,103 @@ class FeatureStore:
     # --- inside
 
     def _create_features(self, recipe: Recipe) -> None:
-        group = self.path / "features"
+        group = self._place / "features"
         if not (group / "zarr.json").exists():
             write_document(group, {"zarr_format": 3, "node_type": "group"})
         # A group without a recipe was never finished: no shard can be in it.
-        shutil.rmtree(group / recipe.name, ignore_errors=True)
-        create_features(self.path, recipe, self.n_tracks)
+        (group / recipe.name).clear()
+        create_features(self._place, recipe, self.n_tracks)
 
     def columns(self) -> list[zarr.Array[Any]]:
         """The one-dimensional arrays and the teacher's vectors, for who looks at their chunks."""
-        return [array(self._root, folder.relative_to(self.path).as_posix()) for folder in self._columns()]
+        return [array(self._root, name) for name in self._columns()]
 
-    def _columns(self) -> list[Path]:
-        """The folders of the arrays that count tracks, without those of shards."""
-        names = [*TABLE_COLUMNS, segment_vectors.COUNTS]
-        names += [f"features/{recipe}/{column}" for recipe in self.recipes() for column in ("n_samples", "error")]
-        return [self.path / name for name in names if (self.path / name / "zarr.json").exists()]
+    def segment_vector_rows(self) -> set[int]:
+        """Rows whose segment vectors are there, counted or not."""
+        return segment_vectors.rows_with_a_file(self._place)
 
-    def _sharded(self) -> list[Path]:
-        """The folders of the arrays that have a file per track."""
-        names = [segment_vectors.VECTORS, *(f"features/{recipe}/mel" for recipe in self.recipes())]
-        return [self.path / name for name in names if (self.path / name / "zarr.json").exists()]
+    def _columns(self) -> list[str]:
+        """The arrays that count tracks, without those of shards."""
+        there = self._place.folders()
+        names = [name for name in (*TABLE_COLUMNS, segment_vectors.COUNTS) if name in there]
+        return names + [f"features/{recipe}/{column}" for recipe in self.recipes() for column in ("n_samples", "error")]
+
+    def _sharded(self) -> list[str]:
+        """The arrays that have a file per track."""
+        there = [segment_vectors.VECTORS] if segment_vectors.VECTORS in self._place.folders() else []
+        return there + [f"features/{recipe}/mel" for recipe in self.recipes()]
 
     def _sweep(self) -> None:
         """Remove what a killed writer left of metadata and columns, and of arrays that were never finished."""
-        for unfinished in self.path.parent.glob(f".{self.path.name}.*.part"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        groups = [self.path, *(self.path / "features").glob("*/")]
-        for folder in (*groups, *self._sharded()):
-            sweep_partial_files(folder)
-        for column in self._columns():
-            sweep_partial_files(column)
-            sweep_partial_files(column / "c")
-        for chunk in (self.path / "teacher" / "c").glob("*/"):
-            sweep_partial_files(chunk)
+        self._place.sweep(unfinished=True)
+        groups = [f"features/{name}" for name in (self._place / "features").folders()]
+        chunks = [f"teacher/c/{name}" for name in (self._place / "teacher" / "c").folders()]
+        for name in ("features", *groups, *chunks, *self._sharded()):
+            (self._place / name).sweep()
+        for name in self._columns():
+            (self._place / name).sweep()
+            (self._place / name / "c").sweep()
 
     def _resize(self, n_tracks: int) -> None:
         """Give every array that counts tracks `n_tracks` rows."""
+        folders = [self._place / name for name in (*self._columns(), *self._sharded())]
         with ThreadPoolExecutor(_FLUSHES) as threads:  # the disk flushes several files in the time of one
-            list(threads.map(lambda folder: set_rows(folder, n_tracks), (*self._columns(), *self._sharded())))
+            list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
 
 
-def member_folders(path: Path) -> list[Path]:
-    """The folders of all groups and arrays of the store at `path` that are there or have to be.
+def member_folders(place: Place) -> list[Place]:
+    """The folders of all groups and arrays of the store that are there or have to be.
 
     Raises:
         CorruptMetadataError: the zarr.json of a recipe's group is damaged.
     """
-    folders = [path, *(path / name for name in TABLE_COLUMNS)]
-    folders += [path / name for name in segment_vectors.SEGMENT_COLUMNS if (path / name).is_dir()]
-    if (path / "features").is_dir():
-        folders.append(path / "features")
-    for group in sorted((path / "features").glob("*/")):
+    there = place.folders()
+    folders = [place, *(place / name for name in TABLE_COLUMNS)]
+    folders += [place / name for name in segment_vectors.SEGMENT_COLUMNS if name in there]
+    if "features" in there:
+        folders.append(place / "features")
+    for name, document in _groups(place / "features").items():
+        group = place / "features" / name
         folders.append(group)
-        if "recipe" in read_document(group)["attributes"]:
+        if "recipe" in document["attributes"]:
             folders += [group / name for name in ("mel", "n_samples", "error")]
     return folders
 
 
-def _open_root(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:
+def _groups(folder: Place) -> dict[str, Document]:
+    """The zarr.json of every recipe's group, by name. One without a zarr.json and shards was never finished."""
+    found = {}
+    for name in folder.folders():
+        try:
+            found[name] = read_document(folder / name)
+        except CorruptMetadataError:
+            if (folder / name / "zarr.json").exists() or (folder / name / "mel" / "c").row_sizes():
+                raise
+    return found
+
+
+def _open_root(place: Place, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:
     """The root group and its attributes, all metadata of the store having been checked."""
-    document = read_document(path)
+    document = read_document(place)
     attributes = document.get("attributes", {})
     found = (attributes.get("format"), attributes.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise StoreError(
-            f"{path} holds {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
+            f"{place} holds {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
         )
-    for folder in member_folders(path):
-        read_document(folder, sealed=is_sealed(document))
-    root = zarr.open_group(DurableStore(path, read_only=mode == "r"), mode=mode)
+    sealed = is_sealed(document)
+    place.each(lambda folder: read_document(folder, sealed=sealed), member_folders(place))
+    root = zarr.open_group(place.zarr_store(read_only=mode == "r"), mode=mode)
     return root, dict(attributes)
 
 
-def _features(path: Path, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
+def _features(place: Place, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
     name = f"features/{recipe.name}"
-    return Features(_group(root, name, path), recipe, n_tracks, path / name)
+    return Features(_group(root, name, place), recipe, n_tracks, place / name)
 
 
-def _group(root: zarr.Group, name: str, path: Path) -> zarr.Group:
+def _group(root: zarr.Group, name: str, place: Place) -> zarr.Group:
     group = root.get(name)
     if not isinstance(group, zarr.Group):
-        raise StoreError(f"{path} has no group {name}; the store is damaged or of another make")
+        raise StoreError(f"{place} has no group {name}; the store is damaged or of another make")
     return group
-
-
-def local_path(path: str | Path) -> Path:
-    """The store's directory. Raises StoreError for a URL."""
-    if isinstance(path, str) and "://" in path:
-        raise StoreError(f"store.path is {path!r}; this version keeps stores in local or mounted directories only")
-    return Path(path)

@@ -7,8 +7,8 @@ Cost: see `shard`; stores whose shards are of another make are read and written 
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from student_clap.store.durable import sweep_partial_files, write_durably
 from student_clap.store.errors import CorruptShardError, MissingFeaturesError, StoreError
 from student_clap.store.metadata import add_members, read_document
+from student_clap.store.place import Place
 from student_clap.store.quantise import MISSING, dequantise_columns
 from student_clap.store.recipe import Recipe
 from student_clap.store.shard import ZSTD_LEVEL, ShardFormat
@@ -33,8 +33,13 @@ FAILED = -1
 _MARK_CHUNK_ROWS = 65_536
 
 
-def create_features(store: Path, recipe: Recipe, n_tracks: int) -> None:
-    """Create the recipe's group, whole, in the store's directory, for `n_tracks` rows."""
+def create_features(store: Place, recipe: Recipe, n_tracks: int) -> None:
+    """Create the recipe's group, whole, in the store, for `n_tracks` rows."""
+    add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
+
+
+def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
+    """What creates the recipe's group in a root group."""
     name = f"features/{recipe.name}"
     shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
 
@@ -84,7 +89,7 @@ def create_features(store: Path, recipe: Recipe, n_tracks: int) -> None:
             dimension_names=("track",),
         )
 
-    add_members(store, [name], make)
+    return make
 
 
 def _quiet() -> warnings.catch_warnings[None]:
@@ -95,10 +100,10 @@ def _quiet() -> warnings.catch_warnings[None]:
 class Features:
     """The features of one recipe. Obtain it from `FeatureStore.features`."""
 
-    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, directory: Path) -> None:
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, place: Place) -> None:
         self._group = group
-        self._directory = directory
-        self._format = ShardFormat.of(read_document(directory / "mel"))
+        self._shards = place / "mel" / "c"
+        self._format = ShardFormat.of(read_document(place / "mel"))
         self.recipe = recipe
         self._n_tracks = n_tracks
 
@@ -116,25 +121,30 @@ class Features:
         return self.n_samples() > 0
 
     def stored_bytes(self) -> int:
-        """Bytes on disk of the shards that count."""
-        shards = (self.shard_path(int(row)) for row in np.flatnonzero(self.made()))
-        return sum(shard.stat().st_size for shard in shards if shard.exists())
+        """Bytes of the shards that count."""
+        sizes = self._shards.row_sizes()
+        return sum(sizes.get(row, 0) for row in np.flatnonzero(self.made()).tolist())
 
-    def shard_path(self, row: int) -> Path:
-        """The file that holds the strip of `row`."""
-        return self._directory / "mel" / "c" / str(row) / "0" / "0"
+    def shard_path(self, row: int) -> Path | str:
+        """The file or the URL of the object that holds the strip of `row`."""
+        return self._shard(row).path
+
+    def _shard(self, row: int) -> Place:
+        return self._shards / f"{row}/0/0"
+
+    @property
+    def shards(self) -> Place:
+        """The folder that the shards lie in."""
+        return self._shards
 
     def shard_rows(self) -> set[int]:
         """Rows that have a shard, marked or not."""
-        # A listing of one directory, then one look per entry: no path objects, which would double the time.
-        folder = str(self._directory / "mel" / "c")
-        names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
-        return {int(n) for n in names if n.isdecimal() and os.path.exists(f"{folder}/{n}/0/0")}  # noqa: PTH110
+        return set(self._shards.row_sizes())
 
     def delete_shard(self, row: int) -> None:
         """Remove the shard of `row`, and what a killed writer left beside it."""
-        self.shard_path(row).unlink(missing_ok=True)
-        sweep_partial_files(self.shard_path(row).parent)
+        self._shard(row).unlink()
+        self._shard(row).parent.sweep()
 
     def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
         """Write the shard of `row`; `mark` makes it count.
@@ -154,15 +164,15 @@ class Features:
             )
         if codes.min() == MISSING:
             raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
-        path = self.shard_path(row)
-        sweep_partial_files(path.parent)
+        shard = self._shard(row)
+        shard.parent.sweep()
         if self._format is not None:
-            write_durably(path, self._format.encode(codes))
+            shard.write(self._format.encode(codes))
             return
         mel = self._mel
-        shard = np.full((1, *mel.shape[1:]), MISSING, np.uint8)
-        shard[0, :, : codes.shape[1]] = codes
-        mel[row : row + 1] = shard
+        whole = np.full((1, *mel.shape[1:]), MISSING, np.uint8)
+        whole[0, :, : codes.shape[1]] = codes
+        mel[row : row + 1] = whole
 
     def mark(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
         """Record the outcome of `rows`: samples and "", or FAILED and the reason. The driver alone calls this."""
@@ -205,8 +215,8 @@ class Features:
         if self._format is None:
             return np.asarray(self._mel[row, :, :frames])
         try:
-            data = self.shard_path(row).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            data = self._shard(row).read_bytes()
+        except FileNotFoundError:
             return np.full((self.recipe.n_mels, frames), MISSING, np.uint8)
         return self._format.decode(data, frames)
 

@@ -36,6 +36,21 @@ class Owner:
     host: str
     command: str
 
+    @classmethod
+    def here(cls) -> Self:
+        """This process."""
+        command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv[:2]))
+        return cls(os.getpid(), socket.gethostname(), command)
+
+    @classmethod
+    def read(cls, note: str | bytes) -> Self | None:
+        """Who a note names; None where it cannot be read."""
+        try:
+            found = json.loads(note)
+            return cls(int(found["pid"]), str(found["host"]), str(found["command"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} ({self.command})"
 
@@ -121,17 +136,14 @@ def _refusal(store: Path, owner: Owner | None, lock: Path) -> str:
 
 def _read(note: Path) -> Owner | None:
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        return Owner(int(found["pid"]), str(found["host"]), str(found["command"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Owner.read(note.read_bytes())
+    except OSError:
         return None
 
 
 def _write(note: Path) -> None:
-    command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv[:2]))
-    owner = Owner(os.getpid(), socket.gethostname(), command)
     try:
-        note.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        note.write_text(json.dumps(asdict(Owner.here())), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{note} cannot be written: {error.strerror or error}; free some space there") from error
 

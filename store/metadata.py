@@ -11,23 +11,22 @@ Cost: 0.1 ms per document.
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import google_crc32c
 import zarr
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
-from student_clap.store.durable import flush_directory, write_durably, writing
 from student_clap.store.errors import CorruptMetadataError
+from student_clap.store.place import Place, Somewhere, place_of
 
 CHECKSUM = "zarr_json_crc32c"
 Document = dict[str, Any]
 
 
-def read_document(folder: Path, *, sealed: bool = False) -> Document:
+def read_document(folder: Somewhere, *, sealed: bool = False) -> Document:
     """The zarr.json of the array or group in `folder`.
 
     Args:
@@ -37,7 +36,7 @@ def read_document(folder: Path, *, sealed: bool = False) -> Document:
     Raises:
         CorruptMetadataError: it is gone, is no JSON object, or its checksum is wrong.
     """
-    path = folder / "zarr.json"
+    path = place_of(folder) / "zarr.json"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -54,11 +53,16 @@ def read_document(folder: Path, *, sealed: bool = False) -> Document:
     return document
 
 
-def write_document(folder: Path, document: Document) -> None:
+def write_document(folder: Somewhere, document: Document) -> None:
     """Write the zarr.json of `folder` with its checksum. Raises StoreError if it cannot be written."""
+    (place_of(folder) / "zarr.json").write(sealed_bytes(document), name_too=False)
+
+
+def sealed_bytes(document: Document) -> bytes:
+    """A zarr.json with its checksum."""
     document = {**document, "attributes": dict(document.get("attributes", {}))}
     document["attributes"][CHECKSUM] = checksum(document)
-    write_durably(folder / "zarr.json", json.dumps(document, indent=2).encode(), name_too=False)
+    return json.dumps(document, indent=2).encode()
 
 
 def checksum(document: Document) -> str:
@@ -73,7 +77,7 @@ def is_sealed(document: Document) -> bool:
     return CHECKSUM in document.get("attributes", {})
 
 
-def set_rows(folder: Path, n_tracks: int) -> None:
+def set_rows(folder: Somewhere, n_tracks: int) -> None:
     """Give the array in `folder` `n_tracks` rows. Chunks are left as they are: rows are written before they count.
 
     zarr's own resize lists every chunk of the array, which takes seconds for a million shards.
@@ -83,7 +87,7 @@ def set_rows(folder: Path, n_tracks: int) -> None:
         write_document(folder, {**document, "shape": [n_tracks, *document["shape"][1:]]})
 
 
-def set_attributes(folder: Path, changes: Document) -> Document:
+def set_attributes(folder: Somewhere, changes: Document) -> Document:
     """Change attributes of the array or group in `folder`. Returns all of them."""
     document = read_document(folder)
     before = document.get("attributes", {})
@@ -93,37 +97,39 @@ def set_attributes(folder: Path, changes: Document) -> Document:
     return dict(document["attributes"])
 
 
-def add_members(store: Path, names: Sequence[str], make: Callable[[zarr.Group], None]) -> None:
+def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
+    """The zarr.json documents of what `make` creates in the empty group that it is given, by the member's path.
+
+    The group itself is "". Nothing is written anywhere.
+    """
+    files: dict[str, Buffer] = {}
+    make(zarr.create_group(MemoryStore(files)))
+    documents = {name.removesuffix("zarr.json").rstrip("/"): data.to_bytes() for name, data in sorted(files.items())}
+    return {name: json.loads(data) for name, data in documents.items()}
+
+
+def as_files(documents: dict[str, Document], below: str = "") -> dict[str, bytes]:
+    """The documents of a member and of what is below it as files, each with its checksum, by their paths below it."""
+    prefix = f"{below}/" if below else ""
+    inside = {name.removeprefix(prefix): d for name, d in documents.items() if name == below or name.startswith(prefix)}
+    inside = {"" if name == below else name: document for name, document in inside.items()}
+    return {f"{name}/zarr.json".lstrip("/"): sealed_bytes(document) for name, document in inside.items()}
+
+
+def add_members(store: Place, names: Sequence[str], make: Callable[[zarr.Group], None]) -> None:
     """Create arrays or groups, each of them appearing whole.
 
     Args:
-        store: the store's directory.
+        store: the store.
         names: of the members, in the order in which they are to appear, each below the root or a group that is there.
         make: creates them in an empty group that it is given.
     """
-    aside = store.with_name(f".{store.name}.{uuid.uuid4().hex}.part")
-    try:
-        with writing(store):
-            make(zarr.create_group(str(aside)))
-            for folder in folders_below(aside):
-                write_document(folder, read_document(folder))
-            for name in names:
-                (aside / name).rename(store / name)
-                flush_directory((store / name).parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    documents = describe(make)
+    for name in names:
+        (store / name).create(as_files(documents, name))
 
 
-def folders_below(folder: Path) -> Iterator[Path]:
-    """`folder` and the arrays and groups below it; does not look into arrays."""
-    yield folder
-    if not (folder / "c").is_dir():
-        for path in sorted(folder.iterdir()):
-            if (path / "zarr.json").exists():
-                yield from folders_below(path)
-
-
-def _damaged(path: Path, reason: str) -> CorruptMetadataError:
+def _damaged(path: Place, reason: str) -> CorruptMetadataError:
     return CorruptMetadataError(
         f"{path} is damaged: {reason}. `student-clap store repair` writes an array's anew; "
         "one of a group has to come from a copy of the store"

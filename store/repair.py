@@ -7,12 +7,8 @@ Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made 
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -20,9 +16,9 @@ import zarr
 from student_clap.store import segment_vectors
 from student_clap.store.errors import CorruptMetadataError
 from student_clap.store.feature_store import FeatureStore, member_folders
-from student_clap.store.features import NOT_MADE, create_features
-from student_clap.store.lock import WriterLock
-from student_clap.store.metadata import is_sealed, read_document, write_document
+from student_clap.store.features import NOT_MADE, feature_arrays
+from student_clap.store.metadata import Document, describe, is_sealed, read_document, write_document
+from student_clap.store.place import Place, Somewhere, place_of
 from student_clap.store.recipe import Recipe
 from student_clap.store.shard import SUPPORTED, ShardFormat
 from student_clap.store.tracks import TABLE_COLUMNS, State, create_table
@@ -43,18 +39,19 @@ class Repaired:
     left: tuple[Finding, ...] = ()
 
 
-def repair_path(path: Path, *, deep: bool) -> Repaired:
+def repair_path(path: Somewhere, *, deep: bool) -> Repaired:
     """Mend the store at `path`, also one that cannot be opened. Raises StoreError if another process writes it."""
     done = Repaired()
-    lock = WriterLock.take(path)
+    place = place_of(path)
+    lock = place.take_lock()
     try:
-        done.metadata = _repair_metadata(path)
+        done.metadata = _repair_metadata(place)
     finally:
         lock.release()
-    if left := verify_metadata(path):
+    if left := verify_metadata(place):
         done.left = tuple(left)
         return done
-    with FeatureStore.open(path, "r+", mend=True) as store:
+    with FeatureStore.open(place, "r+", mend=True) as store:
         done.chunks = _repair_columns(store, deep=deep)
         repair(store, verify(store, deep=deep), done)
     return done
@@ -98,59 +95,55 @@ def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
     return mended
 
 
-def _repair_metadata(path: Path) -> int:
+def _repair_metadata(place: Place) -> int:
     """Write damaged zarr.json of arrays anew. Returns how many."""
-    sealed = is_sealed(read_document(path))
+    sealed = is_sealed(read_document(place))
     damaged, rows = [], []
-    for folder in member_folders(path):
+    for folder in member_folders(place):
         try:
             document = read_document(folder, sealed=sealed)
         except CorruptMetadataError:
             damaged.append(folder)
         else:
-            if folder.parent == path and folder.name in TABLE_COLUMNS:
+            if folder.name in TABLE_COLUMNS and str(folder.parent) == str(place):
                 rows.append(int(document["shape"][0]))
     mended = 0
     for folder in damaged:
-        anew = _made_anew(path, folder, max(rows, default=0))
+        anew = _made_anew(place, folder, max(rows, default=0))
         if anew is not None:
             write_document(folder, anew)
             mended += 1
     return mended
 
 
-def _made_anew(path: Path, folder: Path, n_tracks: int) -> dict[str, Any] | None:
+def _made_anew(place: Place, folder: Place, n_tracks: int) -> Document | None:
     """The zarr.json of the array in `folder` as a new store would have it; None where it is no array."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    name = folder.relative_to(path)
-    try:
-        root = zarr.create_group(str(aside))
-        create_table(root)
-        if name.parts[0] in segment_vectors.SEGMENT_COLUMNS:
-            segment_vectors.create_segment_vectors(aside, n_tracks)
-        elif name.parts[0] == "features" and len(name.parts) == 3:
-            root.create_group("features")
+    name = str(folder).removeprefix(str(place)).strip("/")
+    make: Callable[[zarr.Group], None] = create_table
+    if name in segment_vectors.SEGMENT_COLUMNS:
+        make = segment_vectors.segment_arrays(n_tracks)
+    elif name.startswith("features/") and name.count("/") == 2:
+        try:
             recipe = Recipe.from_attributes(read_document(folder.parent)["attributes"]["recipe"])
-            create_features(aside, recipe, n_tracks)
-        elif len(name.parts) != 1 or folder.name == "features":
+        except CorruptMetadataError:
             return None
-        document = read_document(aside / name)
-    except CorruptMetadataError:
+        make = feature_arrays(recipe, n_tracks)
+    elif name not in TABLE_COLUMNS:
         return None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    document = describe(make)[name]
     document["shape"] = [n_tracks, *document["shape"][1:]]
     return _with_the_shards_codec(document, folder) if folder.name == "mel" else document
 
 
-def _with_the_shards_codec(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_the_shards_codec(document: Document, folder: Place) -> Document:
     """The document with that chain of codecs with which the first shard can be read."""
-    shard = next((folder / "c").glob("*/0/0"), None)
-    if shard is None:
+    rows = (folder / "c").row_sizes()
+    if not rows:
         return document
+    shard = (folder / "c" / f"{min(rows)}/0/0").read_bytes()
     for chain in SUPPORTED.values():
         document["codecs"][0]["configuration"]["codecs"] = chain
         shards = ShardFormat.of(document)
-        if shards is not None and shards.can_read(shard.read_bytes()):
+        if shards is not None and shards.can_read(shard):
             break
     return document

@@ -9,9 +9,7 @@ chunk, which is one track, carries a crc32c. Cost: 1 KB per segment; a track wit
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.errors import CorruptShardError, StoreError
 from student_clap.store.metadata import add_members
-from student_clap.store.tracks import array, chunk_path, column_codecs, read_column, update_column
+from student_clap.store.place import Place
+from student_clap.store.tracks import array, chunk_place, column_codecs, read_column, update_column
 
 MAX_SEGMENTS = 120  # of 600 s
 _COUNT_CHUNK_ROWS = 65_536
@@ -31,8 +30,14 @@ SEGMENT_COLUMNS = (VECTORS, COUNTS)
 SegmentVectors = npt.NDArray[np.float16]
 
 
-def create_segment_vectors(store: Path, n_tracks: int) -> None:
-    """Create the two arrays in the store's directory."""
+def create_segment_vectors(store: Place, n_tracks: int) -> None:
+    """Create the two arrays in the store."""
+    there = store.folders()
+    add_members(store, [name for name in SEGMENT_COLUMNS if name not in there], segment_arrays(n_tracks))
+
+
+def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
+    """What creates the two arrays in a root group."""
 
     def make(root: zarr.Group) -> None:
         root.create_array(
@@ -56,15 +61,12 @@ def create_segment_vectors(store: Path, n_tracks: int) -> None:
             attributes={"long_name": "segments that segment_teacher has of the track"},
         )
 
-    add_members(store, [name for name in SEGMENT_COLUMNS if not (store / name).exists()], make)
+    return make
 
 
-def rows_with_a_file(store: Path) -> set[int]:
+def rows_with_a_file(store: Place) -> set[int]:
     """Rows whose vectors have a file, counted or not."""
-    with suppress(FileNotFoundError), os.scandir(store / VECTORS / "c") as entries:
-        rows = {int(entry.name) for entry in entries if entry.name.isdecimal()}
-        return {row for row in rows if (store / VECTORS / "c" / str(row) / "0" / "0").exists()}
-    return set()
+    return set((store / VECTORS / "c").row_sizes())
 
 
 def has_segment_vectors(root: zarr.Group) -> bool:
@@ -106,8 +108,8 @@ def write(root: zarr.Group, rows: list[int], vectors: list[SegmentVectors]) -> N
             block = np.full((1, MAX_SEGMENTS, EMBEDDING_DIM), np.nan, np.float16)
             block[0, : len(found)] = found
             column[row : row + 1] = block
-        elif (path := chunk_path(column, row)) is not None:
-            path.unlink(missing_ok=True)
+        elif (chunk := chunk_place(column, row)) is not None:
+            chunk.unlink()
     update_column(array(root, COUNTS), at, np.array([len(v) for v in vectors], np.int32))
 
 

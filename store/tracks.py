@@ -13,18 +13,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.errors import CorruptColumnError
 from student_clap.store.metadata import CHECKSUM
+from student_clap.store.place import Place, PlacedStore
 
 _CHUNK_ROWS = 65_536
 TEXT_CHUNK_ROWS = 4096  # a chunk of texts is rewritten for every batch of new rows, and is read as Python objects
@@ -171,10 +170,8 @@ def read_column(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[An
     """
     if column.path in TABLE_COLUMNS and CHECKSUM in column.attrs:
         chunk = column.chunks[0]
-        for number in range(begin // chunk, -(-end // chunk)):
-            path = chunk_path(column, number)
-            if path is not None and not path.exists():
-                raise _damaged(column, number * chunk, (number + 1) * chunk, f"{path} is not there")
+        for number, path in absent_chunks(column, range(begin // chunk, -(-end // chunk))).items():
+            raise _damaged(column, number * chunk, (number + 1) * chunk, f"{path} is not there")
     return _read(column, begin, end)
 
 
@@ -184,12 +181,28 @@ def read_strings(column: zarr.Array[Any], begin: int, end: int) -> list[str]:
     return strings
 
 
-def chunk_path(column: zarr.Array[Any], number: int) -> Path | None:
-    """The file of chunk `number` along the rows; None where the store is no directory."""
+def chunk_place(column: zarr.Array[Any], number: int) -> Place | None:
+    """Where chunk `number` along the rows lies; None in a zarr store of somebody else's."""
+    folder = _chunk_folder(column)
+    return None if folder is None else folder / _chunk_name(column, number)
+
+
+def absent_chunks(column: zarr.Array[Any], numbers: range) -> dict[int, str]:
+    """Those chunks along the rows that are not there -> where they should be."""
+    folder = _chunk_folder(column)
+    if folder is None:
+        return {}
+    names = {_chunk_name(column, number): number for number in numbers}
+    return {names[name]: str(folder / name) for name in folder.absent(list(names))}
+
+
+def _chunk_folder(column: zarr.Array[Any]) -> Place | None:
     store = column.store
-    if not isinstance(store, LocalStore):
-        return None
-    return store.root.joinpath(column.path, "c", str(number), *["0"] * (column.ndim - 1))
+    return store.place / column.path / "c" if isinstance(store, PlacedStore) else None
+
+
+def _chunk_name(column: zarr.Array[Any], number: int) -> str:
+    return "/".join([str(number), *["0"] * (column.ndim - 1)])
 
 
 def _read(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import click
@@ -22,7 +21,8 @@ from student_clap.store.errors import CorruptColumnError, CorruptMetadataError, 
 from student_clap.store.feature_store import FeatureStore, member_folders
 from student_clap.store.features import FAILED, Features
 from student_clap.store.metadata import is_sealed, read_document
-from student_clap.store.tracks import State, chunk_path, chunk_spans, read_column
+from student_clap.store.place import Place, Somewhere, place_of
+from student_clap.store.tracks import State, absent_chunks, chunk_spans, read_column
 
 Kind = Literal[
     "damaged metadata",
@@ -48,7 +48,9 @@ class Finding:
     detail: str
 
 
-def verify_path(path: Path, *, deep: bool, advance: Callable[[], None] = lambda: None) -> tuple[list[Finding], int]:
+def verify_path(
+    path: Somewhere, *, deep: bool, advance: Callable[[], None] = lambda: None
+) -> tuple[list[Finding], int]:
     """Look for faults, also in a store that cannot be opened.
 
     Returns:
@@ -64,21 +66,24 @@ def verify_path(path: Path, *, deep: bool, advance: Callable[[], None] = lambda:
         return [Finding("damaged column", "", -1, error.message)], -1
 
 
-def verify_metadata(path: Path) -> list[Finding]:
+def verify_metadata(path: Somewhere) -> list[Finding]:
     """Test the checksum of every zarr.json of the store at `path`."""
-    findings = []
+    place = place_of(path)
     try:
-        sealed = is_sealed(read_document(path))
-        folders = member_folders(path)
+        sealed = is_sealed(read_document(place))
+        folders = member_folders(place)
     except CorruptMetadataError as error:
         return [Finding("damaged metadata", "", -1, error.message)]
-    for folder in folders:
+
+    def look(folder: Place) -> list[Finding]:
         try:
             read_document(folder, sealed=sealed)
         except CorruptMetadataError as error:
-            recipe = folder.parent.name if folder.parent.parent == path / "features" else ""
-            findings.append(Finding("damaged metadata", recipe, -1, error.message))
-    return findings
+            recipe = folder.parent.name if str(folder.parent.parent) == str(place / "features") else ""
+            return [Finding("damaged metadata", recipe, -1, error.message)]
+        return []
+
+    return [finding for found in place.each(look, folders) for finding in found]
 
 
 def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lambda: None) -> list[Finding]:
@@ -109,9 +114,9 @@ def damaged_chunks(store: FeatureStore, *, deep: bool) -> Iterator[tuple[str, in
     """Chunks of columns that are lost or damaged: the column, its rows [begin, end), and why."""
     for column in store.columns():
         chunk = column.chunks[0]
+        lost = {} if deep else absent_chunks(column, range(-(-store.n_tracks // chunk)))
         for begin, end in chunk_spans(0, store.n_tracks, chunk):
-            path = chunk_path(column, begin // chunk)
-            if not deep and path is not None and path.exists():
+            if not deep and begin // chunk not in lost:
                 continue
             try:
                 read_column(column, begin, end)
@@ -136,7 +141,7 @@ def _table(store: FeatureStore) -> Iterator[Finding]:
 
 def _segment_vectors(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
     counts = store.n_segment_teacher()
-    files = segment_vectors.rows_with_a_file(store.path)
+    files = store.segment_vector_rows()
     for row in sorted(files - set(np.flatnonzero(counts).tolist())):
         yield Finding("damaged segment vectors", "", row, "segment vectors that no count counts")
     for row in np.flatnonzero(counts).tolist():

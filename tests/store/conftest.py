@@ -43,8 +43,16 @@ def make_codes(recipe):
 
 
 @pytest.fixture
-def store(tmp_path, make_track):
+def where(request, tmp_path):
+    """Where `store` lies: a directory; with the parameter "s3" a bucket on loopback."""
+    if getattr(request, "param", "directory") == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/a library/features.zarr"
+    return tmp_path / "features.zarr"
+
+
+@pytest.fixture
+def store(where, make_track):
     """A store of five tracks, open for writing."""
-    with FeatureStore.create(tmp_path / "features.zarr", "test-teacher") as opened:
+    with FeatureStore.create(where, "test-teacher") as opened:
         opened.append_tracks([make_track(n) for n in range(5)])
         yield opened

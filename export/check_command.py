@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def check(config: Config, model: Path, audio: Path | None, reference: Path | Non
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", "run_name", help="Run under training.runs_dir.  [default: architecture-recipe]")
 @click.option("--model", type=_FILE, help="ONNX file.  [default: the run's student.onnx]")
-@click.option("--out", type=_FILE, default=Path("vectors.npz"), show_default=True, help="Ends with .npz.")
+@click.option("--out", type=_FILE, default=Path("vectors.parquet"), show_default=True, help=".parquet or .npz")
 @click.option("--threads", type=click.IntRange(1), help="Files at a time.  [default: one per core, 8 at most]")
 def embed(
     config: Config, files: tuple[Path, ...], run_name: str | None, model: Path | None, out: Path, threads: int | None
@@ -71,15 +72,11 @@ def embed(
     from tqdm import tqdm
 
     from student_clap.export.app_mel import mel_of
-    from student_clap.export.file_batch import (
-        audio_files,
-        check_vector_file,
-        default_threads,
-        embed_files,
-        write_vectors,
-    )
+    from student_clap.export.file_batch import audio_files, default_threads, embed_files
+    from student_clap.export.onnx_metadata import vectors_metadata
     from student_clap.export.run_folder import RunFolder
     from student_clap.export.session import StudentSession
+    from student_clap.export.vector_file import check_vector_file, vector_file
     from student_clap.store import Recipe
     from student_clap.train.run import run_directory
 
@@ -89,18 +86,23 @@ def embed(
     paths = audio_files(files)
     if not paths:
         raise click.ClickException(f"no audio files in {', '.join(map(str, files))}")
+    written = segments = 0
     # disable=None: no bar where stderr is no terminal
-    with tqdm(desc="embed", unit="file", total=len(paths), disable=None) as bar:
-        done = embed_files(paths, session, mel, threads=threads or default_threads(), advance=bar.update)
-    failed = [outcome for outcome in done if outcome.vector is None]
-    for outcome in failed:
-        click.echo(_printable(f"warning: no vector: {outcome.path}: {outcome.error}"), err=True)
-    if len(failed) == len(done):
-        raise click.ClickException(f"none of {len(done)} files gives a vector; {out} is not written")
-    written = write_vectors(out, done)
+    with (
+        vector_file(out, vectors_metadata(model, session.metadata, mel)) as vectors,
+        tqdm(desc="embed", unit="file", total=len(paths), disable=None) as bar,
+    ):
+        for outcome in embed_files(paths, session, mel, threads=threads or default_threads(), advance=bar.update):
+            if outcome.vector is None:
+                warning = _printable(f"warning: no vector: {outcome.path}: {outcome.error}")
+                tqdm.write(warning, file=sys.stderr)
+                continue
+            vectors.add(outcome)
+            written, segments = written + 1, segments + outcome.n_segments
+        if not written:
+            raise click.ClickException(f"none of {len(paths)} files gives a vector; {out} is not written")
     click.echo(
-        f"embed: wrote {written} vectors of {sum(o.n_segments for o in done)} segments to {out}; "
-        f"{len(failed)} files without a vector"
+        f"embed: wrote {written} vectors of {segments} segments to {out}; {len(paths) - written} files without a vector"
     )
 
 

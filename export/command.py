@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,23 +19,42 @@ _RUN = click.option("--run", "run_name", help="Run under training.runs_dir.  [de
 
 
 @click.command()
-@config_options()
+@config_options(recipe=True)
 @_RUN
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="[default: the run's best.pt]")
+@click.option("--dynamic-batch", is_flag=True, help="For batch users: any number of segments a run; no drop-in.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file.  [default: the run's student.onnx]"
+    "--quantize", type=click.Choice(["int8", "fp16"]), help="Written only if as good as the float student and faster."
 )
-def export(config: Config, run_name: str | None, checkpoint: Path | None, output: Path | None) -> None:
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="ONNX file.  [default: the run's student.onnx, student-batch.onnx, student-int8.onnx or student-fp16.onnx]",
+)
+def export(
+    config: Config,
+    run_name: str | None,
+    checkpoint: Path | None,
+    *,
+    dynamic_batch: bool,
+    quantize: Literal["int8", "fp16"] | None,
+    output: Path | None,
+) -> None:
     """Write the student as a drop-in ONNX file.
 
     The file is written only if it meets every clause of the drop-in contract and answers as torch does.
     """
-    from student_clap.export.onnx_writer import write_student
+    from student_clap.export.batch_axis import write_batch_student
+    from student_clap.export.onnx_writer import build_student, write_student
     from student_clap.export.parity import real_segments
+    from student_clap.export.quantise_writer import write_quantised
     from student_clap.export.run_folder import RunFolder, held_out_rows
+    from student_clap.export.sampling import draw_samples
     from student_clap.store import FeatureStore
     from student_clap.train.checkpoint import load_student
 
+    if dynamic_batch and quantize:
+        raise click.UsageError("--dynamic-batch and --quantize are two different files; give one of them")
     run = _run(config, run_name)
     source = _checkpoint(run, checkpoint)
     home = RunFolder.of_checkpoint(source)
@@ -43,21 +62,36 @@ def export(config: Config, run_name: str | None, checkpoint: Path | None, output
     with FeatureStore.open(config.store.path) as store:
         if info.store_uuid != store.uuid:
             _warn(f"the checkpoint was trained from store {info.store_uuid}; {config.store.path} is {store.uuid}")
-        preferred: list[int] = []
-        if home is not None:
-            rows = held_out_rows(store.teacher(), store.strings("artist"), home.held_out_artists())
-            preferred = rows.tolist()
-        segments_db, n_tracks = real_segments(store.features(info.recipe), preferred)
-    done = write_student(student, info, output or run.student_onnx, segments_db, n_tracks, checkpoint=source.name)
-    click.echo("operators: " + ", ".join(f"{name} {count}" for name, count in done.operators.items()))
+        artists = frozenset[str]() if home is None else home.held_out_artists()
+        preferred = held_out_rows(store.teacher(), store.strings("artist"), artists).tolist()
+        features = store.features(info.recipe)
+        segments_db, n_tracks = real_segments(features, preferred)
+        samples = draw_samples(store, features, artists) if quantize else None
+    if not dynamic_batch and samples is None:
+        done = write_student(student, info, output or run.student_onnx, segments_db, n_tracks, checkpoint=source.name)
+        click.echo("operators: " + ", ".join(f"{name} {count}" for name, count in done.operators.items()))
+        click.echo(
+            f"export: wrote {done.path}: {info.model.architecture}, epoch {info.epoch}, "
+            f"{done.n_parameters / 1e6:.2f} M parameters, {done.n_bytes / 1e6:.2f} MB; parity with torch: {done.parity}"
+        )
+        return
+    built = build_student(student, info, segments_db, n_tracks, checkpoint=source.name)
+    if quantize is None or samples is None:
+        batch = write_batch_student(built, info.recipe, output or run.variant("batch"), segments_db)
+        click.echo(
+            f"export: wrote {batch.path}: {batch.n_bytes / 1e6:.2f} MB, for batch users and not for AudioMuse-AI; 1, 3 "
+            f"and 16 segments a run differ from the drop-in by {batch.max_difference:.1e} at most"
+        )
+        return
+    small = write_quantised(quantize, built, info.recipe, samples, output or run.variant(quantize), click.echo)
     click.echo(
-        f"export: wrote {done.path}: {info.model.architecture}, epoch {info.epoch}, {done.n_parameters / 1e6:.2f} M "
-        f"parameters, {done.n_bytes / 1e6:.2f} MB; parity with torch: {done.parity}"
+        f"export: wrote {small.path}: {small.how}; {small.n_bytes / 1e6:.2f} MB against {small.float_bytes / 1e6:.2f}; "
+        f"{small.verdict.quality} on {small.verdict.quality.n_segments} held-out segments; {small.verdict.speed}"
     )
 
 
 @click.command()
-@config_options()
+@config_options(recipe=True)
 @_RUN
 @click.option(
     "--model", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file.  [default: the run's student.onnx]"

@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.export.onnx_metadata import ANY_BATCH, BATCH_KEY, get_metadata
 from student_clap.export.session import INPUT_NAME, ModelError, StudentSession
 
 if TYPE_CHECKING:
     import onnx
+
+    from student_clap.store import Recipe
 
 MAX_OPSET = 19  # of ai.onnx; 17 is what export writes
 MAX_IR_VERSION = 9  # 8 is what export writes
@@ -51,6 +54,11 @@ class Shape:
     n_mels: int = 128
     frames: int = 1001
     transposed: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """What an app that is set to `recipe` feeds."""
+        return cls(recipe.n_mels, recipe.segment_frames)
 
     @property
     def full(self) -> tuple[int, int, int, int]:
@@ -207,10 +215,14 @@ def _static_batch(model: onnx.ModelProto, _path: Path, shape: Shape) -> _Finding
         dims = value.type.tensor_type.shape.dim
         symbolic = [d.dim_param for axis, d in enumerate(dims) if d.dim_param and axis != shape.time_axis]
         if symbolic:
-            return (
-                f"axis {symbolic[0]!r} is symbolic; on CoreML and plugin providers the app pins it to {shape.frames}",
-                "",
+            fault = (
+                f"axis {symbolic[0]!r} is symbolic; on CoreML and plugin providers the app pins it to {shape.frames}"
             )
+            if get_metadata(model).get(BATCH_KEY) == ANY_BATCH:
+                fault += (
+                    "; made with --dynamic-batch, for batch users: for AudioMuse-AI `student-clap export` without it"
+                )
+            return fault, ""
         return "", "batch, channel and mel are static" if len(dims) else "no shape declared"
     return "no input", ""
 

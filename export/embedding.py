@@ -6,6 +6,7 @@ about a fifth of their cost.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,16 @@ from student_clap.featurize.mel import LogMel
 from student_clap.store import frame_index
 
 
-def file_segments(path: Path, log_mel: LogMel) -> npt.NDArray[np.float32]:
-    """The segments of an audio file, [segment, mel, frame] dB.
+@dataclass(frozen=True)
+class Heard:
+    """What production hears of a file."""
+
+    n_samples: int  # at 48 kHz, after the cap
+    segments_db: npt.NDArray[np.float32]  # [segment, mel, frame]
+
+
+def hear(path: Path, log_mel: LogMel) -> Heard:
+    """Decode an audio file and cut its mel into production's segments.
 
     Raises:
         DecodeError: there is no audio in it.
@@ -27,7 +36,12 @@ def file_segments(path: Path, log_mel: LogMel) -> npt.NDArray[np.float32]:
     samples = decode(path, recipe.max_samples)
     strip = log_mel.strip(samples)
     # strip[:, index]: [mel, segment, frame]
-    return strip[:, frame_index(len(samples), recipe)].transpose(1, 0, 2)
+    return Heard(len(samples), strip[:, frame_index(len(samples), recipe)].transpose(1, 0, 2))
+
+
+def file_segments(path: Path, log_mel: LogMel) -> npt.NDArray[np.float32]:
+    """The segments of an audio file, [segment, mel, frame] dB. Raises DecodeError."""
+    return hear(path, log_mel).segments_db
 
 
 def embed_file(path: Path, session: StudentSession, log_mel: LogMel) -> npt.NDArray[np.float32]:

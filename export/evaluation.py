@@ -27,6 +27,7 @@ from student_clap.export.held_out import Outcome, Source, embed_tracks
 from student_clap.export.onnx_metadata import METADATA_PREFIX, plain_metadata
 from student_clap.export.run_folder import RunFolder, held_out_rows
 from student_clap.export.session import StudentSession
+from student_clap.export.system import processor
 from student_clap.store import FeatureStore, Recipe
 
 FORMAT_VERSION = 1
@@ -155,7 +156,7 @@ def evaluate_model(
         "run": {"name": run.name, "record": run.record()},
         "store": {"uuid": store.uuid, "teacher_name": store.teacher_name, "tracks": store.n_tracks},
         "recipe": {"name": recipe.name, "fingerprint": recipe.fingerprint, **recipe.as_attributes()},
-        "machine": {"processor": _processor(), "cores": os.cpu_count() or 1, "system": platform.platform()},
+        "machine": {"processor": processor(), "cores": os.cpu_count() or 1, "system": platform.platform()},
         "package_version": version("student-clap"),
         "tracks": _tracks(_names(store, [o.row for o in usable]), usable, student, teacher, centre),
         "left_out": [
@@ -207,13 +208,3 @@ def _describe_model(model: Path, session: StudentSession) -> dict[str, Any]:
         "sha256": hashlib.sha256(data).hexdigest(),
         **plain_metadata(session.metadata),
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,31 +1,31 @@
-"""Many audio files to track vectors, several at a time, and the file that holds them.
+"""Many audio files to track vectors, several at a time.
 
 Guarantee: vectors are those of `embed_file`; a file without audio is an outcome, not an error; results come in the
 order of the files, whatever the order they are finished in.
-Cost: a few tracks in flight, each on one thread and up to 0.3 GB for ten minutes of audio.
+Cost: a few tracks in flight, each on one thread and up to 0.3 GB for ten minutes of audio. Outcomes are handed on while
+later files are at work, so memory does not grow with the number of files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.atomic import atomic_file
-from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.app_mel import AppMel
-from student_clap.export.embedding import file_segments
+from student_clap.export.embedding import hear
 from student_clap.export.session import StudentSession
 from student_clap.featurize.decode import DecodeError
 from student_clap.featurize.mel import LogMel
 
 MAX_THREADS = 8
+_AHEAD = 4  # files per thread that may be done before their turn
 # What is taken from a folder; a file that is named itself is always tried.
 AUDIO_SUFFIXES = frozenset(
     (
@@ -54,10 +54,6 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-class VectorFileError(click.ClickException):
-    """Vectors cannot be written there."""
-
-
 @dataclass(frozen=True)
 class Embedded:
     """What became of one file."""
@@ -65,6 +61,8 @@ class Embedded:
     path: Path
     vector: npt.NDArray[np.float32] | None  # [512], unit length
     n_segments: int = 0
+    n_samples: int = 0  # at the recipe's rate, after the cap
+    duration_s: float = 0.0  # of those samples
     error: str = ""  # why there is no vector
 
 
@@ -93,7 +91,7 @@ def embed_files(
     *,
     threads: int,
     advance: Callable[[], object] = lambda: None,
-) -> list[Embedded]:
+) -> Iterator[Embedded]:
     """Embed `files`.
 
     Args:
@@ -103,7 +101,7 @@ def embed_files(
         threads: files at a time.
         advance: called once per finished file.
 
-    Returns:
+    Yields:
         One outcome per file, in order.
 
     Raises:
@@ -116,9 +114,15 @@ def embed_files(
         advance()
         return outcome
 
-    pool = ThreadPoolExecutor(max(1, threads))
+    threads = max(1, threads)
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[Embedded]]()
     try:
-        return list(pool.map(embed, files))
+        for path in files:
+            if len(waiting) == _AHEAD * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(embed, path))
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -129,50 +133,13 @@ def default_threads() -> int:
     return min(MAX_THREADS, cores)
 
 
-def check_vector_file(path: Path) -> None:
-    """Refuse, before hours of work, a file that could not be written afterwards.
-
-    Raises:
-        VectorFileError: another format than .npz, or no folder that takes it.
-    """
-    if path.suffix.lower() == ".parquet":
-        raise VectorFileError(
-            f"{path}: Parquet needs pyarrow, which student-clap does not install; write .npz "
-            "(arrays `path` and `vector`) and convert it"
-        )
-    if path.suffix.lower() != ".npz":
-        raise VectorFileError(f"{path}: vectors are written as .npz; expected a name that ends with it: --out")
-    if path.is_dir():
-        raise VectorFileError(f"{path} is a folder; expected a file: --out")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise VectorFileError(f"{path}: {above} is no folder that can be written to: --out")
-
-
-def write_vectors(target: Path, embedded: Sequence[Embedded]) -> int:
-    """Write `path` [n] text and `vector` [n, 512] float32 of the files that have a vector; returns n.
-
-    Raises:
-        VectorFileError: the system refuses.
-    """
-    usable = [(str(e.path), e.vector) for e in embedded if e.vector is not None]
-    # vectors: [file, 512]
-    vectors = np.array([vector for _, vector in usable], np.float32).reshape(-1, EMBEDDING_DIM)
-    try:
-        with atomic_file(target) as file:
-            np.savez(file, path=np.array([path for path, _ in usable], np.str_), vector=vectors)
-    except OSError as error:
-        raise VectorFileError(f"{target} cannot be written: {error.strerror or error}") from error
-    return len(usable)
-
-
 def _embed(path: Path, session: StudentSession, mel: AppMel, log_mel: LogMel) -> Embedded:
     try:
-        # segments: [segment, mel, frame]
-        segments = file_segments(path, log_mel)
+        heard = hear(path, log_mel)
     except (DecodeError, OSError) as error:
         return Embedded(path, None, error=" ".join(str(error).split()))
-    vector = session.embed_track(mel.shape.lay_out(segments))
+    vector = session.embed_track(mel.shape.lay_out(heard.segments_db))
     if not np.isfinite(vector).all():
         return Embedded(path, None, error="the model gives values that are not finite")
-    return Embedded(path, vector, len(segments))
+    duration_s = heard.n_samples / log_mel.recipe.sample_rate
+    return Embedded(path, vector, len(heard.segments_db), heard.n_samples, duration_s)

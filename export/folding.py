@@ -51,6 +51,29 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put every node behind those whose results it takes, otherwise in the order they have; converters mind neither.
+
+    Raises:
+        ValueError: the graph has a circle.
+    """
+    made = {"", *(i.name for i in graph.initializer), *(i.name for i in graph.input)}
+    waiting, ordered = list(graph.node), list[onnx.NodeProto]()
+    while waiting:
+        later = []
+        for node in waiting:
+            if made.issuperset(node.input):
+                made.update(node.output)
+                ordered.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ValueError(f"the graph has a circle through {later[0].name or later[0].op_type}")
+        waiting = later
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
 def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
     """Operator -> how many, most frequent first."""
     return dict(Counter(node.op_type for node in model.graph.node).most_common())

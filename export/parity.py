@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.contract import LOUD_DB, SILENCE_DB
+from student_clap.export.sampling import spread, spread_segments
 from student_clap.export.session import StudentSession
 from student_clap.store import Features
 from student_clap.store.errors import StoreError
@@ -58,18 +59,13 @@ def real_segments(features: Features, preferred: Sequence[int]) -> tuple[npt.NDA
     made = features.made()
     wanted = [row for row in preferred if made[row]]
     others = np.setdiff1d(np.flatnonzero(made), wanted)
-    rows = [*_spread(wanted, TRACKS), *_spread(others.tolist(), TRACKS - min(TRACKS, len(wanted)))]
+    rows = [*spread(wanted, TRACKS), *spread(others.tolist(), TRACKS - min(TRACKS, len(wanted)))]
     if not rows:
         raise StoreError(
             f"no track has {features.recipe.name!r} features, and parity is shown on real segments; "
             "run `student-clap featurize` first"
         )
-    chosen = []
-    for row in rows:
-        segments = features.segments(row)
-        at = np.unique(np.linspace(0, len(segments) - 1, SEGMENTS_PER_TRACK).astype(int))
-        chosen.append(segments[at])
-    return np.concatenate(chosen), len(rows)
+    return spread_segments(features, rows, SEGMENTS_PER_TRACK), len(rows)
 
 
 def compare(student: nn.Module, session: StudentSession, segments_db: npt.NDArray[np.float32], n_tracks: int) -> Parity:
@@ -107,14 +103,3 @@ def compare(student: nn.Module, session: StudentSession, segments_db: npt.NDArra
             f"{MIN_COSINE}), largest difference {difference:.1e}"
         )
     return Parity(len(segments_db), n_tracks, min(1.0, float(cosines[worst])), difference)
-
-
-def _spread(rows: Sequence[int], count: int) -> list[int]:
-    """Up to `count` of `rows`, evenly spaced.
-
-    >>> _spread([3, 5, 7, 9, 11], 3)
-    [3, 7, 11]
-    """
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[i] for i in np.linspace(0, len(rows) - 1, count).astype(int)] if count else []

@@ -43,6 +43,10 @@ class RunFolder:
         """Where export writes and evaluate reads."""
         return self.path / "student.onnx"
 
+    def variant(self, name: str) -> Path:
+        """Where export writes the student in another form: "batch", "int8", "fp16"."""
+        return self.path / f"student-{name}.onnx"
+
     @property
     def evaluation(self) -> Path:
         """Where evaluate writes."""

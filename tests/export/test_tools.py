@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from student_clap.config.cli import main
+from student_clap.export import vector_file as vector_file_module
 from student_clap.export.app_mel import mel_of
-from student_clap.export.file_batch import audio_files, embed_files
+from student_clap.export.file_batch import Embedded, audio_files, embed_files
 from student_clap.export.session import ModelError, StudentSession
+from student_clap.export.vector_file import vector_file
 
 from .conftest import RATE, Library, tune
 from .test_contract import NAMES, model
@@ -177,6 +181,72 @@ def test_embed_gives_production_vectors(exported: Path, library: Library, tmp_pa
     assert re.search(r"(?m)^embed: wrote 12 vectors of 28 segments to .*; 0 files without a vector$", done.stdout)
 
 
+def test_embed_to_parquet(exported: Path, library: Library, tmp_path: Path) -> None:
+    out, single = tmp_path / "vectors.parquet", library.cache_dir / "t02.flac"
+    done = run("embed", single, library.cache_dir, "--model", exported, "--out", out)
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(out)
+    assert [(f.name, str(f.type)) for f in table.schema] == [
+        ("path", "string"),
+        ("vector", "fixed_size_list<element: float>[512]"),
+        ("n_samples", "int64"),
+        ("duration_s", "double"),
+        ("n_segments", "int32"),
+    ]
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert list(rows) == [str(single), *(str(p) for p in sorted(library.cache_dir.iterdir()) if p != single)]
+    for name, samples, segments in (("t00.flac", 336_000, 1), ("t02.flac", 1_118_400, 4)):
+        row = rows[str(library.cache_dir / name)]
+        assert float(np.float32(row["vector"]) @ production_vector(library.cache_dir / name, exported)) >= 0.9999
+        assert row["n_segments"] == segments
+        assert row["n_samples"] == pytest.approx(samples, abs=1)  # the resampler rounds
+        assert row["duration_s"] == row["n_samples"] / 48_000
+    said = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert {p.key: p.value for p in onnx.load(str(exported)).metadata_props}.items() <= said.items()
+    assert said["student_clap.model_file"] == exported.name
+    assert said["student_clap.model_sha256"] == hashlib.sha256(exported.read_bytes()).hexdigest()
+
+
+def test_a_parquet_file_grows_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_file_module, "ROW_GROUP", 2)
+    vectors = np.eye(5, 512, dtype=np.float32)
+    odd = Path(os.fsdecode(b"caf\xe9.ogg"))
+    with vector_file(tmp_path / "v.parquet", {}) as file:
+        for number, vector in enumerate(vectors):
+            file.add(Embedded(odd if number == 4 else Path(f"{number}.ogg"), vector, 1, 48_000, 1.0))
+            file.add(Embedded(Path("silent.ogg"), None, error="no audio"))
+    found = pq.ParquetFile(tmp_path / "v.parquet")
+    assert found.num_row_groups == 3
+    table = found.read()
+    assert table["path"].to_pylist() == ["0.ogg", "1.ogg", "2.ogg", "3.ogg", "caf\\xe9.ogg"]
+    np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), vectors)
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.npz"])
+def test_a_vector_file_appears_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"vectors of yesterday")
+
+    def killed() -> None:
+        with vector_file(tmp_path / name, {}) as file:
+            file.add(Embedded(Path("a.ogg"), np.ones(512, np.float32), 1, 1, 1.0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert (tmp_path / name).read_bytes() == b"vectors of yesterday"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_vectors_are_handed_on_before_all_files_are_done(exported: Path, library: Library) -> None:
+    done: list[int] = []
+    files = [library.cache_dir / "t00.flac"] * 30
+    mel = mel_of(exported, library.recipe)
+    stream = embed_files(files, StudentSession(exported), mel, threads=1, advance=lambda: done.append(1))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(done) < len(files)
+
+
 def test_embed_takes_the_runs_model(copied_library: Library, exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.npz"
     audio = copied_library.cache_dir / "t00.flac"
@@ -218,7 +288,8 @@ def test_embed_of_nothing_writes_nothing(exported: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("v.parquet", "pyarrow"), ("v.csv", r"\.npz"), ("file/v.npz", "is no folder")]
+    ("name", "message"),
+    [("v.csv", r"\.parquet or \.npz"), ("v", r"\.parquet or \.npz"), ("file/v.npz", "is no folder")],
 )
 def test_embed_refuses_other_formats_before_the_work(name: str, message: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -233,7 +304,7 @@ def test_embed_with_a_model_that_does_not_take_the_mel(exported: Path, library: 
     # A file with the teacher's interface fixes the mel; the student takes another.
     mel = mel_of(transposed_teacher(tmp_path / "teacher.onnx"), library.recipe)
     with pytest.raises(ModelError, match=r"fails on input \[1, 1, 1001, 64\]"):
-        embed_files([library.cache_dir / "t00.flac"] * 3, StudentSession(exported), mel, threads=2)
+        list(embed_files([library.cache_dir / "t00.flac"] * 3, StudentSession(exported), mel, threads=2))
 
 
 def test_which_files_of_a_folder_are_taken(tmp_path: Path) -> None:

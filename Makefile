@@ -29,8 +29,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Many tests wait for servers and killed processes, so more of them run at once than there are cores; a file's tests stay together.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile
 
 demo: $(READY)
 	$(BIN)/python bench/demo.py $(if $(MUSIC),--music "$(MUSIC)")

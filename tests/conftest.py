@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 
@@ -37,6 +38,8 @@ def object_server() -> Iterator[ObjectServer]:
 @pytest.fixture
 def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a fresh, empty bucket; the environment leads to it."""
+    # Reading processes come from a server process that keeps the environment it was started with.
+    forkserver._forkserver._stop()
     for name, value in object_server.environment.items():
         monkeypatch.setenv(name, value)
     name = f"b{uuid.uuid4().hex}"

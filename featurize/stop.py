@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+
+_AGAIN_S = 0.02
 
 
 class Stopped(BaseException):
@@ -22,21 +23,41 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` in the block on SIGINT and SIGTERM; the handlers before are put back at its end."""
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
         # A second signal while we end in order changes nothing.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped(number)
+        asked.append(number)
+        if _in_finaliser(frame):
+            # Python prints and drops what a finaliser raises: come back when it is through.
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            raise Stopped(asked[0])
+
+    def again(_number: int, frame: FrameType | None) -> None:
+        stop(asked[0], frame)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, again)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _in_finaliser(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,32 +23,28 @@ class Stopped(BaseException):
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` in the block on SIGINT and SIGTERM; the handlers before are put back at its end."""
-
-    asked: list[int] = []
+    timers: list[threading.Timer] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _in_finaliser(frame):
+            # Python prints and drops what a finaliser raises: the signal comes again when it is through.
+            timers.append(threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)))
+            timers[-1].start()
+            return
         # A second signal while we end in order changes nothing.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        asked.append(number)
-        if _in_finaliser(frame):
-            # Python prints and drops what a finaliser raises: come back when it is through.
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-        else:
-            raise Stopped(asked[0])
-
-    def again(_number: int, frame: FrameType | None) -> None:
-        stop(asked[0], frame)
+        raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, again)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -66,7 +66,7 @@ def _cut_late(connection: HTTPConnection) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except Exception:
+    except Exception:  # of a connection that was cut: whatever the parser makes of it, the deadline is the reason
         if not late.is_set():
             raise
     finally:

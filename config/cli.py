@@ -15,6 +15,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "ingest": ("student_clap.ingest.command", "ingest", "Pull teacher vectors and audio."),
     "featurize": ("student_clap.featurize.command", "featurize", "Write every track's log-mel into the store."),
     "train": ("student_clap.train.command", "train", "Distil a student from the store."),
+    "runs": ("student_clap.train.runs_command", "runs", "Compare the runs in a table."),
     "export": ("student_clap.export.command", "export", "Write the student as a drop-in ONNX file."),
     "evaluate": ("student_clap.export.command", "evaluate", "Judge an ONNX student on held-out artists."),
     "check": ("student_clap.export.check_command", "check", "Hold any ONNX file against the drop-in contract."),

@@ -2,82 +2,54 @@
 
 The sections and keys are those of the original student_clap README (database, jellyfin, audio, model, training), so
 its config.yaml is read as it stands; the rest has defaults. Unknown keys, wrong types and impossible combinations are
-refused. Values that come from the environment or from ``--set`` are text, parsed by the type of the field they land in.
+refused.
 """
 
 from __future__ import annotations
 
 import re
-import types
-import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
+from student_clap.config.learning import (
+    EMBEDDING_DIM,
+    LOSS_TERMS,
+    AugmentationConfig,
+    LossConfig,
+    ModelConfig,
+    SplitConfig,
+    TrainingConfig,
+)
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
-from student_clap.config.yaml12 import load_yaml, parse_scalar
+from student_clap.config.section import PositiveFloat, PositiveInt, Section, Text
 
-EMBEDDING_DIM = 512  # the width of CLAP's joint space; the text tower fixes it
-
-
-class Text(str):
-    """A value given as text (environment, ``--set``), still to be parsed by the type of its field."""
-
-    __slots__ = ()
-
-
-def _allowed_types(annotation: Any) -> set[type]:
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _allowed_types(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return set().union(*(_allowed_types(a) for a in typing.get_args(annotation)))
-    if origin is Literal:
-        return {type(a) for a in typing.get_args(annotation)}
-    if origin is not None:
-        return {origin}
-    return {annotation} if isinstance(annotation, type) else set()
-
-
-def _as_field(value: Any, field: FieldInfo) -> Any:
-    """Parse `value` for `field` if it is Text; leave everything else to pydantic."""
-    wanted = _allowed_types(field.annotation)
-    if isinstance(value, Text):
-        if wanted & {str, SecretStr, Path} and not (value == "" and type(None) in wanted):
-            value = str(value)
-        else:
-            value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
-    if Path in wanted and isinstance(value, str):
-        return Path(value).expanduser()
-    if SecretStr in wanted and isinstance(value, str):
-        return SecretStr(value) if value else (None if type(None) in wanted else SecretStr(value))
-    if wanted & {tuple} and isinstance(value, list):
-        return tuple(value)
-    return value
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse_text(cls, data: Any) -> Any:
-        if data is None:
-            return {}
-        if not isinstance(data, dict):
-            return data
-        by_alias = {f.alias: f for f in cls.model_fields.values() if f.alias}
-        parsed = {}
-        for key, value in data.items():
-            field = cls.model_fields.get(key) or by_alias.get(key)
-            parsed[key] = _as_field(value, field) if field is not None else value
-        return parsed
+__all__ = [
+    "EMBEDDING_DIM",
+    "AudioConfig",
+    "AudioMuseConfig",
+    "AugmentationConfig",
+    "Config",
+    "DatabaseConfig",
+    "FeaturizeConfig",
+    "FolderConfig",
+    "IngestConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "LyrionConfig",
+    "MediaServerConfig",
+    "ModelConfig",
+    "PlexConfig",
+    "Section",
+    "SplitConfig",
+    "StoreConfig",
+    "SubsonicConfig",
+    "TableConfig",
+    "TeacherConfig",
+    "Text",
+    "TrainingConfig",
+]
 
 
 def _http_url(value: str) -> str:
@@ -91,9 +63,6 @@ def _http_url(value: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DatabaseConfig(Section):
@@ -274,78 +243,6 @@ class FeaturizeConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """The student. cnn_channels, transformer_layers, attention_heads and hidden_dim shape `tinyclap` alone."""
-
-    architecture: Literal["tinyclap", "hybrid-s", "hybrid-m"] = "tinyclap"
-    embedding_dim: int = EMBEDDING_DIM
-    cnn_channels: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
-    transformer_layers: PositiveInt = 2
-    attention_heads: PositiveInt = 4
-    hidden_dim: PositiveInt = 256  # width of the encoder's feed-forward layer
-    dropout: Fraction = 0.1  # inside the encoder, while training
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.embedding_dim != EMBEDDING_DIM:
-            raise ValueError(
-                f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
-            )
-        if min(self.cnn_channels) < 1:
-            raise ValueError(f"cnn_channels {list(self.cnn_channels)} must be positive")
-        if self.architecture == "tinyclap" and self.cnn_channels[-1] % self.attention_heads:
-            width = self.cnn_channels[-1]
-            raise ValueError(f"attention_heads {self.attention_heads} does not divide the last of cnn_channels {width}")
-        return self
-
-
-class SplitConfig(Section):
-    """What is held out. By artist, because tracks of one artist sound alike and a random split flatters."""
-
-    # hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries.
-    method: Literal["hash", "sorted"] = "hash"
-    folds: Annotated[int, Field(ge=2)] = 10  # one of so many parts is held out
-    fold: Annotated[int, Field(ge=0)] = 0  # which
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} is not one of 0..{self.folds - 1}")
-        return self
-
-
-class TrainingConfig(Section):
-    """The loop. Every random choice follows from `seed`."""
-
-    batch_size: PositiveInt = 16  # tracks per optimiser step
-    learning_rate: Annotated[PositiveFloat, Field(alias="lr")] = 1e-4
-    epochs: PositiveInt = 100
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0  # linear, in steps
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0  # 2-norm; 0: off
-    mse_weight: Annotated[float, Field(ge=0)] = 0.6  # mean over the 512 dimensions
-    cosine_weight: Annotated[float, Field(ge=0)] = 0.4
-    save_every: PositiveInt = 5  # epochs between kept checkpoints
-    early_stopping_patience: Annotated[int, Field(ge=0)] = 10  # epochs without a better held-out cosine; 0: never stop
-    segments_per_track: Annotated[int | None, Field(gt=0)] = None  # random ones per epoch; None: all
-    segments_per_pass: PositiveInt = 128  # most segments on the device at once; larger batches accumulate gradients
-    loader_workers: Annotated[int, Field(ge=0)] = 0  # processes that read the store; 0: a thread of the trainer
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
-    seed: int = 0
-    runs_dir: Path = Path("runs")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.mse_weight + self.cosine_weight == 0:
-            raise ValueError("mse_weight and cosine_weight are both 0; nothing would be learnt")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be fewer than epochs {self.epochs}")
-        if self.segments_per_track and self.segments_per_track > self.segments_per_pass:
-            raise ValueError("segments_per_track is larger than segments_per_pass; raise the latter")
-        return self
-
-
 class LoggingConfig(Section):
     """How much is printed."""
 
@@ -371,5 +268,29 @@ class Config(Section):
     featurize: FeaturizeConfig = FeaturizeConfig()
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
+    loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _one_name_per_weight(self) -> Self:
+        for name, old in (("mse", self.training.mse_weight), ("cosine", self.training.cosine_weight)):
+            if old is not None and getattr(self.loss, name) is not None:
+                raise ValueError(f"training.{name}_weight and loss.{name} are the same setting; remove one of them")
+        _ = self.objective
+        return self
+
+    @property
+    def objective(self) -> LossConfig:
+        """`loss`, with the weights that the training section gives by their original names.
+
+        Where those stand without a `loss` section they are the whole loss, as in the original README.
+        """
+        training, loss = self.training, self.loss
+        old = {"mse": training.mse_weight, "cosine": training.cosine_weight}
+        named = {name: weight for name, weight in old.items() if weight is not None}
+        if not named:
+            return loss
+        rest = {} if "preset" in loss.model_fields_set else dict.fromkeys(LOSS_TERMS, 0.0)
+        return LossConfig.model_validate({**rest, **loss.model_dump(exclude_unset=True), **named})

@@ -1,0 +1,79 @@
+"""The base of every section of config.yaml: frozen, strict, no unknown keys.
+
+Values that come from the environment or from ``--set`` are text, parsed by the type of the field they land in.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
+
+from student_clap.config.yaml12 import load_yaml, parse_scalar
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Text(str):
+    """A value given as text (environment, ``--set``), still to be parsed by the type of its field."""
+
+    __slots__ = ()
+
+
+def _allowed_types(annotation: Any) -> set[type]:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _allowed_types(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_allowed_types(a) for a in typing.get_args(annotation)))
+    if origin is Literal:
+        return {type(a) for a in typing.get_args(annotation)}
+    if origin is not None:
+        return {origin}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def _as_field(value: Any, field: FieldInfo) -> Any:
+    """Parse `value` for `field` if it is Text; leave everything else to pydantic."""
+    wanted = _allowed_types(field.annotation)
+    if isinstance(value, Text):
+        if wanted & {str, SecretStr, Path} and not (value == "" and type(None) in wanted):
+            value = str(value)
+        else:
+            value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
+    if Path in wanted and isinstance(value, str):
+        return Path(value).expanduser()
+    if SecretStr in wanted and isinstance(value, str):
+        return SecretStr(value) if value else (None if type(None) in wanted else SecretStr(value))
+    if wanted & {tuple} and isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_text(cls, data: Any) -> Any:
+        if data is None:
+            return {}
+        if not isinstance(data, dict):
+            return data
+        by_alias = {f.alias: f for f in cls.model_fields.values() if f.alias}
+        parsed = {}
+        for key, value in data.items():
+            field = cls.model_fields.get(key) or by_alias.get(key)
+            parsed[key] = _as_field(value, field) if field is not None else value
+        return parsed

@@ -45,6 +45,8 @@ bench: $(READY)
 	$(BIN)/python bench/featurize.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/quantisation.py --corpus "$(CORPUS)" --model "$(CORPUS)/generation-b/runs/yardstick-fold-0/student.onnx"
 	$(BIN)/python bench/store.py --store "$(CORPUS)/generation-b/data/features.zarr"
+	$(BIN)/python bench/stream.py --store "$(CORPUS)/generation-b/data/features.zarr"
+	$(BIN)/python bench/students.py
 	$(BIN)/python bench/workers.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --memory
 	$(BIN)/python bench/ingest.py

@@ -36,7 +36,7 @@ def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR")
-    parser.add_argument("--tracks", type=int, default=40, help="how many, spread over the corpus  [default: 40]")
+    parser.add_argument("--tracks", type=int, default=100, help="how many, spread over the corpus  [default: 100]")
     parser.add_argument("--rounds", type=int, default=3, help="[default: 3]")
     parser.add_argument("--memory", action="store_true", help="measure memory over 1000 short files instead")
     parser.add_argument("--files", type=int, default=1000, help="of --memory  [default: 1000]")

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
+from student_clap.train.curves import ticks
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 14.0, 12.0, 46.0
 _DOT, _MANY_POINTS = 3.0, 40
 
@@ -45,27 +47,11 @@ class Axis:
     high: float
     from_px: float
     to_px: float
-    ticks: tuple[float, ...]
+    ticks: Sequence[float]
 
     def __call__(self, value: float) -> float:
         """Pixel of `value`."""
         return round(self.from_px + (value - self.low) / (self.high - self.low) * (self.to_px - self.from_px), 2)
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`.
-
-    >>> ticks(0.0, 1.0)
-    (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step)))
-    return tuple(round(i * step, digits + 1) for i in range(first, last + 1))
 
 
 def curves(
@@ -215,12 +201,12 @@ def _svg(parts: Sequence[Markup], width: int, height: int, label: str) -> Markup
     )
 
 
-def _x_axis(at: tuple[float, ...], width: int, limits: tuple[float, float] | None = None) -> Axis:
+def _x_axis(at: Sequence[float], width: int, limits: tuple[float, float] | None = None) -> Axis:
     low, high = limits if limits is not None and limits[1] > limits[0] else (at[0], at[-1])
     return Axis(low, high, _LEFT, width - _RIGHT, tuple(t for t in at if low <= t <= high))
 
 
-def _y_axis(at: tuple[float, ...], height: int, extra_top: float = 0.0) -> Axis:
+def _y_axis(at: Sequence[float], height: int, extra_top: float = 0.0) -> Axis:
     return Axis(at[0], at[-1], height - _BOTTOM, _TOP + extra_top, at)
 
 

@@ -21,7 +21,6 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export import metrics
 from student_clap.export.figures import K, figures
 from student_clap.export.held_out import Outcome, Source, embed_tracks
 from student_clap.export.onnx_metadata import METADATA_PREFIX, plain_metadata
@@ -29,6 +28,7 @@ from student_clap.export.run_folder import RunFolder, held_out_rows
 from student_clap.export.session import StudentSession
 from student_clap.export.system import processor
 from student_clap.store import FeatureStore, Recipe
+from student_clap.train import metrics
 
 FORMAT_VERSION = 1
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from student_clap.export import metrics
-from student_clap.export.metrics import Vectors
+from student_clap.train import metrics
+from student_clap.train.metrics import Vectors
 
 K = 10
 SHUFFLE_SEED = 0

@@ -35,7 +35,7 @@ def metadata_of(info: CheckpointInfo, n_parameters: int, checkpoint: str) -> dic
         "checkpoint": checkpoint,
         "held_out_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
         "architecture": info.model.architecture,
-        "model": info.model.model_dump_json(),
+        "model": info.model.model_dump_json(exclude={"pretrained"}),
         "parameters": str(n_parameters),
         "package_version": version("student-clap"),
     }

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export import metrics
 from student_clap.export.session import StudentSession
+from student_clap.train import metrics
 
 MIN_CENTRED_COSINE = 0.99  # mean over held-out segments
 MIN_SPEEDUP = 1.05  # below that, noise decides

@@ -58,8 +58,12 @@ class Progress:
     epoch: int = 0  # complete epochs
     position: int = 0  # batches done of the epoch that is under way
     step: int = 0  # optimiser steps done
-    best_cosine: float = float("-inf")  # mean held-out cosine
+    best_cosine: float = float("-inf")  # mean held-out cosine of the best epoch
+    best_figure: float = float("-inf")  # what training.monitor names, of the best epoch
     best_epoch: int = 0
+    plateau_scale: float = 1.0  # of the learning rate
+    plateau_epoch: int = 0  # last one that was better, or after which the rate fell
+    projecting_since: int = -1  # complete epochs when the second stage began; -1: it has not
     last_cosine: float = float("nan")
     loss_sum: float = 0.0
     cosine_sum: float = 0.0
@@ -81,6 +85,7 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     progress: Progress | None = None,
     *,
+    average: nn.Module | None = None,
     previous: Path | None = None,
 ) -> None:
     """Write `path`; without `optimizer` and `progress` it holds the student alone.
@@ -91,6 +96,7 @@ def write_checkpoint(
         student: its weights.
         optimizer: its state.
         progress: how far the run has come.
+        average: the averaged weights.
         previous: where the file that is at `path` now goes.
 
     Raises:
@@ -108,6 +114,8 @@ def write_checkpoint(
     }
     if optimizer is not None and progress is not None:
         content |= {"optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    if average is not None:
+        content["average"] = average.state_dict()
     try:
         with atomic_file(path) as file:
             torch.save(content, file)
@@ -121,7 +129,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
     """Read `path`.
 
     Returns:
-        The info, and the content: ``student`` and, where it can be resumed, ``optimizer`` and ``progress``.
+        The info, and the content: ``student``, ``average`` where there is one and, where it can be resumed,
+        ``optimizer`` and ``progress``.
 
     Raises:
         CheckpointError: there is no such file, or it is damaged, or it is something else.
@@ -150,7 +159,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
 
 
 def load_student(path: Path, device: torch.device | str = "cpu") -> tuple[Student, CheckpointInfo]:
-    """The student of a checkpoint, in eval mode.
+    """The student of a checkpoint, in eval mode: the average where there is one.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its weights do not fit its model.
@@ -158,7 +167,7 @@ def load_student(path: Path, device: torch.device | str = "cpu") -> tuple[Studen
     info, content = read_checkpoint(path, device)
     student = build_student(info.model, info.recipe.n_mels)
     try:
-        student.load_state_dict(content["student"])
+        student.load_state_dict(content.get("average", content["student"]))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: the weights do not fit a {info.model.architecture} ({error})") from error
     return student.to(device).eval(), info

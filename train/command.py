@@ -12,27 +12,32 @@ from student_clap.config.schema import Config
 
 @click.command()
 @click.option("--run", "run_name", metavar="NAME", help="Run directory under training.runs_dir.  [default: MODEL-MEL]")
-@config_options("audio", "store", "model", "split", "training", recipe=True)
+@config_options("audio", "store", "model", "split", "loss", "augmentation", "training", recipe=True)
 def train(config: Config, run_name: str | None) -> None:
     """Distil a student from the store.
 
-    Goes on where the run was left, if it was begun with the same configuration.
+    Goes on where the run was left, if it was begun with the same configuration. Several GPUs: torchrun
+    --nproc-per-node N -m student_clap.train -- [OPTIONS].
     """
     from student_clap.train.loop import Interrupted
+    from student_clap.train.ranks import join_ranks
     from student_clap.train.session import describe, open_display, open_stream, open_trainer, summarise
 
-    with open_trainer(config, run_name) as trainer:
+    with join_ranks(config.training.device) as ranks, open_trainer(config, run_name, ranks) as trainer:
         if not trainer.finished:
-            click.echo("\n".join(describe(trainer)))
+            if ranks.leads:
+                click.echo("\n".join(describe(trainer)))
             try:
                 with open_stream(config, trainer) as stream, open_display(trainer) as display:
                     trainer.train(stream, display)
             except Interrupted as stop:
-                name = signal.Signals(stop.signal_number).name
-                click.echo(
-                    f"stopped by {name} in epoch {stop.progress.epoch + 1} after batch {stop.progress.position}, "
-                    f"saved to {trainer.run.last}; run the same command again to go on",
-                    err=True,
-                )
+                if ranks.leads:
+                    name = signal.Signals(stop.signal_number).name
+                    click.echo(
+                        f"stopped by {name} in epoch {stop.progress.epoch + 1} after batch {stop.progress.position}, "
+                        f"saved to {trainer.run.last}; run the same command again to go on",
+                        err=True,
+                    )
                 click.get_current_context().exit(128 + stop.signal_number)
-        click.echo(summarise(trainer))
+        if ranks.leads:
+            click.echo(summarise(trainer))

@@ -10,16 +10,11 @@ from __future__ import annotations
 from torch import nn
 
 from student_clap.config.schema import ModelConfig
-from student_clap.train.encoder import Encoder
-from student_clap.train.mobile_blocks import Block, Conv, ConvNorm, FusedIb, Uib, build_block
+from student_clap.train.hybrid_frame import attend, fold_bands
+from student_clap.train.mobile_blocks import Block, Conv, FusedIb, Uib, build_block
 from student_clap.train.student import Student
 
-_ROWS = 64  # what the stem makes of the bands
 _STEM_CHANNELS = 32
-_WIDTH = 256  # of the encoder
-_HEADS = 4
-_HIDDEN = 512
-_LAYERS = 2
 
 _CONV_S: tuple[Block, ...] = (
     Conv(3, 32, stride=2),
@@ -66,18 +61,10 @@ _BACKBONES: dict[str, tuple[Block, ...]] = {"hybrid-s": _CONV_S, "hybrid-m": _CO
 
 
 def build_hybrid(model: ModelConfig, n_mels: int) -> Student:
-    """The hybrid that `model.architecture` names."""
-    # A 3x3 kernel over rows of `fold` bands each is one of 3 * fold bands by 3 frames.
-    fold = max(1, n_mels // _ROWS)
-    layers: list[nn.Module] = [
-        ConvNorm(1, _STEM_CHANNELS, (3 * fold, 3), stride=(2 * fold, 2), padding=(fold, 1)),
-    ]
+    """The hybrid that `model.architecture` names; it takes any number of bands."""
+    layers: list[nn.Module] = [fold_bands(n_mels, _STEM_CHANNELS)]
     channels = _STEM_CHANNELS
     for block in _BACKBONES[model.architecture]:
         layers.append(build_block(channels, block))
         channels = block.channels
-    layers.append(nn.Conv2d(channels, _WIDTH, 1))
-    encoder = Encoder(width=_WIDTH, heads=_HEADS, hidden=_HIDDEN, layers=_LAYERS, dropout=model.dropout)
-    return Student(
-        n_mels=n_mels, stem=nn.Sequential(*layers), encoder=encoder, width=_WIDTH, embedding_dim=model.embedding_dim
-    )
+    return attend(model, n_mels, layers, channels)

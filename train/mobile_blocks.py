@@ -47,7 +47,7 @@ Block = Uib | FusedIb | Conv
 
 
 class ConvNorm(nn.Sequential):
-    """Conv2d without bias -> BatchNorm2d [-> ReLU]."""
+    """Conv2d without bias -> BatchNorm2d [-> activation], ReLU unless another one is named."""
 
     def __init__(
         self,
@@ -58,7 +58,8 @@ class ConvNorm(nn.Sequential):
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] | None = None,
         depthwise: bool = False,
-        relu: bool = True,
+        activation: type[nn.ReLU | nn.Hardswish] | None = nn.ReLU,
+        epsilon: float = 1e-5,
     ) -> None:
         if padding is None:
             padding = kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
@@ -68,7 +69,8 @@ class ConvNorm(nn.Sequential):
         if depthwise:
             # fan_out counts every channel, a depthwise kernel feeds only its own
             conv.weight.data *= channels**0.5
-        super().__init__(conv, nn.BatchNorm2d(channels), *([nn.ReLU(inplace=True)] if relu else []))
+        norm = nn.BatchNorm2d(channels, eps=epsilon)
+        super().__init__(conv, norm, *([activation(inplace=True)] if activation else []))
 
 
 class Residual(nn.Module):
@@ -96,10 +98,12 @@ def build_block(channels_in: int, block: Block) -> nn.Module:
         if block.before:
             # The stride is the middle convolution's where there is one.
             stride = 1 if block.middle else block.stride
-            layers.append(ConvNorm(channels_in, channels_in, block.before, stride=stride, depthwise=True, relu=False))
+            layers.append(
+                ConvNorm(channels_in, channels_in, block.before, stride=stride, depthwise=True, activation=None)
+            )
         layers.append(ConvNorm(channels_in, wide, 1))
         if block.middle:
             layers.append(ConvNorm(wide, wide, block.middle, stride=block.stride, depthwise=True))
-    layers.append(ConvNorm(wide, block.channels, 1, relu=False))
+    layers.append(ConvNorm(wide, block.channels, 1, activation=None))
     body = nn.Sequential(*layers)
     return Residual(body) if block.stride == 1 and block.channels == channels_in else body

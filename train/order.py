@@ -46,6 +46,13 @@ def choose_segments(n_segments: int, wanted: int | None, seed: int, epoch: int, 
     return np.sort(_shuffled(n_segments, "segments", seed, epoch, row)[:wanted])
 
 
+def uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32]:
+    """Numbers in [0, 1) of this shape, drawn for `parts`."""
+    raw = np.asarray(np.random.PCG64(derive_seed(*parts)).random_raw(int(np.prod(shape))), np.uint64)
+    # 24 bits are exact in float32
+    return ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).reshape(shape)
+
+
 def sample_rows(rows: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
     """At most `limit` of `rows`, without repetition, rising."""
     return np.sort(rows[_shuffled(len(rows), "sample", seed)[:limit]])

@@ -35,7 +35,7 @@ from student_clap.train.environment import describe_environment, git_revision
 from student_clap.train.selection import Selection, TrackTable
 
 RUN_FORMAT = "student-clap-run"
-RUN_FORMAT_VERSION = 1
+RUN_FORMAT_VERSION = 2
 # Settings that change no number of the run, or only how far it goes.
 _FREE_SETTINGS = frozenset(
     {
@@ -46,6 +46,9 @@ _FREE_SETTINGS = frozenset(
         "save_every",
         "early_stopping_patience",
         "segments_per_pass",
+        "compile",
+        "gradient_checkpointing",
+        "projection_epochs",
     }
 )
 
@@ -119,7 +122,7 @@ def lock_run(directory: Path) -> FileLock:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / ".lock")
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `student-clap runs` holds it for a moment
     except Timeout:
         raise click.ClickException(
             f"another process is training in {directory}; wait for it, or begin another run with `--run NAME`"
@@ -168,9 +171,7 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
         "teacher": store.teacher_name,
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
-        "model": config.model.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json"),
+        **_settings(config),
         "environment": describe_environment(),
         "git_revision": git_revision(),
     }
@@ -210,7 +211,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
             f"the run in {directory} was begun with something else:\n{lines}\n"
             "Begin another run with `--run NAME`, or go back to what this one was begun with."
         )
-    training = config.training.model_dump(mode="json")
+    training = _settings(config)["training"]
     if training != description["training"]:
         write_text_atomically(directory / "config.yaml", dump_yaml(masked(config)))
         write_text_atomically(directory / "run.json", _json({**description, "training": training}))
@@ -227,12 +228,7 @@ def _differences(
     found = []
     if description["store"]["uuid"] != store.uuid:
         found.append(f"store: the run has {description['store']['uuid']}, {store.path} is {store.uuid}")
-    wanted: dict[str, dict[str, Any]] = {
-        "recipe": table.recipe.as_attributes(),
-        "model": config.model.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json"),
-    }
+    wanted = {"recipe": table.recipe.as_attributes(), **_settings(config)}
     for section, settings in wanted.items():
         stored = description[section]
         for key in sorted(stored.keys() | settings.keys()):
@@ -247,6 +243,19 @@ def _differences(
     if not found and _digest(table, selection) != description["tracks_digest"]:
         found.append("store: features or teacher vectors of the run's tracks have changed since it began")
     return found
+
+
+def _settings(config: Config) -> dict[str, dict[str, Any]]:
+    """Everything of the configuration that makes a run what it is; the loss with every weight written out."""
+    loss = {**config.objective.model_dump(mode="json"), **config.objective.weights}
+    training = config.training.model_dump(mode="json", exclude={"mse_weight", "cosine_weight"})
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json"),
+        "loss": {name: value for name, value in loss.items() if name != "preset"},
+        "augmentation": config.augmentation.model_dump(mode="json"),
+        "training": training,
+    }
 
 
 def _digest(table: TrackTable, selection: Selection) -> str:

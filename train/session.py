@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import click
 import torch
@@ -13,7 +15,12 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.train.batches import TrackReader
 from student_clap.train.checkpoint import CheckpointInfo
 from student_clap.train.display import Display
+from student_clap.train.duration import format_duration
+from student_clap.train.estimate import estimate_step_seconds
+from student_clap.train.heap import keep_freed_memory
 from student_clap.train.loop import CHECKPOINT_INTERVAL_S, Trainer
+from student_clap.train.pretrained import check_pretrained
+from student_clap.train.ranks import Ranks
 from student_clap.train.run import begin_run, is_run, lock_run, reopen_run, run_directory
 from student_clap.train.selection import Rows, TrackTable, select
 from student_clap.train.stream import BatchStream
@@ -22,26 +29,39 @@ from student_clap.train.student import count_parameters, float32_megabytes
 
 @contextmanager
 def open_trainer(
-    config: Config, run_name: str | None = None, *, checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
+    config: Config,
+    run_name: str | None = None,
+    ranks: Ranks | None = None,
+    *,
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
 ) -> Iterator[Trainer]:
     """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
 
     Raises:
         click.ClickException: store, split, run directory or device cannot be used as asked.
     """
-    device = resolve_device(config.training.device)
+    ranks = ranks or Ranks()
+    device = resolve_device(config.training.device, ranks)
+    if device.type == "cpu":
+        keep_freed_memory()
     directory = run_directory(config, run_name)
     store = FeatureStore.open(config.store.path)
     features = store.features(Recipe.from_config(config.audio))
     table = TrackTable.read(store, features)
-    # The split is judged before the directory is made.
-    selection = None if is_run(directory) else select(table, config.split)
-    lock = lock_run(directory)
+    lock = None
     try:
-        if selection is None or is_run(directory):
-            run = reopen_run(directory, config, store, table)
-        else:
-            run = begin_run(directory, config, store, table, selection)
+        begun = False
+        if ranks.leads:
+            # The split is judged before the directory is made.
+            selection = None if is_run(directory) else select(table, config.split)
+            if selection is not None:
+                check_pretrained(config.model, table.recipe)
+            lock = lock_run(directory)
+            if selection is not None and not is_run(directory):
+                begin_run(directory, config, store, table, selection)
+                begun = True
+        ranks.wait()
+        run = replace(reopen_run(directory, config, store, table), resumed=not begun)
         origin = CheckpointInfo(
             epoch=0,
             model=config.model,
@@ -51,11 +71,10 @@ def open_trainer(
             run_name=run.name,
             val_cosine=float("nan"),
         )
-        yield Trainer(
-            run, origin, config.training, table, features, device, checkpoint_interval_s=checkpoint_interval_s
-        )
+        yield Trainer(run, origin, config, table, features, device, ranks, checkpoint_interval_s=checkpoint_interval_s)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def open_stream(config: Config, trainer: Trainer) -> BatchStream:
@@ -65,21 +84,25 @@ def open_stream(config: Config, trainer: Trainer) -> BatchStream:
         trainer.table.recipe,
         seed=config.training.seed,
         segments_per_track=config.training.segments_per_track,
+        shift_s=config.augmentation.shift_s,
+        segment_targets=config.objective.targets != "track",
     )
     return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
 
 
 def open_display(trainer: Trainer) -> Display:
     """The display of `trainer`'s progress."""
-    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.training.epochs)
+    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.total_epochs)
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU.
+def resolve_device(name: str, ranks: Ranks | None = None) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU; of several processes each gets a GPU of its own.
 
     Raises:
         click.ClickException: no such device here.
     """
+    if ranks is not None and ranks.world > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -123,7 +146,28 @@ def describe(trainer: Trainer) -> list[str]:
             f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
             f"step {trainer.progress.step}"
         )
+    lines.append(f"time      {format_duration(_estimate_s(trainer))}, reading and the optimiser not counted")
     return lines
+
+
+def _estimate_s(trainer: Trainer) -> float:
+    """What is left of the run; a held-out segment is embedded only, a third of the work."""
+    training, selection, table = trainer.training, trainer.run.selection, trainer.table
+    recipe, most = table.recipe, training.segments_per_track
+    trained = table.n_segments(selection.training_rows)
+    trained = trained if most is None else min(trained, most * len(selection.training_rows))
+    per_step = max(1, min(training.segments_per_pass, trained // trainer.steps_per_epoch))
+    step_s = estimate_step_seconds(
+        trainer.student,
+        segments=per_step,
+        n_mels=recipe.n_mels,
+        frames=recipe.segment_frames,
+        device=trainer.device,
+        precision=training.precision,
+    )
+    validated = table.n_segments(selection.held_out_rows) / 3 / training.validate_every
+    epochs = trainer.total_epochs - trainer.progress.step / trainer.steps_per_epoch
+    return step_s / per_step * (trained / trainer.ranks.world + validated) * max(0.0, epochs)
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:

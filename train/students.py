@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from student_clap.config.schema import ModelConfig
+from student_clap.train.hgnet import build_hgnet
 from student_clap.train.hybrid import build_hybrid
+from student_clap.train.mobile import build_mobile
 from student_clap.train.student import Student
 from student_clap.train.tinyclap import build_tinyclap
 
@@ -13,6 +15,11 @@ STUDENTS: dict[str, Callable[[ModelConfig, int], Student]] = {
     "tinyclap": build_tinyclap,
     "hybrid-s": build_hybrid,
     "hybrid-m": build_hybrid,
+    "hgnet-b0": build_hgnet,
+    "hgnet-b1": build_hgnet,
+    "mobile-04": build_mobile,
+    "mobile-10": build_mobile,
+    "mobile-20": build_mobile,
 }
 
 
@@ -25,7 +32,8 @@ def build_student(model: ModelConfig, n_mels: int) -> Student:
 
     Returns:
         A module with ``forward([batch, 1, n_mels, frame] dB) -> [batch, 512]`` unit vectors. Its input normalisation
-        (`mel_norm.mel_mean`, `mel_norm.mel_std`) is neutral until the trainer sets it.
+        (`mel_norm.mel_mean`, `mel_norm.mel_std`) is neutral until the trainer sets it; where `fixed_input_norm` is
+        true, `pretrained.load_pretrained` sets it together with the weights.
 
     Raises:
         ValueError: the architecture cannot take so few bands.

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from student_clap.export import metrics
-from student_clap.export.charts import Series, curves, ticks
+from student_clap.export.charts import Series, curves
 from student_clap.export.evaluation import Evaluation
 from student_clap.export.figures import figures
 from student_clap.export.report import project, render_report
 from student_clap.export.verdict import key_figures, verdict
+from student_clap.train import metrics
+from student_clap.train.curves import ticks
 
 EVIL = '<script>alert("1")</script> & "quotes" \'more\''
 

@@ -102,13 +102,13 @@ def test_a_signal_saves_and_says_how_to_go_on(
     library: Library, number: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)
-    step = Trainer._step
+    step = Trainer._train_step
 
     def raise_signal(self: Trainer, batch: Any) -> None:
         step(self, batch)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "_step", raise_signal)
+    monkeypatch.setattr(Trainer, "_train_step", raise_signal)
     result = run(library, library.config())
     assert result.exit_code == exit_code, result.output
     assert f"stopped by {number.name} in epoch 1 after batch 1, saved to " in result.output
@@ -139,9 +139,10 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     assert default_run_name(config) == name
     directory = library.root / "runs" / name
     made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {".lock"}
-    assert made == {
-        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "last.pt", "previous.pt", "best.pt"),
-        *("checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"),
+    (events,) = (name for name in made if name.startswith("tensorboard/events.out.tfevents."))
+    assert made - {events} == {
+        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "curves.svg"),
+        *("last.pt", "previous.pt", "best.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"),
     }
     for line in ("device    cpu", "training  12 tracks by 12 artists, 69 segments", "held out  4 tracks by 4 artists"):
         assert line in result.output
@@ -171,7 +172,8 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     assert [m["step"] for m in metrics] == [3, 6, 9, 12]
-    keys = {"epoch", "step", "train_loss", "train_cosine", "val_loss", "val_cosine", "lr", *MEASURED}
+    keys = {"epoch", "step", "train_loss", "train_cosine", "lr", *MEASURED}
+    keys |= {"val_loss", "val_cosine", "val_centred", "val_overlap", "val_mixed_recall_at_1"}
     assert all(m.keys() == keys for m in metrics)
 
     student, info = load_student(directory / "best.pt")

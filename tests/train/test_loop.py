@@ -17,11 +17,12 @@ import torch
 
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, State
-from student_clap.train import loop
+from student_clap.train import step
 from student_clap.train.batches import BatchRequest
 from student_clap.train.checkpoint import Progress
 from student_clap.train.loop import Interrupted, Trainer
 from student_clap.train.session import describe, open_display, open_stream, open_trainer, resolve_device, summarise
+from student_clap.train.validation import Validation
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
@@ -185,7 +186,7 @@ def test_passes_add_up_to_the_batch(library: Library) -> None:
             rows = (0, 3, 5, 8, 12, 13)
             request = BatchRequest(rows, tuple(int(n) for n in trainer.table.n_samples[list(rows)]), 0)
             (batch,) = stream.read([request])
-            trainer._step(batch)
+            trainer._train_step(batch)
             gradients.append([p.grad.clone() for p in trainer.student.parameters() if p.grad is not None])
             assert trainer.progress.tracks == 6
     for other in gradients[1:]:
@@ -195,13 +196,13 @@ def test_passes_add_up_to_the_batch(library: Library) -> None:
 
 def test_the_learning_rate_warms_up_in_steps(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
-    step = Trainer._step
+    step = Trainer._train_step
 
     def recorded(self: Trainer, batch: Any) -> None:
         step(self, batch)
         rates.extend({group["lr"] for group in self.optimizer.param_groups})
 
-    monkeypatch.setattr(Trainer, "_step", recorded)
+    monkeypatch.setattr(Trainer, "_train_step", recorded)
     train(library.config(training={"epochs": 4, "warmup_epochs": 2}))
     assert rates[:6] == pytest.approx([1e-3 * n / 6 for n in range(1, 7)])
     assert rates[-1] == pytest.approx(1e-6)
@@ -221,9 +222,13 @@ def test_the_gradient_is_clipped(library: Library, monkeypatch: pytest.MonkeyPat
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
+def judged(cosine: float) -> Validation:
+    return Validation(loss=1.0, cosine=cosine, centred=cosine, overlap=1 - cosine, mixed_recall_at_1=0.0)
+
+
 def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     cosines = iter([0.1, 0.3, 0.2, 0.3, 0.29])
-    monkeypatch.setattr(Trainer, "validate", lambda *_: loop.Validation(loss=1.0, cosine=next(cosines)))
+    monkeypatch.setattr(Trainer, "validate", lambda *_: judged(next(cosines)))
     config = library.config(training={"epochs": 50, "early_stopping_patience": 3})
     trainer = train(config)
     assert trainer.progress.epoch == 5
@@ -233,7 +238,7 @@ def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch)
     # Running it again does nothing; more patience goes on.
     assert train(config).progress.epoch == 5
     cosines = iter([0.4] + [0.0] * 5)
-    monkeypatch.setattr(Trainer, "validate", lambda *_: loop.Validation(loss=1.0, cosine=next(cosines)))
+    monkeypatch.setattr(Trainer, "validate", lambda *_: judged(next(cosines)))
     patient = train(library.config(training={"epochs": 50, "early_stopping_patience": 4}))
     assert patient.progress.epoch == 10
     assert patient.progress.best_epoch == 6
@@ -313,7 +318,7 @@ def test_out_of_memory_names_the_knob(library: Library, monkeypatch: pytest.Monk
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(loop, "make_segments", exhausted)
+    monkeypatch.setattr(step, "make_segments", exhausted)
     with pytest.raises(click.ClickException) as caught:
         train(library.config())
     assert "segments_per_pass" in caught.value.message

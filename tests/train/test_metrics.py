@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student_clap.export import metrics
 from student_clap.export.figures import figures
+from student_clap.train import metrics
 
 Array = npt.NDArray[np.float64]
 

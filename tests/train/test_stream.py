@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from student_clap.store import FeatureStore
 from student_clap.store.segments import segment_starts
 from student_clap.train.batches import BatchRequest, TrackReader, make_segments, requests_for
-from student_clap.train.losses import distillation_loss, track_vectors
 from student_clap.train.mel_statistics import band_statistics
 from student_clap.train.order import choose_segments, epoch_order
+from student_clap.train.ranks import Ranks
 from student_clap.train.stream import BatchStream
 
 if TYPE_CHECKING:
@@ -146,16 +146,60 @@ def test_the_mel_statistics_are_those_of_the_strips(make: Callable[..., Library]
     np.testing.assert_allclose(std, decibels.std(axis=1), rtol=1e-6)
 
 
-def test_the_loss_is_the_weighted_sum_of_mean_square_and_cosine_distance() -> None:
-    torch.manual_seed(0)
-    segments = torch.nn.functional.normalize(torch.randn(5, 512), dim=1)
-    teacher = torch.nn.functional.normalize(torch.randn(2, 512), dim=1)
-    weights = torch.tensor([[0.25, 0.75, 0, 0, 0], [0, 0, 0.5, 0.25, 0.25]])
-    student = track_vectors(segments, weights)
-    second = segments[2] * 0.5 + segments[3] * 0.25 + segments[4] * 0.25
-    torch.testing.assert_close(student[1], second / second.norm())
-    loss, cosine = distillation_loss(student, teacher, mse_weight=0.6, cosine_weight=0.4)
-    torch.testing.assert_close(cosine, (student * teacher).sum(dim=1))
-    torch.testing.assert_close(loss, 0.6 * ((student - teacher) ** 2).mean(dim=1) + 0.4 * (1 - cosine))
-    # On unit vectors the two are one, in different scales.
-    torch.testing.assert_close(loss, (0.6 / 256 + 0.4) * (1 - cosine))
+def test_a_shifted_segment_lies_between_its_neighbours(library: Library) -> None:
+    """Its frames are the track's own at that place, its teacher vector that of the place."""
+    with FeatureStore.open(library.store_path, "r+") as store:
+        n_samples = int(store.features(library.recipe).n_samples()[13])
+        starts = segment_starts(n_samples, library.recipe)
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(len(starts), 512))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        store.write_segment_teacher([13], [vectors.astype(np.float16)])
+        strip = store.features(library.recipe).strip(13)
+    reader = TrackReader(
+        str(library.store_path), library.recipe, seed=0, segments_per_track=6, shift_s=0.2, segment_targets=True
+    )
+    plain = reader_of(library, 6).read(BatchRequest((13,), (n_samples,), 3))
+    moved = reader.read(BatchRequest((13,), (n_samples,), 3))
+    assert torch.equal(moved.weights, plain.weights)
+    hop = library.recipe.hop_samples
+    offsets = []
+    chosen = choose_segments(len(starts), 6, 0, 3, 13)
+    assert len(np.unique(starts[chosen])) == len(chosen)
+    for segment, start in enumerate(starts[chosen]):
+        frames = moved.codes[:, moved.index[segment]].numpy()
+        # Where in the track's own grid frames it is found: there is one place, at most 0.2 s away.
+        found = [
+            first
+            for first in range(strip.shape[1] - frames.shape[1] + 1)
+            if np.array_equal(strip[:, first : first + frames.shape[1]], frames)
+        ]
+        assert len(found) == 1
+        at = (found[0] + library.recipe.edge_frames) * hop
+        offsets.append((at - start) // hop)
+        expected = [np.interp(at, starts, column) for column in vectors.T]
+        mixed = np.array(expected) / np.linalg.norm(expected)
+        np.testing.assert_allclose(moved.segment_teacher[segment].numpy(), mixed, atol=2e-3)
+    assert len(set(offsets)) > 1
+    assert all(abs(offset) <= 0.2 * 48_000 / hop + 1 for offset in offsets[:-1])
+
+
+def test_a_track_without_segment_vectors_has_zeros_for_them(library: Library) -> None:
+    reader = TrackReader(str(library.store_path), library.recipe, seed=0, segments_per_track=None, segment_targets=True)
+    batch = reader.read(BatchRequest((3,), (int(lengths_of(library)[3]),), 0))
+    assert batch.segment_teacher.shape == (batch.n_segments, 512)
+    assert not batch.segment_teacher.any()
+
+
+@given(n=st.integers(0, 40), world=st.integers(1, 7), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))
+def test_every_track_comes_once_per_epoch_whatever_the_number_of_processes(
+    n: int, world: int, batch_size: int, epoch: int
+) -> None:
+    lengths = np.arange(1, n + 1)
+    order = epoch_order(n, 5, epoch)
+    shares = [requests_for(order, lengths, batch_size, epoch, Ranks(rank, world)) for rank in range(world)]
+    alone = requests_for(order, lengths, batch_size, epoch)
+    assert {len(requests) for requests in shares} == {len(alone)}
+    for number, whole in enumerate(alone):
+        assert tuple(row for requests in shares for row in requests[number].rows) == whole.rows
+    assert sorted(row for request in alone for row in request.rows) == list(range(n))

@@ -11,7 +11,7 @@ from student_clap.train.student import count_parameters, float32_megabytes
 from student_clap.train.students import STUDENTS, build_student
 
 SMALL_FRAMES = 101
-ARCHITECTURES = ["tinyclap", "hybrid-s", "hybrid-m"]
+ARCHITECTURES = ["tinyclap", "hybrid-s", "hybrid-m", "hgnet-b0", "hgnet-b1", "mobile-04", "mobile-10", "mobile-20"]
 
 
 def model(architecture: str, **keys: object) -> ModelConfig:
@@ -45,14 +45,32 @@ def test_tinyclap_follows_its_configuration() -> None:
     assert all(layer.heads == 2 and layer.expand.out_features == 48 for layer in student.encoder)
 
 
-@pytest.mark.parametrize(("architecture", "millions", "megabytes"), [("hybrid-s", 2.96, 12), ("hybrid-m", 8.90, 36)])
-def test_the_hybrids_have_the_published_size(architecture: str, millions: float, megabytes: int) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "millions", "megabytes"),
+    [
+        ("hybrid-s", 2.96, 12),
+        ("hybrid-m", 8.90, 36),
+        ("mobile-04", 0.98, 4),
+        ("mobile-10", 3.73, 15),
+        ("mobile-20", 12.89, 52),
+    ],
+)
+def test_students_have_the_published_size(architecture: str, millions: float, megabytes: int) -> None:
     student = build_student(model(architecture), 128)
     assert count_parameters(student) / 1e6 == pytest.approx(millions, abs=0.005)
     assert round(float32_megabytes(student)) == megabytes
 
 
-@pytest.mark.parametrize("architecture", ["hybrid-s", "hybrid-m"])
+@pytest.mark.parametrize(("architecture", "published"), [("hgnet-b0", 6.00e6), ("hgnet-b1", 6.34e6)])
+def test_an_hgnet_s_backbone_has_the_published_size(architecture: str, published: float) -> None:
+    student = build_student(model(architecture), 64)
+    backbone = count_parameters(student.stem) - count_parameters(student.stem[-1])
+    # Of the published figures: a 1x1 to 2048 channels, a classifier of 1000 classes, two more input channels.
+    classifier = 1024 * 2048 + 2048 * 1000 + 1000
+    assert backbone + classifier == pytest.approx(published, abs=10_000)
+
+
+@pytest.mark.parametrize("architecture", ["hybrid-s", "hybrid-m", "hgnet-b1"])
 @pytest.mark.parametrize("n_mels", [64, 128])
 def test_the_hybrids_make_64_tokens_of_either_mel(architecture: str, n_mels: int) -> None:
     student = build_student(model(architecture), n_mels).eval()
@@ -60,9 +78,49 @@ def test_the_hybrids_make_64_tokens_of_either_mel(architecture: str, n_mels: int
         assert student.stem(torch.zeros(1, 1, n_mels, 1001)).shape == (1, 256, 2, 32)
 
 
+def test_a_mobile_student_s_places_are_averaged() -> None:
+    student = build_student(model("mobile-04"), 128).eval()
+    mel_db = torch.randn(2, 1, 128, 1001) * 10 - 40
+    with torch.no_grad():
+        features = student.stem(student.mel_norm(mel_db))
+        assert features.shape == (2, 384, 4, 32)
+        torch.testing.assert_close(student(mel_db), student.head(features.mean(dim=(2, 3))))
+
+
 def test_the_hybrids_have_neither_squeeze_excite_nor_soft_activations_in_the_backbone() -> None:
     kinds = {type(m).__name__ for m in build_student(model("hybrid-m"), 128).stem.modules()}
     assert kinds == {"Sequential", "ConvNorm", "Residual", "Conv2d", "BatchNorm2d", "ReLU"}
+    kinds = {type(m).__name__ for m in build_student(model("hgnet-b1"), 128).stem.modules()}
+    assert kinds - {"HgStem", "HgBlock", "ModuleList"} == {
+        "Sequential",
+        "ConvNorm",
+        "Residual",
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+    }
+
+
+def test_an_hgnet_block_keeps_what_every_layer_gave() -> None:
+    torch.manual_seed(0)
+    block = build_student(model("hgnet-b1"), 64).stem[2].eval()
+    x = torch.rand(1, 32, 5, 6)
+    first = block.layers[0](x)
+    second = block.layers[1](first)
+    kept = torch.cat([x, first, second, block.layers[2](second)], dim=1)
+    assert kept.shape[1] == 32 + 3 * 32
+    torch.testing.assert_close(block(x), block.excite(block.squeeze(kept)))
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "tinyclap"])
+@pytest.mark.parametrize(("n_mels", "frames"), [(1, 64), (40, 33), (96, 200), (160, 101)])
+def test_any_number_of_bands_and_frames(architecture: str, n_mels: int, frames: int) -> None:
+    torch.manual_seed(0)
+    student = build_student(model(architecture), n_mels).eval()
+    with torch.no_grad():
+        vectors = student(torch.randn(2, 1, n_mels, frames) * 20 - 40)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    assert not torch.equal(vectors[0], vectors[1])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

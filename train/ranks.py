@@ -1,0 +1,166 @@
+"""The processes that train together, one per device: which this is, and what they tell one another.
+
+Started by ``torchrun``, whose environment variables say how many there are; otherwise there is one. The gradient is the
+sum over the processes of their parts of the batch's mean; with `SyncedNorm` a batch of two processes is that of one.
+
+Guarantee: every collective is called by all processes in the same order, also by one that has no track of a batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+_TIMEOUT = timedelta(minutes=30)  # a process may wait while another one makes checkpoints
+
+
+class Ranks:
+    """The group. `world` processes, of which this is number `rank`."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank = rank
+        self.world = world
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, in every one of them. In place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' values."""
+        return max(self.gather(value)) if self.world > 1 else value
+
+    def gather(self, value: Any) -> list[Any]:
+        """The processes' values (small Python objects), in order of rank."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """The processes' tensors [n of each, ...], without gradients, in order of rank."""
+        if self.world == 1:
+            return [rows.detach()]
+        counts = self.gather(len(rows))
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        found = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(found, padded)
+        return [part[:count] for part, count in zip(found, counts, strict=True)]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the sum of the gradients. A parameter without one has a gradient of zero."""
+        if self.world == 1:
+            return
+        wanted = [p for p in parameters if p.requires_grad]
+        for parameter in wanted:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        # One collective for all of them.
+        flat = torch.cat([p.grad.reshape(-1) for p in wanted if p.grad is not None])
+        dist.all_reduce(flat)
+        begin = 0
+        for parameter in wanted:
+            size = parameter.numel()
+            parameter.grad = flat[begin : begin + size].view_as(parameter)
+            begin += size
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, n: int) -> slice:
+        """Which of `n` items are this process's: a run of neighbours, equal to within one between processes."""
+        return slice(self.rank * n // self.world, (self.rank + 1) * n // self.world)
+
+
+@contextmanager
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; alone where it started none.
+
+    Args:
+        device: training.device; it decides between NCCL and gloo.
+
+    Raises:
+        click.ClickException: the environment variables are not torchrun's.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise click.ClickException(
+            f"WORLD_SIZE is set but {', '.join(missing)} is not; start several processes with torchrun, or unset it"
+        )
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+class SyncedNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the base of all of torch's
+    """Batch normalisation over the batch of all processes, with the parameters and names of the one it replaces.
+
+    torch's own SyncBatchNorm needs CUDA and a part of every batch in each process.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  the name is torch's
+        """Any number of dimensions will do."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[batch, channel, ...] -> the same shape."""
+        if not self.training:
+            out: Tensor = super().forward(input)
+            return out
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        channels = input.shape[1]
+        x = input.float()
+        count = x.new_tensor([x.numel() // max(1, channels)])
+        # sums: [2 * channel + 1]
+        sums: Tensor = differentiable_all_reduce(  # type: ignore[no-untyped-call]
+            torch.cat([x.sum(axes), x.square().sum(axes), count])
+        )
+        total = sums[-1].detach()
+        mean = sums[:channels] / total
+        variance = (sums[channels:-1] / total - mean.square()).clamp(min=0)
+        if input.ndim == 2 and total <= 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if self.running_mean is not None and self.running_var is not None and self.momentum:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        normed: Tensor = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return normed.to(input.dtype)
+
+
+def synchronise_norms(module: nn.Module) -> None:
+    """Replace every BatchNorm in `module` by one over all processes."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            synced = SyncedNorm(child.num_features, child.eps, child.momentum)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.to(child.weight.device))
+        else:
+            synchronise_norms(child)

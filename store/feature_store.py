@@ -272,13 +272,15 @@ class FeatureStore:
         """[track] how many segments have a teacher vector of their own; 0 none."""
         return segment_vectors.counts(self._root, self.n_tracks)
 
-    def segment_teacher(self, row: int) -> npt.NDArray[np.float16]:
+    def segment_teacher(self, row: int, n_segments: int | None = None) -> npt.NDArray[np.float16]:
         """Teacher vectors of the segments of `row`, [segment, 512]; [0, 512] where there are none.
+
+        `n_segments` is the row's entry of `n_segment_teacher`, which is read where it is not given.
 
         Raises:
             CorruptShardError: they are counted, but damaged or gone.
         """
-        n_segments = int(self.n_segment_teacher()[row])
+        n_segments = int(self.n_segment_teacher()[row]) if n_segments is None else n_segments
         if not n_segments:
             return np.empty((0, EMBEDDING_DIM), np.float16)
         return segment_vectors.read(self._root, row, n_segments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,42 @@ def test_the_example_runs(data, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "12 tracks, 12 with features and a vector, teacher test-teacher" in printed
     assert re.search(r"linear probe -?\d\.\d{3}, mean vector -?\d\.\d{3}", printed)
+
+
+def test_the_example_draws_a_segment(data, recipe, monkeypatch, capsys):
+    drawn = {}
+
+    class Figure:
+        """Takes what matplotlib's would, which the tests do without."""
+
+        def __init__(self, **_: object) -> None: ...
+
+        def add_subplot(self, **labels: str):
+            drawn.update(labels)
+            return self
+
+        def imshow(self, mel: np.ndarray, **settings: object) -> None:
+            drawn.update(settings, mel=mel)
+
+        def colorbar(self, *_: object, **__: object) -> None: ...
+
+        def savefig(self, out: Path, **_: object) -> None:
+            drawn["out"] = out
+
+    figures = types.ModuleType("matplotlib.figure")
+    figures.Figure = Figure
+    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", figures)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import read_store
+
+    monkeypatch.setattr(sys, "argv", ["read_store.py", "data/features.zarr", "--plot", "x.png"])
+    read_store.main()
+    features = FeatureStore.open("data/features.zarr").features(recipe)
+    assert np.array_equal(drawn["mel"], features.segments(0)[0])
+    assert (drawn["title"], drawn["out"]) == ("Täst 0", Path("x.png"))
+    assert drawn["extent"] == pytest.approx((0, 10.01, 0, 128))
+    assert "drawn to x.png" in capsys.readouterr().out
 
 
 def test_the_example_says_what_the_plot_needs(data, monkeypatch):

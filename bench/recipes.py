@@ -88,7 +88,9 @@ RECIPES = (
     Recipe("segment-cosine-b16", SEGMENT | B16 | {"training.epochs": 16, "training.segments_per_track": 16}),
     Recipe("segment-cosine", SEGMENT),
     Recipe("segment-gain-masks", SEGMENT | GAIN | MASKS),
+    Recipe("segment-gain", SEGMENT | GAIN),
     Recipe("segment-shift", SEGMENT | SHIFT),
+    Recipe("segment-bank-shift", SEGMENT | BANK | SHIFT),
     Recipe("segment-bank", SEGMENT | BANK),
     Recipe("segment-relational-bank", SEGMENT | RELATIONAL | BANK),
     Recipe("segment-mixup", SEGMENT | {"augmentation.mixup": 0.5}),
@@ -146,20 +148,21 @@ def train(work: Path, recipe: Recipe, seed: int, extra: dict[str, str], tag: str
     """Train one run to its end."""
     name = f"{recipe.name}{tag}-s{seed}"
     settings = COMMON | recipe.settings | {"training.seed": seed} | extra
-    done = subprocess.run(
-        [
-            *(PROGRAM, "train", "--config", work / "config.yaml", "--run", name),
-            *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-    print(f"{name}: {last[0] if last else done.returncode}", flush=True)
-    if done.returncode:
-        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+    # A file, not a pipe: a run outlives a race that is broken off.
+    log = work / f"{name}.log"
+    with log.open("w", encoding="utf-8") as output:
+        code = subprocess.run(
+            [
+                *(PROGRAM, "train", "--config", work / "config.yaml", "--run", name),
+                *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+    print(f"{name}: {last[0] if last and not code else f'exit code {code}, see {log}'}", flush=True)
 
 
 def collect(work: Path) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def make_library(root: Path, durations_s: list[float], artists: list[str] | None
 
 
 @pytest.fixture(autouse=True)
+def plain_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own processes go on after a training and give its memory back."""
+    monkeypatch.setattr("student_clap.train.session.keep_freed_memory", lambda: True)
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
     """The students here are too small for two, and the cores are shared."""
     torch.set_num_threads(1)

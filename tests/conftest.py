@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -11,6 +12,10 @@ import pytest
 
 from loopback.objectstore import ObjectServer, running_objectstore
 from loopback.postgres import Database, PostgresServer, running_postgres
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what goes on in its background with Ctrl-C ignored, and so would be what the tests start and stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

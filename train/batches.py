@@ -23,6 +23,7 @@ from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features, FeatureStore, Recipe, frame_index
+from student_clap.store.place import Place, place_of
 from student_clap.store.quantise import dequantise_columns
 from student_clap.store.segments import segment_starts
 from student_clap.train.augment import N_DRAWS
@@ -124,18 +125,21 @@ class TrackReader:
     def read(self, request: BatchRequest) -> Batch:
         """Read the tracks of `request`, in its order."""
         opened = self._open()
-        rows: list[int] = []
-        tracks: list[_Track] = []
-        failures: list[tuple[int, str]] = []
-        for row, n_samples in zip(request.rows, request.n_samples, strict=True):
+
+        def attempt(wanted: tuple[int, int]) -> _Track | str:
             try:
-                tracks.append(self._track(opened, row, n_samples, request.epoch))
+                return self._track(opened, *wanted, request.epoch)
             except (click.ClickException, OSError) as error:
                 if isinstance(error.__cause__, ConnectionError):
                     raise  # the store is out of reach; no track is to blame
-                failures.append((row, error.message if isinstance(error, click.ClickException) else str(error)))
-                continue
-            rows.append(row)
+                return error.message if isinstance(error, click.ClickException) else str(error)
+
+        # From a bucket, where an answer takes its time, several are asked for at once.
+        results = opened.place.each(attempt, zip(request.rows, request.n_samples, strict=True))
+        found = list(zip(request.rows, results, strict=True))
+        rows = [row for row, result in found if isinstance(result, _Track)]
+        tracks = [result for _, result in found if isinstance(result, _Track)]
+        failures = [(row, result) for row, result in found if isinstance(result, str)]
         offsets = np.cumsum([0, *(track.strip.shape[1] for track in tracks)])
         frames = self._recipe.segment_frames
         return Batch(
@@ -155,7 +159,7 @@ class TrackReader:
         if self._opened is None:
             store = FeatureStore.open(self._store_path)
             taught = store.n_segment_teacher() if self._segment_targets else None
-            self._opened = _Opened(store, store.features(self._recipe), taught)
+            self._opened = _Opened(store, store.features(self._recipe), taught, place_of(self._store_path))
         return self._opened
 
     def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
@@ -191,8 +195,10 @@ class TrackReader:
 class _Opened:
     """The store as one process reads it."""
 
-    def __init__(self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None) -> None:
-        self._store, self.features, self._taught = store, features, taught
+    def __init__(
+        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, place: Place
+    ) -> None:
+        self._store, self.features, self._taught, self.place = store, features, taught, place
 
     def segment_teacher(
         self, row: int, starts: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]

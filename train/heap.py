@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+import torch
+
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
@@ -26,3 +28,8 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

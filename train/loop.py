@@ -22,6 +22,7 @@ import torch
 
 from student_clap.config.schema import Config, TrainingConfig
 from student_clap.store import Features
+from student_clap.train.anchors import build_objective
 from student_clap.train.average import Average
 from student_clap.train.batches import Batch, requests_for
 from student_clap.train.checkpoint import (
@@ -33,9 +34,9 @@ from student_clap.train.checkpoint import (
 )
 from student_clap.train.curves import draw_run
 from student_clap.train.display import Display
+from student_clap.train.heap import is_out_of_memory
 from student_clap.train.mel_statistics import band_statistics
-from student_clap.train.objective import Objective
-from student_clap.train.order import derive_seed, epoch_order, sample_rows
+from student_clap.train.order import derive_seed, epoch_order
 from student_clap.train.pretrained import load_pretrained
 from student_clap.train.ranks import Ranks, synchronise_norms
 from student_clap.train.run import Run, append_metrics, cut_metrics
@@ -47,7 +48,6 @@ from student_clap.train.stream import BatchStream
 from student_clap.train.student import Student
 from student_clap.train.students import build_student
 from student_clap.train.tensorboard import EventLog
-from student_clap.train.texts import read_text_vectors
 from student_clap.train.validation import Examiner, Validation
 
 CHECKPOINT_INTERVAL_S = 300.0
@@ -127,7 +127,7 @@ class Trainer:
             self.student.mel_norm.set_statistics(torch.from_numpy(mean), torch.from_numpy(std))
         self.student.checkpoint_blocks = training.gradient_checkpointing
         self._freeze()
-        objective = self._objective(config)
+        objective = build_objective(config.objective, table.teacher, run.selection.training_rows, training.seed, device)
         self._step = Step(
             self.student,
             self.optimizer,
@@ -211,7 +211,7 @@ class Trainer:
                     validation = self.validate(stream, stop) if self._is_validated(self.progress.epoch + 1) else None
                     self._end_epoch(validation, time.monotonic() - began, display)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 raise click.ClickException(
                     f"{self.device} is out of memory with up to {self.training.segments_per_pass} segments at once: "
@@ -313,7 +313,7 @@ class Trainer:
             "tracks_per_s": progress.tracks / max(progress.seconds, 1e-9),
             "segments_per_s": progress.segments / max(progress.seconds, 1e-9),
             "data_wait_s": progress.wait_s,
-            **_held_out_metrics(validation),
+            **({} if validation is None else validation.metrics),
         }
         self.progress = replace(
             progress,
@@ -374,16 +374,6 @@ class Trainer:
             self.student.requires_grad_(False)  # noqa: FBT003  the name is torch's
             self.student.head.project.requires_grad_(True)  # noqa: FBT003
             self.student.eval()
-
-    def _objective(self, config: Config) -> Objective:
-        settings = config.objective
-        bank = texts = None
-        if settings.weights["bank"]:
-            rows = sample_rows(self.run.selection.training_rows, settings.bank_size, self.training.seed)
-            bank = torch.from_numpy(self.table.teacher[rows]).to(self.device)
-        if settings.weights["text"] and settings.text_vectors is not None:
-            texts = torch.from_numpy(read_text_vectors(settings.text_vectors)).to(self.device)
-        return Objective(settings, bank, texts)
 
     # --- checkpoints
 
@@ -457,20 +447,3 @@ class Trainer:
             "The checkpoints are from before. Lower training.learning_rate or set training.grad_clip; if it is always "
             "the same tracks, look at their vectors and features"
         )
-
-
-def _held_out_metrics(validation: Validation | None) -> dict[str, float | int]:
-    if validation is None:
-        return {}
-    overlap = {} if validation.overlap is None else {"val_overlap": validation.overlap}
-    return {
-        "val_loss": validation.loss,
-        "val_cosine": validation.cosine,
-        "val_centred": validation.centred,
-        "val_mixed_recall_at_1": validation.mixed_recall_at_1,
-        **overlap,
-    }
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -39,6 +39,18 @@ class Validation:
     overlap: float | None  # of the nearest neighbours; None where one track is held out
     mixed_recall_at_1: float  # a track's teacher vector is the nearest to the student's
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures by their names in metrics.jsonl."""
+        found = {
+            "val_loss": self.loss,
+            "val_cosine": self.cosine,
+            "val_centred": self.centred,
+            "val_overlap": self.overlap,
+            "val_mixed_recall_at_1": self.mixed_recall_at_1,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def figure(self, name: str) -> float:
         """What `training.monitor` names; more is better."""
         if name == "overlap" and self.overlap is not None:

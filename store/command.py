@@ -112,12 +112,15 @@ def verify(config: Config, *, deep: bool) -> None:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {names[finding.row]})" if 0 <= finding.row < len(names) else ""
         click.echo(f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: {finding.detail}")
-    how = "every shard read" if deep else "shards listed, not read (--deep reads them)"
+    how = _extent(deep=deep)
     if findings:
-        raise click.ClickException(
-            f"{len(findings)} faults ({how}); `student-clap store repair` mends what can be mended"
-        )
+        repair = "store repair --deep" if deep else "store repair"
+        raise click.ClickException(f"{len(findings)} faults ({how}); `student-clap {repair}` mends what can be mended")
     click.echo(f"store verify: no faults in {n_tracks} tracks, {how}")
+
+
+def _extent(*, deep: bool) -> str:
+    return "every shard read" if deep else "shards listed, not read (--deep reads them)"
 
 
 def _track_ids(path: str) -> list[str]:
@@ -153,4 +156,6 @@ def repair_store(config: Config, *, deep: bool) -> None:
         parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
     if done.metadata:
         parts.append(f"{done.metadata} zarr.json written anew")
-    click.echo(f"store repair: {', '.join(parts)}" + (f"; {len(done.left)} faults left" if done.left else ""))
+    how = _extent(deep=deep)
+    left = f"; {len(done.left)} faults left" if done.left else ""
+    click.echo(f"store repair: {', '.join(parts)}{left}; {how}")

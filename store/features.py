@@ -201,12 +201,12 @@ class Features:
         except (ValueError, RuntimeError) as error:
             raise CorruptShardError(
                 f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
-                "`student-clap store repair`, then `student-clap featurize`, makes it anew"
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
             ) from error
         if codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is marked as made, but its {self.recipe.name} shard is gone or incomplete; "
-                "`student-clap store repair`, then `student-clap featurize`, makes it anew"
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
             )
         return codes
 

@@ -115,7 +115,7 @@ def write(root: zarr.Group, rows: list[int], vectors: list[SegmentVectors]) -> N
 
 def read(root: zarr.Group, row: int, n_segments: int) -> SegmentVectors:
     """The vectors of `row`, [segment, 512] float16. Raises CorruptShardError if they are damaged or gone."""
-    remedy = "`student-clap ingest` writes them again after `student-clap store repair`"
+    remedy = "`student-clap ingest` writes them again after `student-clap store repair --deep`"
     try:
         vectors: SegmentVectors = np.asarray(array(root, VECTORS)[row, :n_segments])
     except (ValueError, RuntimeError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -108,3 +110,25 @@ def test_the_commands_say_what_is_wrong_and_mend_it(filled, recipe, tmp_path):
     assert mended.exit_code == 0
     assert "1 tracks set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in mended.output
     assert run("verify").exit_code == 0
+
+
+def test_what_verify_advises_mends_a_damaged_shard(filled, recipe):
+    """A fault that only reading finds is one that only `repair --deep` mends, and both say so."""
+    path = next(p for p in sorted((filled.path / "features/audiomuse/mel/c").rglob("*")) if p.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    filled.close()
+
+    def run(*arguments: str):
+        return CliRunner().invoke(main, ["store", *arguments, "--set", f"store.path={filled.path}"])
+
+    assert run("verify").exit_code == 0
+    found = run("verify", "--deep")
+    assert found.exit_code == 1
+    shallow = run("repair")
+    assert "0 tracks set back" in shallow.output
+    assert "shards listed, not read (--deep reads them)" in shallow.output
+    (advice,) = re.findall(r"`student-clap store (repair.*?)`", found.output)
+    assert "1 tracks set back" in run(*advice.split()).output
+    assert run("verify", "--deep").exit_code == 0

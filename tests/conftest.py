@@ -8,10 +8,15 @@ import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver
 
+import hypothesis
 import pytest
 
 from loopback.objectstore import ObjectServer, running_objectstore
 from loopback.postgres import Database, PostgresServer, running_postgres
+
+# These machines are shared; how long an example takes says nothing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what goes on in its background with Ctrl-C ignored, and so would be what the tests start and stop.

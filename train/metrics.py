@@ -27,6 +27,16 @@ class Retrieval:
 
     recall_at_1: float
     mrr: float  # mean reciprocal rank
+    mean_rank: float  # 1 is best
+
+
+@dataclass(frozen=True)
+class OwnRanks:
+    """Where each query finds its own row of the gallery; tied places share their chances."""
+
+    first: Scores  # [track] chance of being found first
+    reciprocal: Scores  # [track] expected 1 / rank
+    rank: Scores  # [track] expected rank, 1 is best
 
 
 def cosines(a: Vectors, b: Vectors) -> Scores:
@@ -106,16 +116,27 @@ def neighbour_overlap(student: Vectors, teacher: Vectors, k: int) -> Scores:
     """
     _check_k(k, len(teacher))
     overlap = np.empty(len(teacher))
-    for rows, found, wanted in _similarity_blocks(student, teacher):
-        # found, wanted: [row, track], self at -inf
-        right = wanted >= _kth_largest(wanted, k) - TIE
-        least = _kth_largest(found, k)
-        sure = found > least + TIE
-        tied = np.abs(found - least) <= TIE
-        # [row] places left for the tied, and the chance of each to get one
-        chance = (k - sure.sum(axis=1)) / tied.sum(axis=1)
-        overlap[rows] = ((sure & right).sum(axis=1) + chance * (tied & right).sum(axis=1)) / k
+    for rows, found, wanted in similarity_blocks(student, teacher):
+        overlap[rows] = shared_share(found, wanted, _kth_largest(found, k), _kth_largest(wanted, k), k)
     return overlap
+
+
+def shared_share(found: Scores, wanted: Scores, least_found: Scores, least_wanted: Scores, k: int | Scores) -> Scores:
+    """[row] share of the `k` first by `found` that are among the `k` first by `wanted`; ties as in `neighbour_overlap`.
+
+    Args:
+        found: [row, track] the student's similarities; -inf: not to be ranked.
+        wanted: [row, track] the teacher's.
+        least_found: [row, 1] the k-th largest of each row of `found`, finite.
+        least_wanted: [row, 1] the same of `wanted`.
+        k: one for all rows, or [row].
+    """
+    right = wanted >= least_wanted - TIE
+    sure = found > least_found + TIE
+    tied = np.abs(found - least_found) <= TIE
+    # [row] places left for the tied, and the chance of each to get one
+    chance = (k - sure.sum(axis=1)) / tied.sum(axis=1)
+    return np.asarray(((sure & right).sum(axis=1) + chance * (tied & right).sum(axis=1)) / k)
 
 
 def ndcg(student: Vectors, teacher: Vectors, k: int) -> Scores:
@@ -129,11 +150,11 @@ def ndcg(student: Vectors, teacher: Vectors, k: int) -> Scores:
     _check_k(k, len(teacher))
     discount = 1 / np.log2(np.arange(2, k + 2))
     scores = np.empty(len(teacher))
-    for rows, found, wanted in _similarity_blocks(student, teacher):
+    for rows, found, wanted in similarity_blocks(student, teacher):
         gains = np.clip(wanted, 0.0, None)  # self, at -inf, becomes 0
         ideal = -np.sort(-gains, axis=1)[:, :k] @ discount
         for row, similarity, gain, best in zip(range(rows.start, rows.stop), found, gains, ideal, strict=True):
-            scores[row] = _expected_gains(similarity, gain, k) @ discount / best if best > 0 else np.nan
+            scores[row] = expected_gains(similarity, gain, k) @ discount / best if best > 0 else np.nan
     return scores
 
 
@@ -143,11 +164,17 @@ def retrieval(queries: Vectors, gallery: Vectors) -> Retrieval:
     With the student's vectors as queries and the teacher's as gallery this is the library that was not analysed again
     after a swap. Tied places share their chances.
     """
-    queries, gallery = _unit(queries), _unit(gallery)
+    own = own_ranks(queries, gallery)
+    return Retrieval(float(own.first.mean()), float(own.reciprocal.mean()), float(own.rank.mean()))
+
+
+def own_ranks(queries: Vectors, gallery: Vectors) -> OwnRanks:
+    """The rank of each query's own row in the gallery. Both [track, 512], same order."""
+    queries, gallery = unit(queries), unit(gallery)
     n = len(gallery)
     # harmonic[r] = 1 + 1/2 + ... + 1/r
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
-    first, reciprocal = np.empty(n), np.empty(n)
+    first, reciprocal, rank = np.empty(n), np.empty(n), np.empty(n)
     for begin in range(0, n, _BLOCK_ROWS):
         rows = np.arange(begin, min(begin + _BLOCK_ROWS, n))
         similarity = queries[rows] @ gallery.T
@@ -156,7 +183,8 @@ def retrieval(queries: Vectors, gallery: Vectors) -> Retrieval:
         tied = (np.abs(similarity - own) <= TIE).sum(axis=1)  # itself included
         first[rows] = np.where(above == 0, 1 / tied, 0.0)
         reciprocal[rows] = (harmonic[above + tied] - harmonic[above]) / tied
-    return Retrieval(float(first.mean()), float(reciprocal.mean()))
+        rank[rows] = above + (tied + 1) / 2
+    return OwnRanks(first, reciprocal, rank)
 
 
 def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -175,7 +203,7 @@ def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
     return order
 
 
-def _expected_gains(similarity: Scores, gain: Scores, k: int) -> Scores:
+def expected_gains(similarity: Scores, gain: Scores, k: int) -> Scores:
     """Expected gain at ranks 1 .. k, tied tracks in random order. Both [track], self's similarity at -inf."""
     order = np.argsort(-similarity, kind="stable")
     ranked, gains = similarity[order], gain[order]
@@ -185,9 +213,9 @@ def _expected_gains(similarity: Scores, gain: Scores, k: int) -> Scores:
     return np.asarray(mean[group[:k]])
 
 
-def _similarity_blocks(student: Vectors, teacher: Vectors) -> Iterator[tuple[slice, Scores, Scores]]:
+def similarity_blocks(student: Vectors, teacher: Vectors) -> Iterator[tuple[slice, Scores, Scores]]:
     """Rows, and their cosines to every track by the student and by the teacher, self at -inf."""
-    student, teacher = _unit(student), _unit(teacher)
+    student, teacher = unit(student), unit(teacher)
     for begin in range(0, len(teacher), _BLOCK_ROWS):
         rows = slice(begin, min(begin + _BLOCK_ROWS, len(teacher)))
         found, wanted = student[rows] @ student.T, teacher[rows] @ teacher.T
@@ -202,7 +230,7 @@ def _kth_largest(similarity: Scores, k: int) -> Scores:
     return np.asarray(np.partition(similarity, n - k, axis=1)[:, n - k, None])
 
 
-def _unit(vectors: Vectors) -> Scores:
+def unit(vectors: Vectors) -> Scores:
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Scores = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

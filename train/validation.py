@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from student_clap.train.batches import Batch, make_segments, requests_for
-from student_clap.train.metrics import centred_cosines, clipped_k, neighbour_overlap, retrieval
+from student_clap.train.metrics import centred_cosines, clipped_k, ndcg, neighbour_overlap, retrieval
 from student_clap.train.objective import Objective, Teaching
 from student_clap.train.order import sample_rows
 from student_clap.train.ranks import Ranks
@@ -38,6 +38,7 @@ class Validation:
     centred: float  # cosine after the training tracks' mean vector is taken from both
     overlap: float | None  # of the nearest neighbours; None where one track is held out
     mixed_recall_at_1: float  # a track's teacher vector is the nearest to the student's
+    ndcg: float | None = None  # of the neighbours' ranking; None where no track has a neighbour
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -48,6 +49,7 @@ class Validation:
             "val_centred": self.centred,
             "val_overlap": self.overlap,
             "val_mixed_recall_at_1": self.mixed_recall_at_1,
+            "val_ndcg": self.ndcg,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -138,10 +140,12 @@ class Examiner:
         cosine = np.sum(student * teacher, axis=1)
         compared = sample_rows(np.arange(len(all_rows)), _MOST_COMPARED, 0)
         k = clipped_k(NEIGHBOURS, len(compared))
+        gains = ndcg(student[compared], teacher[compared], k) if k else np.empty(0)
         return Validation(
             loss=float(np.concatenate([part[2] for part in parts]).mean()),
             cosine=float(cosine.mean()),
             centred=float(centred_cosines(student, teacher, self.centre).mean()),
             overlap=float(neighbour_overlap(student[compared], teacher[compared], k).mean()) if k else None,
             mixed_recall_at_1=retrieval(student[compared], teacher[compared]).recall_at_1,
+            ndcg=float(np.nanmean(gains)) if np.isfinite(gains).any() else None,
         )

@@ -173,7 +173,7 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     assert [m["step"] for m in metrics] == [3, 6, 9, 12]
     keys = {"epoch", "step", "train_loss", "train_cosine", "lr", *MEASURED}
-    keys |= {"val_loss", "val_cosine", "val_centred", "val_overlap", "val_mixed_recall_at_1"}
+    keys |= {"val_loss", "val_cosine", "val_centred", "val_overlap", "val_mixed_recall_at_1", "val_ndcg"}
     assert all(m.keys() == keys for m in metrics)
 
     student, info = load_student(directory / "best.pt")

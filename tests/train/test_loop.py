@@ -179,7 +179,8 @@ def test_passes_add_up_to_the_batch(library: Library) -> None:
     gradients = []
     for limit in (1000, 12, 1):
         config = library.config(
-            model={"dropout": 0.0}, training={"batch_size": 6, "segments_per_pass": limit, "grad_clip": 0.0}
+            model={"dropout": 0.0},
+            training={"batch_size": 6, "segments_per_pass": limit, "segments_per_track": None, "grad_clip": 0.0},
         )
         with open_trainer(config, f"limit-{limit}") as trainer, open_stream(config, trainer) as stream:
             trainer.student.eval()

@@ -91,7 +91,7 @@ def test_one_track_has_no_derangement() -> None:
         metrics.derangement(1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
 def test_a_student_equal_to_the_teacher_is_perfect(n: int, seed: int) -> None:
     teacher = vectors(seed, n)
@@ -109,7 +109,7 @@ def test_a_student_equal_to_the_teacher_is_perfect(n: int, seed: int) -> None:
     assert student["distribution"]["std_difference"] == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(3, 60), st.integers(0, 2**32 - 1))
 def test_a_constant_student_scores_chance(n: int, seed: int) -> None:
     teacher, centre = vectors(seed, n), vectors(seed + 1, 1)[0] * 0.4

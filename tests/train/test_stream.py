@@ -62,7 +62,7 @@ def test_a_batch_gives_the_store_s_segments_and_production_s_mean(library: Libra
     assert batch.n_segments < sum(len(segment_starts(int(n), library.recipe)) for n in lengths)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=st.integers(1, 30), epoch=st.integers(0, 9), seed=st.integers(0, 9))
 def test_a_choice_of_segments_ships_the_columns_it_needs(library: Library, wanted: int, epoch: int, seed: int) -> None:
     features = FeatureStore.open(library.store_path).features(library.recipe)

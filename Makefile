@@ -15,7 +15,7 @@ help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
-	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 20 minutes"
+	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
 	@echo "make lint             ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +47,8 @@ bench: $(READY)
 	$(BIN)/python bench/store.py --store "$(CORPUS)/generation-b/data/features.zarr"
 	$(BIN)/python bench/stream.py --store "$(CORPUS)/generation-b/data/features.zarr"
 	$(BIN)/python bench/students.py
+	$(BIN)/python bench/teachers.py
+	$(BIN)/python bench/embed.py --corpus "$(CORPUS)" --model "$(CORPUS)/generation-b/runs/yardstick-fold-0/student.onnx"
 	$(BIN)/python bench/workers.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --memory
 	$(BIN)/python bench/ingest.py

@@ -9,6 +9,7 @@ Cost: reads the graph without its external data.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES
-from student_clap.export.contract import Clause, Shape, check_contract
+from student_clap.export.contract import Clause, Shape, check_contract, hears_waveform
 from student_clap.export.onnx_metadata import METADATA_PREFIX
 from student_clap.export.session import INPUT_NAME, ModelError
-from student_clap.store import Recipe
+from student_clap.featurize.mel import LogMel
+from student_clap.store import Recipe, frame_index
+from student_clap.store.segments import segment_starts
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +40,8 @@ _DEFAULTS = {
     "MEL_TRANSPOSE": "false",
 }
 _RANK = 4
+_APP_MEL = "a mel that the CLAP_AUDIO_* variables can ask for"
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,28 @@ class AppMel:
     shape: Shape
     source: str  # where the numbers come from
     declared: bool  # the file says it; otherwise it is guessed
+    waveform: bool = False  # it hears samples [batch, sample] and makes its own mel
+
+    def feed(self, samples: Array, log_mel: LogMel) -> Iterator[Array]:
+        """What the model takes of a track, one production segment at a time.
+
+        Args:
+            samples: [sample] float32 as `decode` gives them; not empty.
+            log_mel: of the recipe.
+
+        Yields:
+            [1, sample] where it hears a waveform, else [1, 1, mel, frame] or [1, 1, frame, mel] dB.
+        """
+        if self.waveform:
+            length = self.recipe.segment_samples
+            for start in segment_starts(len(samples), self.recipe):
+                piece = samples[start : start + length]
+                yield np.pad(piece, (0, length - len(piece)))[None]
+            return
+        strip = log_mel.strip(samples)
+        for columns in frame_index(len(samples), self.recipe):
+            segment_db = strip[:, columns]
+            yield np.ascontiguousarray((segment_db.T if self.shape.transposed else segment_db)[None, None])
 
     def variables(self) -> dict[str, str]:
         """The CLAP_AUDIO_* variables whose default is another mel, in the app's order."""
@@ -62,6 +89,10 @@ class AppMel:
 
     def app_clause(self) -> Clause:
         """Whether the app can be set to feed this mel at all: it knows whole hertz and 10 s segments only."""
+        if self.waveform:
+            return Clause(
+                "app-mel", _APP_MEL, passed=False, reason="it hears a waveform and makes its own mel; the app feeds one"
+            )
         faults = [
             f"{name} is {value:g} Hz, and the app takes whole numbers"
             for name, value in (("fmin", self.recipe.fmin_hz), ("fmax", self.recipe.fmax_hz))
@@ -72,7 +103,7 @@ class AppMel:
         settings = " ".join(f"{key}={value}" for key, value in self.variables().items()) or "the app's defaults"
         return Clause(
             "app-mel",
-            "a mel that the CLAP_AUDIO_* variables can ask for",
+            _APP_MEL,
             passed=not faults,
             reason="; ".join(faults) or f"{settings} (from {self.source})",
         )
@@ -102,11 +133,18 @@ def mel_of(model: Path, configured: Recipe) -> AppMel:
             recipe = Recipe.from_attributes(json.loads(stored))
         except (ValueError, TypeError) as error:
             raise ModelError(f"{model}: its recipe cannot be read: {error}") from error
-        return _app_mel(recipe, "the file's own recipe", declared=True)
-    return _from_dimensions(_dimensions(proto.graph), configured)
+        mel = _app_mel(recipe, "the file's own recipe", declared=True)
+        turned = replace(mel.shape, transposed=True)
+        if _dimensions(proto.graph) == turned.full[2:]:
+            mel = replace(mel, shape=turned)
+    else:
+        mel = _from_dimensions(_dimensions(proto.graph), configured)
+    if not hears_waveform(proto):
+        return mel
+    return replace(mel, waveform=True, source=mel.source if mel.declared else "the model, which hears samples")
 
 
-def judge(model: Path, mel: AppMel, segments_db: npt.NDArray[np.float32] | None = None) -> list[Clause]:
+def judge(model: Path, mel: AppMel, segments_db: Array | None = None) -> list[Clause]:
     """Every clause of the drop-in contract for `model` fed with `mel`; see `check_contract`."""
     return [*check_contract(model, mel.shape, segments_db), mel.app_clause()]
 

@@ -1,23 +1,31 @@
 """One audio file through the production path: what a model makes of it, how fast, and how near to another model.
 
-Cost: every segment once per model, and 21 more runs of one segment for the time.
+Cost: decodes once; every segment once per model, and 21 more runs of one segment for the time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import click
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.app_mel import AppMel, mel_of
-from student_clap.export.embedding import file_segments
-from student_clap.export.session import StudentSession
-from student_clap.featurize.decode import DecodeError
+from student_clap.export.contract import Shape
+from student_clap.export.session import StudentSession, pool
+from student_clap.featurize.decode import DecodeError, decode
 from student_clap.featurize.mel import LogMel
 from student_clap.store import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TORCH_SUFFIX = ".pt"
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -27,36 +35,102 @@ class Trial:
     n_segments: int
     norm: float  # of the track's vector
     ms_per_segment: float  # median, on one thread
-    vector: npt.NDArray[np.float32]  # [512]
+    segments: Array  # [segment, 512]
+    vector: Array  # [512]
 
 
-def audio_segments(audio: Path, recipe: Recipe) -> npt.NDArray[np.float32]:
-    """[segment, mel, frame] dB of a file that the user named.
+@dataclass(frozen=True)
+class Likeness:
+    """Two models' answers to one file."""
+
+    track: float  # cosine of the two track vectors
+    lowest_segment: float  # lowest cosine of two segment vectors
+    mel_from: str  # of the reference
+
+    def __str__(self) -> str:
+        segments = f"of single segments {self.lowest_segment:.6f} or more"
+        return f"cosine {self.track:.6f}, {segments}; its mel from {self.mel_from}"
+
+
+class _Model(Protocol):
+    """What answers segments."""
+
+    def embed_inputs(self, inputs: Iterable[Array]) -> Array:
+        """What it takes, one run each -> [run, 512]."""
+
+
+def audio_samples(audio: Path, recipe: Recipe) -> Array:
+    """[sample] of a file that the user named.
 
     Raises:
         click.ClickException: there is no audio in it.
     """
     try:
-        return file_segments(audio, LogMel(recipe))
+        return decode(audio, recipe.max_samples)
     except (DecodeError, OSError) as error:
         raise click.ClickException(f"{audio}: {error}") from error
 
 
-def try_segments(model: Path, mel: AppMel, segments_db: npt.NDArray[np.float32]) -> Trial:
-    """Embed [segment, mel, frame] dB with `model`. Raises ModelError."""
-    session, fed = StudentSession(model), mel.shape.lay_out(segments_db)
-    vector = session.embed_track(fed)
-    return Trial(len(fed), float(np.linalg.norm(vector)), session.time_segment_ms(fed[0]), vector)
+def segments_of(samples: Array, recipe: Recipe) -> Array:
+    """[segment, mel, frame] dB."""
+    whole = AppMel(recipe, Shape.of(recipe), "", declared=True)
+    return np.concatenate([given[0] for given in whole.feed(samples, LogMel(recipe))])
 
 
-def cosine_to(reference: Path, audio: Path, configured: Recipe, vector: npt.NDArray[np.float32]) -> tuple[float, str]:
-    """The cosine of `vector` [512] to what `reference` makes of `audio` with its own mel, and where that mel is from.
+def try_samples(model: Path, mel: AppMel, samples: Array) -> Trial:
+    """Embed [sample] with `model`. Raises ModelError."""
+    session, log_mel = StudentSession(model), LogMel(mel.recipe)
+    vectors = session.embed_inputs(mel.feed(samples, log_mel))
+    vector = pool(vectors)
+    ms = session.time_input_ms(next(mel.feed(samples, log_mel)))
+    return Trial(len(vectors), float(np.linalg.norm(vector)), ms, vectors, vector)
+
+
+def compare_to(reference: Path, samples: Array, configured: Recipe, trial: Trial) -> Likeness:
+    """How near `trial` is to what `reference` makes of the same samples, fed what it takes itself.
+
+    Args:
+        reference: an ONNX file, or a checkpoint (.pt) that torch runs.
+        samples: [sample] as decoded.
+        configured: stands in for what the reference does not tell of its mel.
+        trial: of the same samples.
 
     Raises:
         ModelError: the reference cannot be run.
-        click.ClickException: there is no audio.
+        CheckpointError: the checkpoint is missing or damaged.
     """
-    mel = mel_of(reference, configured)
-    segments_db = audio_segments(audio, mel.recipe)
-    other = StudentSession(reference).embed_track(mel.shape.lay_out(segments_db))
-    return float(vector @ other / (np.linalg.norm(vector) * np.linalg.norm(other))), mel.source
+    model, mel = _open(reference, configured)
+    log_mel = LogMel(mel.recipe)
+    # others: [segment, 512]
+    others = model.embed_inputs(mel.feed(samples, log_mel))
+    segments = _cosines(trial.segments, others)
+    track = _cosines(trial.vector[None], pool(others)[None])
+    return Likeness(float(track[0]), float(segments.min()), mel.source)
+
+
+def _open(reference: Path, configured: Recipe) -> tuple[_Model, AppMel]:
+    if reference.suffix != TORCH_SUFFIX:
+        return StudentSession(reference), mel_of(reference, configured)
+    from student_clap.train.checkpoint import load_student
+
+    student, info = load_student(reference)
+    return _Torch(student), AppMel(info.recipe, Shape.of(info.recipe), "the checkpoint", declared=True)
+
+
+class _Torch:
+    """A torch student."""
+
+    def __init__(self, student: nn.Module) -> None:
+        self._student = student.eval()
+
+    def embed_inputs(self, inputs: Iterable[Array]) -> Array:
+        import torch
+
+        with torch.inference_mode():
+            return np.concatenate([self._student(torch.from_numpy(mel_db)).numpy() for mel_db in inputs])
+
+
+def _cosines(ours: Array, theirs: Array) -> npt.NDArray[np.float64]:
+    """[row, 512] x [row, 512] -> [row]."""
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return np.asarray(np.sum(ours.astype(np.float64) * theirs, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny))

@@ -14,19 +14,18 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from student_clap.config.presets import SEGMENT_SAMPLES
+from student_clap.export.app_mel import AppMel
+from student_clap.export.contract import Shape
 from student_clap.export.session import ModelError, StudentSession, pool
+from student_clap.export.signals import RATE, music
 from student_clap.featurize.mel import LogMel
-from student_clap.store import Recipe, frame_index
-from student_clap.store.segments import segment_starts
+from student_clap.store import Recipe
 
-RATE = 48_000
 MINUTE_SAMPLES = 60 * RATE
 
 
@@ -51,10 +50,11 @@ class Subject:
         began = time.perf_counter()
         self._session = StudentSession(model, intra_op_threads=threads)
         self.load_s = time.perf_counter() - began
-        self._recipe, self._hears = recipe, hears
-        self._log_mel = None if hears == "waveform" else LogMel(recipe)
-        self._minute = _music(MINUTE_SAMPLES)
-        self._segment = next(iter(self._inputs(self._minute[:SEGMENT_SAMPLES])))
+        shape = replace(Shape.of(recipe), transposed=hears == "transposed")
+        self._mel = AppMel(recipe, shape, "", declared=False, waveform=hears == "waveform")
+        self._log_mel = LogMel(recipe)
+        self._minute = music(MINUTE_SAMPLES)
+        self._segment = next(self._mel.feed(self._minute[:SEGMENT_SAMPLES], self._log_mel))
 
     def segment_s(self) -> float:
         """Seconds of one run on a segment that is ready, its mel not counted. Raises ModelError."""
@@ -65,21 +65,8 @@ class Subject:
     def minute_s(self) -> float:
         """Seconds from a minute of decoded audio to its vector: mel, 12 segments in turn, mean. Raises ModelError."""
         began = time.perf_counter()
-        pool(np.concatenate([self._session.run(given) for given in self._inputs(self._minute)]))
+        pool(self._session.embed_inputs(self._mel.feed(self._minute, self._log_mel)))
         return time.perf_counter() - began
-
-    def _inputs(self, samples: npt.NDArray[np.float32]) -> Any:
-        """What the model takes, one segment at a time."""
-        if self._log_mel is None:
-            for start in segment_starts(len(samples), self._recipe):
-                # [1, sample]
-                yield samples[None, start : start + self._recipe.segment_samples]
-            return
-        strip = self._log_mel.strip(samples)
-        for columns in frame_index(len(samples), self._recipe):
-            # segment: [mel, frame] -> [1, 1, mel, frame] or [1, 1, frame, mel]
-            segment = strip[:, columns]
-            yield np.ascontiguousarray((segment.T if self._hears == "transposed" else segment)[None, None])
 
 
 def peak_bytes() -> int:
@@ -95,15 +82,6 @@ def peak_bytes() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _music(n_samples: int) -> npt.NDArray[np.float32]:
-    """[n] a chord struck every second, with noise: silence could be faster. Takes no memory but the result's."""
-    rng = np.random.default_rng(0)
-    t = np.arange(RATE, dtype=np.float32) / RATE
-    chord = np.sum([np.sin(2 * np.pi * f * t) for f in (110.0, 277.0, 440.0, 1318.0, 5274.0)], axis=0)
-    second = np.exp(-3 * t) * chord * 0.15 + rng.standard_normal(RATE) * 0.02
-    return np.resize(second.astype(np.float32), n_samples)
 
 
 def main() -> None:

@@ -22,35 +22,37 @@ _TRIED_SEGMENTS = 4  # of --audio, for the contract
 @config_options()
 @click.argument("model", type=_FILE)
 @click.option("--audio", type=_FILE, help="Take this file through the production path too.")
-@click.option("--reference", type=_FILE, help="With --audio: another ONNX file to compare the vector with.")
+@click.option(
+    "--reference", type=_FILE, help="With --audio: the checkpoint (.pt) or another ONNX file to compare with."
+)
 def check(config: Config, model: Path, audio: Path | None, reference: Path | None) -> None:
     """Hold MODEL, any ONNX file, against the drop-in contract, clause by clause.
 
     The exit code is 1 when a clause fails.
     """
     from student_clap.export.app_mel import judge, mel_of
-    from student_clap.export.audio_trial import audio_segments, cosine_to, try_segments
+    from student_clap.export.audio_trial import audio_samples, compare_to, segments_of, try_samples
     from student_clap.store import Recipe
 
     if reference is not None and audio is None:
         raise click.UsageError("--reference compares vectors of one audio file; name it with --audio")
     configured = Recipe.from_config(config.audio)
     mel = mel_of(model, configured)
-    segments_db = None if audio is None else audio_segments(audio, mel.recipe)
-    clauses = judge(model, mel, None if segments_db is None else segments_db[:_TRIED_SEGMENTS])
+    samples = None if audio is None else audio_samples(audio, mel.recipe)
+    segments_db = None if samples is None or mel.waveform else segments_of(samples, mel.recipe)[:_TRIED_SEGMENTS]
+    clauses = judge(model, mel, segments_db)
     for clause in clauses:
         click.echo(_line(clause))
     failed = [clause.name for clause in clauses if not clause.passed]
     # A model that gives no vectors has failed these.
-    if audio is not None and segments_db is not None and not {"loads", "output"} & set(failed):
-        trial = try_segments(model, mel, segments_db)
+    if samples is not None and not {"loads", "output"} & set(failed):
+        trial = try_samples(model, mel, samples)
         click.echo(
             f"audio: {audio}: {trial.n_segments} segments, vector of norm {trial.norm:.6f}, "
             f"{trial.ms_per_segment:.2f} ms per segment (median, one thread)"
         )
         if reference is not None:
-            cosine, source = cosine_to(reference, audio, configured, trial.vector)
-            click.echo(f"reference: {reference}: cosine {cosine:.6f}; its mel from {source}")
+            click.echo(f"reference: {reference}: {compare_to(reference, samples, configured, trial)}")
     if failed:
         raise click.ClickException(
             f"{model} fails {len(failed)} of {len(clauses)} clauses of the drop-in contract: {', '.join(failed)}"

@@ -9,7 +9,7 @@ Cost: loads the file twice (onnx, onnxruntime) and runs it about six times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.presets import SEGMENT_SAMPLES
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.onnx_metadata import ANY_BATCH, BATCH_KEY, get_metadata
 from student_clap.export.session import INPUT_NAME, ModelError, StudentSession
@@ -30,9 +31,12 @@ MAX_OPSET = 19  # of ai.onnx; 17 is what export writes
 MAX_IR_VERSION = 9  # 8 is what export writes
 SILENCE_DB = -100.0
 LOUD_DB = 40.0
+# What a model that hears a waveform cannot meet; AudioMuse-AI feeds a mel.
+MEL_CLAUSES = frozenset({"input-name", "input-type", "static-batch"})
 NORM_TOLERANCE = 1e-3
 # TensorRT, OpenVINO and CoreML refuse these.
 _FORBIDDEN_OPERATORS = frozenset({"Loop", "Scan", "SplitToSequence", "ConcatFromSequence", "StringNormalizer"})
+_WAVEFORM_RANK = 2
 _FORBIDDEN_PREFIXES = ("Sequence", "Optional", "Random")
 _ALLOWED_TYPES = frozenset({"FLOAT", "INT8", "UINT8", "INT32", "INT64", "BOOL"})
 
@@ -105,7 +109,8 @@ def check_contract(
     for (name, demand), check in zip(_FILE_DEMANDS, _FILE_CHECKS, strict=True):
         fault, found = check(model, path, shape)
         clauses.append(Clause(name, demand, passed=not fault, reason=fault or found))
-    return [*clauses, *_run_clauses(path, shape, segments_db)]
+    trials = _waveform_trials() if hears_waveform(model) else dict(_trials(shape, segments_db))
+    return [*clauses, *_run_clauses(path, trials)]
 
 
 def failures(clauses: list[Clause]) -> list[str]:
@@ -172,13 +177,36 @@ def _weights(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
     found = {onnx.TensorProto.DataType.Name(t.data_type) for t in tensors(model.graph)}
     for node in _nodes(model.graph):
         found |= {onnx.TensorProto.DataType.Name(a.i) for a in node.attribute if node.op_type == "Cast"}
+    if "FLOAT16" in found and _only_stored_in_half(model.graph):
+        return "", f"{', '.join(sorted(found))}; float16 is float32 again when the file is loaded"
     bad = sorted(found - _ALLOWED_TYPES)
     return (f"holds {', '.join(bad)}", "") if bad else ("", ", ".join(sorted(found)))
+
+
+def _only_stored_in_half(graph: onnx.GraphProto) -> bool:
+    """Whether float16 stands in weights alone, each read by nothing but casts to float32."""
+    import onnx
+
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    stored = {i.name for i in graph.initializer if i.data_type == half}
+    if any(t.data_type == half and t.name not in stored for t in tensors(graph)):
+        return False
+    for node in _nodes(graph):
+        to = next((a.i for a in node.attribute if a.name == "to"), 0) if node.op_type == "Cast" else 0
+        if to == half or (to != single and stored.intersection(node.input)):
+            return False
+    others = {onnx.TensorProto.DataType.Name(t.data_type) for t in tensors(graph)} - {"FLOAT16"}
+    return others <= _ALLOWED_TYPES
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     given = {i.name for i in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in given]
+
+
+def hears_waveform(model: onnx.ModelProto) -> bool:
+    """Whether its one input is [batch, sample]."""
+    return [len(value.type.tensor_type.shape.dim) for value in _inputs(model)] == [_WAVEFORM_RANK]
 
 
 def _one_input(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
@@ -189,7 +217,8 @@ def _one_input(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
 def _input_name(model: onnx.ModelProto, _path: Path, _: Shape) -> _Finding:
     names = [value.name for value in _inputs(model)]
     if INPUT_NAME not in names:
-        return f"the input is called {', '.join(names) or 'nothing'}; production feeds {INPUT_NAME}", ""
+        kind = ", and a waveform is heard there" if hears_waveform(model) else ""
+        return f"the input is called {', '.join(names) or 'nothing'}{kind}; production feeds {INPUT_NAME}", ""
     return "", INPUT_NAME
 
 
@@ -219,9 +248,12 @@ def _static_batch(model: onnx.ModelProto, _path: Path, shape: Shape) -> _Finding
                 f"axis {symbolic[0]!r} is symbolic; on CoreML and plugin providers the app pins it to {shape.frames}"
             )
             if get_metadata(model).get(BATCH_KEY) == ANY_BATCH:
-                fault += (
-                    "; made with --dynamic-batch, for batch users: for AudioMuse-AI `student-clap export` without it"
+                form = (
+                    "--waveform, for clients without a mel"
+                    if hears_waveform(model)
+                    else "--dynamic-batch, for batch users"
                 )
+                fault += f"; made with {form}: for AudioMuse-AI `student-clap export` without it"
             return fault, ""
         return "", "batch, channel and mel are static" if len(dims) else "no shape declared"
     return "no input", ""
@@ -233,7 +265,7 @@ _FILE_DEMANDS = (
     ("opset", f"ai.onnx opset up to {MAX_OPSET} (17 is safest)"),
     ("ir-version", f"IR version up to {MAX_IR_VERSION} (8 is safest)"),
     ("operators", "standard ai.onnx operators, no loops, sequences, functions or random numbers"),
-    ("weights", "float32 weights, no bfloat16, float16 or double"),
+    ("weights", "float32 weights, no bfloat16 or double; float16 only stored, and cast to float32"),
     ("one-input", "exactly one input that must be fed"),
     ("input-name", f"the input is called {INPUT_NAME}"),
     ("input-type", "float32 of rank 4 that takes the app's mel"),
@@ -263,15 +295,15 @@ _RUN_DEMANDS = (
 )
 
 
-def _run_clauses(path: Path, shape: Shape, segments_db: npt.NDArray[np.float32] | None) -> list[Clause]:
+def _run_clauses(path: Path, trials: Mapping[str, npt.NDArray[np.float32]]) -> list[Clause]:
     """The clauses of _RUN_DEMANDS; where one cannot be tried, it and the rest carry the reason."""
     findings: list[_Finding] = []
     try:
         session = StudentSession(path)
         findings.append(("", "loaded on the CPU"))
-        outputs = {name: session.run(mel) for name, mel in _trials(shape, segments_db)}
+        outputs = {name: session.run(given) for name, given in trials.items()}
         findings += _output_findings(outputs)
-        again = session.run(_noise(shape))
+        again = session.run(trials["noise"])
         same = np.array_equal(outputs["noise"], again, equal_nan=True)
         findings.append(("", "two runs agree") if same else ("two runs on one input differ", ""))
     except ModelError as error:
@@ -305,6 +337,12 @@ def _trials(shape: Shape, segments_db: npt.NDArray[np.float32] | None) -> Iterat
     yield "noise", _noise(shape)
     for number, segment in enumerate(shape.lay_out(segments_db) if segments_db is not None else (), start=1):
         yield f"segment {number}", np.ascontiguousarray(segment[None, None], np.float32)
+
+
+def _waveform_trials() -> dict[str, npt.NDArray[np.float32]]:
+    """Named inputs [1, sample], ten seconds."""
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, SEGMENT_SAMPLES)).astype(np.float32)
+    return {"silence": np.zeros_like(noise), "full scale": np.sign(noise), "noise": noise * np.float32(0.1)}
 
 
 def _noise(shape: Shape) -> npt.NDArray[np.float32]:

@@ -17,6 +17,9 @@ from student_clap.featurize.decode import decode
 from student_clap.featurize.mel import LogMel
 from student_clap.store import frame_index
 
+# A 16-bit file's largest sample, 32767 / 32768, is just below 1 after production's truncation.
+FULL_SCALE = 0.9999
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -24,6 +27,7 @@ class Heard:
 
     n_samples: int  # at 48 kHz, after the cap
     segments_db: npt.NDArray[np.float32]  # [segment, mel, frame]
+    clipped_share: float  # of the samples that stand at full scale
 
 
 def hear(path: Path, log_mel: LogMel) -> Heard:
@@ -36,7 +40,8 @@ def hear(path: Path, log_mel: LogMel) -> Heard:
     samples = decode(path, recipe.max_samples)
     strip = log_mel.strip(samples)
     # strip[:, index]: [mel, segment, frame]
-    return Heard(len(samples), strip[:, frame_index(len(samples), recipe)].transpose(1, 0, 2))
+    segments_db = strip[:, frame_index(len(samples), recipe)].transpose(1, 0, 2)
+    return Heard(len(samples), segments_db, float(np.mean(np.abs(samples) >= FULL_SCALE)))
 
 
 def file_segments(path: Path, log_mel: LogMel) -> npt.NDArray[np.float32]:

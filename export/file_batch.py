@@ -9,9 +9,7 @@ later files are at work, so memory does not grow with the number of files.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.app_mel import AppMel
-from student_clap.export.embedding import hear
-from student_clap.export.session import StudentSession
-from student_clap.featurize.decode import DecodeError
+from student_clap.export.in_order import in_order
+from student_clap.export.session import StudentSession, pool
+from student_clap.featurize.decode import DecodeError, decode
 from student_clap.featurize.mel import LogMel
 
 MAX_THREADS = 8
-_AHEAD = 4  # files per thread that may be done before their turn
 # What is taken from a folder; a file that is named itself is always tried.
 AUDIO_SUFFIXES = frozenset(
     (
@@ -114,17 +111,7 @@ def embed_files(
         advance()
         return outcome
 
-    threads = max(1, threads)
-    pool, waiting = ThreadPoolExecutor(threads), deque[Future[Embedded]]()
-    try:
-        for path in files:
-            if len(waiting) == _AHEAD * threads:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(embed, path))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_order(embed, files, threads=threads)
 
 
 def default_threads() -> int:
@@ -135,11 +122,11 @@ def default_threads() -> int:
 
 def _embed(path: Path, session: StudentSession, mel: AppMel, log_mel: LogMel) -> Embedded:
     try:
-        heard = hear(path, log_mel)
+        samples = decode(path, log_mel.recipe.max_samples)
     except (DecodeError, OSError) as error:
         return Embedded(path, None, error=" ".join(str(error).split()))
-    vector = session.embed_track(mel.shape.lay_out(heard.segments_db))
+    vectors = session.embed_inputs(mel.feed(samples, log_mel))
+    vector = pool(vectors)
     if not np.isfinite(vector).all():
         return Embedded(path, None, error="the model gives values that are not finite")
-    duration_s = heard.n_samples / log_mel.recipe.sample_rate
-    return Embedded(path, vector, len(heard.segments_db), heard.n_samples, duration_s)
+    return Embedded(path, vector, len(vectors), len(samples), len(samples) / log_mel.recipe.sample_rate)

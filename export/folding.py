@@ -1,8 +1,10 @@
-"""Folds what a traced graph with static shapes still computes: `Shape` of a known shape, and nodes fed by constants.
+"""Folds what a traced graph with static shapes still computes: `Shape` of a known shape, nodes fed by constants, and a
+BatchNorm behind a convolution or a linear layer.
 
 The legacy exporter folds weights but leaves the shape arithmetic of reshapes and attention in the graph, which costs
-load time and trips converters. Guarantee: the graph's values do not change (each folded value is the operator's own
-result by onnx's reference evaluator); results above `_MAX_BYTES` stay computed, so the file does not grow.
+load time and trips converters; it folds BatchNorm into convolutions, but not into linear layers. Guarantee: the graph's
+values do not change but for rounding (each folded value is the operator's own result by onnx's reference evaluator);
+results above `_MAX_BYTES` stay computed, so the file does not grow.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 _MAX_BYTES = 1 << 16
@@ -45,6 +47,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
             constants[node.output[0]] = value
     del graph.node[:]
     graph.node.extend(kept)
+    _fold_batch_norms(graph, constants)
     _drop_unused(graph)
     _store_constants(graph, constants, original)
     del graph.value_info[:]
@@ -77,6 +80,22 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
     """Operator -> how many, most frequent first."""
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def operator_table(model: onnx.ModelProto) -> str:
+    """Operators, how many of each and how much their weights take, as lines; most bytes first.
+
+    A weight that several nodes read is counted with the first.
+    """
+    weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    counts, sizes = Counter[str](), Counter[str]()
+    for node in model.graph.node:
+        counts[node.op_type] += 1
+        sizes[node.op_type] += sum(weights.pop(name).nbytes for name in set(node.input) if name in weights)
+    rows = sorted(counts, key=lambda name: (-sizes[name], -counts[name], name))
+    lines = [f"{'operator':<22}{'nodes':>6}{'weights kB':>12}"]
+    lines += [f"{name:<22}{counts[name]:>6}{sizes[name] / 1000:>12.1f}" for name in rows]
+    return "\n".join([*lines, f"{'in all':<22}{sum(counts.values()):>6}{sum(sizes.values()) / 1000:>12.1f}"])
 
 
 def _static_shapes(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
@@ -127,6 +146,43 @@ def _value(
     except (NotImplementedError, TypeError, ValueError, RuntimeError):
         return None
     return result if result.nbytes <= _MAX_BYTES else None
+
+
+def _fold_batch_norms(graph: onnx.GraphProto, constants: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Give the scale and shift of a BatchNorm to the layer before it, where nobody else reads that layer's result."""
+    makers = {node.output[0]: node for node in graph.node if node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(value.name for value in graph.output)
+    for norm in graph.node:
+        layer = makers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if layer is None or readers[norm.input[0]] != 1 or len(norm.output) != 1:
+            continue
+        attributes = {a.name: helper.get_attribute_value(a) for a in layer.attribute}
+        axis = _output_axis(layer.op_type, attributes)
+        fed = [*layer.input[1:], *norm.input[1:]]
+        if axis is None or any(name not in constants for name in fed):
+            continue
+        epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+        scale, shift, mean, variance = (constants[name].astype(np.float64) for name in norm.input[1:])
+        gain = scale / np.sqrt(variance + epsilon)
+        weight = constants[layer.input[1]]
+        bias = constants[layer.input[2]] if len(layer.input) > 2 else np.zeros(len(gain))
+        shape = [-1 if number == axis else 1 for number in range(weight.ndim)]
+        weight_name, bias_name = f"{norm.output[0]}_weight", f"{norm.output[0]}_bias"
+        constants[weight_name] = (weight * gain.reshape(shape)).astype(weight.dtype)
+        constants[bias_name] = ((bias - mean) * gain + shift).astype(weight.dtype)
+        layer.input[1:] = [weight_name, bias_name]
+        layer.output[0] = norm.output[0]
+        norm.output[0] = f"{norm.output[0]}_folded_away"
+
+
+def _output_axis(operator: str, attributes: dict[str, Any]) -> int | None:
+    """The axis of the weight that counts the outputs; None for what a BatchNorm cannot be folded into."""
+    if operator == "Conv":
+        return 0
+    if operator == "Gemm" and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0:
+        return 0 if attributes.get("transB", 0) else 1
+    return None
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

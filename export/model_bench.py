@@ -13,19 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 
-from student_clap.export.app_mel import mel_of
+from student_clap.export.app_mel import AppMel, mel_of
 from student_clap.store import Recipe
 
 THREADS = {"one": 1, "all": 0}  # of onnxruntime; 0: every core
 LOADS = 3  # processes per model and number of threads, for the load time
-_WAVEFORM_RANK = 2
 _STOP_S = 10
 
 
@@ -33,33 +31,28 @@ class BenchError(click.ClickException):
     """A model cannot be measured."""
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What a model is fed."""
-
-    recipe: Recipe
-    hears: str  # "waveform", "mel" or "transposed"
-    source: str
-
-
-def heard_by(model: Path, configured: Recipe) -> Heard:
-    """Tell which kind a model is: waveform [batch, sample] by the rank of its input, else a mel.
+def heard_by(model: Path, configured: Recipe) -> AppMel:
+    """What a model is fed.
 
     Raises:
         ModelError: there is no such file.
+        BenchError: it is no ONNX file.
     """
     import onnx
 
     mel = mel_of(model, configured)
     try:
-        graph = onnx.load(str(model), load_external_data=False).graph
+        onnx.load(str(model), load_external_data=False)
     except Exception as error:  # protobuf and the operating system raise types without a common base
         raise BenchError(f"{model} is no ONNX file: {type(error).__name__}") from error
-    given = {i.name for i in graph.initializer}
-    ranks = [len(i.type.tensor_type.shape.dim) for i in graph.input if i.name not in given]
-    if ranks == [_WAVEFORM_RANK]:
-        return Heard(mel.recipe, "waveform", "the input's rank")
-    return Heard(mel.recipe, "transposed" if mel.shape.transposed else "mel", mel.source)
+    return mel
+
+
+def _hears(mel: AppMel) -> str:
+    """ "waveform", "mel" or "transposed"."""
+    if mel.waveform:
+        return "waveform"
+    return "transposed" if mel.shape.transposed else "mel"
 
 
 def compare_models(
@@ -86,9 +79,9 @@ def compare_models(
         {
             "model": str(model),
             "bytes": sum(path.stat().st_size for path in _files(model)),
-            "hears": kind.hears,
+            "hears": _hears(kind),
             "mel_from": kind.source,
-            "n_mels": 0 if kind.hears == "waveform" else kind.recipe.n_mels,
+            "n_mels": 0 if kind.waveform else kind.recipe.n_mels,
             "threads": {},
         }
         for model, kind in zip(models, heard, strict=True)
@@ -161,7 +154,7 @@ def _take_turns(asks: Sequence[_Ask], what: str, rounds: int) -> list[list[float
 
 
 @contextmanager
-def _subject(model: Path, threads: int, heard: Heard) -> Iterator[tuple[_Ask, float]]:
+def _subject(model: Path, threads: int, heard: AppMel) -> Iterator[tuple[_Ask, float]]:
     """A process that has loaded `model`: what asks it, and its load time in seconds. Raises BenchError."""
     command = [sys.executable, "-m", "student_clap.export.bench_subject"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -189,7 +182,7 @@ def _subject(model: Path, threads: int, heard: Heard) -> Iterator[tuple[_Ask, fl
                     "model": str(model),
                     "threads": threads,
                     "recipe": heard.recipe.as_attributes(),
-                    "hears": heard.hears,
+                    "hears": _hears(heard),
                 }
             )
             yield lambda what: send({"do": what}), loaded["load_s"]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -17,13 +17,32 @@ if TYPE_CHECKING:
     from student_clap.train.checkpoint import CheckpointInfo
 
 METADATA_PREFIX = "student_clap."
+_HELD_OUT = "val_"  # of the metrics in a run's record
 BATCH_KEY = METADATA_PREFIX + "batch"  # how many segments a run takes, where it is not one
 ANY_BATCH = "any"
+HEARS_KEY = METADATA_PREFIX + "hears"  # what a run takes, where it is not a mel
+WAVEFORM = "waveform"
+LAYOUT_KEY = METADATA_PREFIX + "layout"  # of the mel, where it is not [mel, frame]
+CLAP_LAYOUT = "clap"  # [frame, mel]
 QUANTISATION_KEY = METADATA_PREFIX + "quantization"  # JSON: what was done, and the figures
 
 
-def metadata_of(info: CheckpointInfo, n_parameters: int, checkpoint: str) -> dict[str, str]:
-    """The file's metadata, keys with their prefix."""
+def metadata_of(
+    info: CheckpointInfo, n_parameters: int, checkpoint: str, epoch: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The file's metadata, keys with their prefix.
+
+    Args:
+        info: what the checkpoint says of itself.
+        n_parameters: of the student.
+        checkpoint: the checkpoint's file name.
+        epoch: the run's record of `info.epoch`, whose held-out metrics are kept; None: there is none.
+    """
+    held_out = {
+        key.removeprefix(_HELD_OUT): round(value, 6)
+        for key, value in sorted((epoch or {}).items())
+        if key.startswith(_HELD_OUT) and isinstance(value, float) and math.isfinite(value)
+    }
     known = {
         "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
         "recipe_fingerprint": info.recipe.fingerprint,
@@ -34,6 +53,7 @@ def metadata_of(info: CheckpointInfo, n_parameters: int, checkpoint: str) -> dic
         "epoch": str(info.epoch),
         "checkpoint": checkpoint,
         "held_out_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
+        "held_out_metrics": json.dumps(held_out) if held_out else "",
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(exclude={"pretrained"}),
         "parameters": str(n_parameters),

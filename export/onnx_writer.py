@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -23,10 +23,11 @@ import onnx
 import torch
 
 from student_clap.config.atomic import write_bytes_atomically
+from student_clap.config.presets import MEL_PRESETS
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.contract import Shape, check_contract, failures
 from student_clap.export.folding import fold, operator_counts
-from student_clap.export.onnx_metadata import metadata_of, set_metadata
+from student_clap.export.onnx_metadata import CLAP_LAYOUT, LAYOUT_KEY, get_metadata, metadata_of, set_metadata
 from student_clap.export.parity import Parity, compare
 from student_clap.export.session import INPUT_NAME, StudentSession
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 OUTPUT_NAME = "embedding"
+CLAP_OUTPUT_NAME = "audio_embedding"  # of the teacher's file in AudioMuse-AI
+_SAME = 1e-6
 _TRIED_SEGMENTS = 2  # in the contract's clauses; parity tries all
 
 
@@ -53,8 +56,13 @@ class Exported:
     path: Path
     n_bytes: int
     n_parameters: int
-    operators: dict[str, int]
+    model: onnx.ModelProto
     parity: Parity
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """Operator -> how many."""
+        return operator_counts(self.model)
 
 
 def write_student(
@@ -65,6 +73,8 @@ def write_student(
     n_tracks: int,
     *,
     checkpoint: str = "",
+    epoch: Mapping[str, Any] | None = None,
+    transposed: bool = False,
 ) -> Exported:
     """Export `student` as `output`.
 
@@ -75,14 +85,20 @@ def write_student(
         segments_db: [segment, mel, frame] dB, real segments for parity and contract.
         n_tracks: from how many tracks they are.
         checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the held-out tracks.
+        epoch: the run's record of the checkpoint's epoch, for the metadata.
+        transposed: the file takes [1, 1, frame, mel], as LAION's exported teacher does.
 
     Raises:
         ParityError: the file answers otherwise than torch.
         ExportError: a clause of the contract is not met, or the model cannot be traced.
     """
-    built = build_student(student, info, segments_db, n_tracks, checkpoint=checkpoint)
-    data = publish(built.model, output, Shape.of(info.recipe), segments_db)
-    return Exported(output, len(data), built.n_parameters, operator_counts(built.model), built.parity)
+    built = build_student(student, info, segments_db, n_tracks, checkpoint=checkpoint, epoch=epoch)
+    shape = replace(Shape.of(info.recipe), transposed=transposed)
+    model = transpose_input(built.model, shape) if transposed else built.model
+    if transposed:
+        _check_transposed(built.model, model, shape, segments_db)
+    data = publish(model, output, shape, segments_db)
+    return Exported(output, len(data), built.n_parameters, model, built.parity)
 
 
 @dataclass(frozen=True)
@@ -101,14 +117,62 @@ def build_student(
     n_tracks: int,
     *,
     checkpoint: str = "",
+    epoch: Mapping[str, Any] | None = None,
 ) -> Built:
     """`student` traced, described and compared with torch; see `write_student`."""
     student = student.eval()
     n_parameters = sum(p.numel() for p in student.parameters())
     model = trace(student, info.recipe)
-    set_metadata(model, metadata_of(info, n_parameters, checkpoint))
+    set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch))
     parity = compare(student, StudentSession(serialise(model)), segments_db, n_tracks)
     return Built(model, n_parameters, parity)
+
+
+def check_clap_recipe(recipe: Recipe) -> None:
+    """Refuse a student that the teacher's input does not fit.
+
+    Raises:
+        ExportError: it hears another number of bands than the teacher.
+    """
+    wanted = MEL_PRESETS["clap"]
+    if recipe.n_mels != wanted.n_mels:
+        raise ExportError(
+            f"--layout clap is the teacher's input, [1, 1, {recipe.segment_frames}, {wanted.n_mels}], and this "
+            f"student was trained on {recipe.n_mels} bands (recipe {recipe.name!r}); train one with audio.preset clap, "
+            "or leave --layout out"
+        )
+
+
+def transpose_input(model: onnx.ModelProto, shape: Shape) -> onnx.ModelProto:
+    """A copy of `model` that takes [1, 1, frame, mel] and names its output as LAION's exported teacher does."""
+    turned = onnx.ModelProto()
+    turned.CopyFrom(model)
+    graph = turned.graph
+    inner = f"{INPUT_NAME}_by_mel"
+    for node in graph.node:
+        node.input[:] = [inner if name == INPUT_NAME else name for name in node.input]
+        node.output[:] = [CLAP_OUTPUT_NAME if name == OUTPUT_NAME else name for name in node.output]
+    graph.node.insert(0, onnx.helper.make_node("Transpose", [INPUT_NAME], [inner], perm=[0, 1, 3, 2]))
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    kind = onnx.TensorProto.FLOAT
+    graph.input.append(onnx.helper.make_tensor_value_info(INPUT_NAME, kind, shape.full))
+    graph.output.append(onnx.helper.make_tensor_value_info(CLAP_OUTPUT_NAME, kind, (1, EMBEDDING_DIM)))
+    set_metadata(turned, {**get_metadata(model), LAYOUT_KEY: CLAP_LAYOUT})
+    return turned
+
+
+def _check_transposed(
+    model: onnx.ModelProto, turned: onnx.ModelProto, shape: Shape, segments_db: npt.NDArray[np.float32]
+) -> None:
+    """Raises ExportError where the two, each fed its own layout, do not answer alike."""
+    expected = StudentSession(serialise(model)).embed_segments(segments_db)
+    found = StudentSession(serialise(turned)).embed_segments(shape.lay_out(segments_db))
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _SAME:
+        raise ExportError(
+            f"with its input transposed the student answers otherwise: largest difference {difference:.1e} (expected "
+            f"at most {_SAME:.0e}); nothing was written"
+        )
 
 
 def serialise(model: onnx.ModelProto) -> bytes:
@@ -149,7 +213,8 @@ def publish(
 def trace(student: nn.Module, recipe: Recipe) -> onnx.ModelProto:
     """`student` as an ONNX graph: one static input, one output, opset 17, IR 8, constants folded.
 
-    BatchNorm behind a convolution is folded into it by the exporter, because the student is in eval mode.
+    BatchNorm behind a convolution is folded into it by the exporter, because the student is in eval mode; one behind a
+    linear layer by `fold`.
 
     Raises:
         ExportError: the exporter does not know an operation of the student.

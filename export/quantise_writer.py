@@ -1,9 +1,10 @@
 """A student in fewer bits as an ONNX file, if it is as good as the float student and faster, else not at all.
 
 Guarantee: a file appears only after its mean centred cosine to the float student on held-out segments was 0.99 or more,
-it ran at least 1.05 times as fast here, and it met every clause of the contract (fp16: all but `weights`). Otherwise an
-error gives the figures, nothing is written, and what stood there stays. The metadata says what was done and found, so
-that two runs, whose times differ, give different bytes.
+it ran at least 1.05 times as fast here, and it met every clause of the contract (fp16: all but `weights`). Weights
+alone in half precision (fp16-weights) are asked for size, and need only be no slower. Otherwise an error gives the
+figures, nothing is written, and what stood there stays. The metadata says what was done and found, so that two runs,
+whose times differ, give different bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from student_clap.export.contract import Shape
 from student_clap.export.folding import sort_nodes
@@ -23,7 +26,7 @@ from student_clap.export.int8_graph import Int8Graph, tail
 from student_clap.export.int8_search import find_candidates
 from student_clap.export.onnx_metadata import QUANTISATION_KEY, get_metadata, set_metadata
 from student_clap.export.onnx_writer import Built, ExportError, publish, serialise
-from student_clap.export.quantise_gate import Judge, Verdict
+from student_clap.export.quantise_gate import MIN_SPEEDUP, NO_SLOWER, Judge, Verdict
 from student_clap.export.session import StudentSession
 from student_clap.export.system import processor
 
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
     from student_clap.export.sampling import Samples
     from student_clap.store import Recipe
 
-Kind = Literal["int8", "fp16"]
+Kind = Literal["int8", "fp16", "fp16-weights"]
+_SMALL = 256  # numbers; a smaller weight is not worth a cast
 _SEARCH_SEGMENTS = 24  # of the training segments
 
 
@@ -57,7 +61,7 @@ def write_quantised(
     """Quantise `built` and write it as `output`.
 
     Args:
-        kind: "int8" or "fp16".
+        kind: "int8"; "fp16", weights and values; "fp16-weights", which are float32 again when the file is loaded.
         built: the drop-in, proved.
         recipe: what it is fed.
         samples: training segments calibrate and choose, held-out ones judge.
@@ -71,14 +75,16 @@ def write_quantised(
     student = StudentSession(serialise(built.model))
     # centre: [512]
     centre = student.embed_segments(samples.training_db).mean(axis=0)
-    make = _int8 if kind == "int8" else _fp16
+    make = {"int8": _int8, "fp16": _fp16, "fp16-weights": _fp16_weights}[kind]
     model, how, record = make(built.model, samples, Judge(student, _some(samples), centre), say)
     verdict = Judge(student, samples.held_out_db, centre).verdict(StudentSession(serialise(model)))
+    faults = verdict.faults(NO_SLOWER if kind == "fp16-weights" else MIN_SPEEDUP)
     where = f"on {verdict.quality.n_segments} held-out segments of {samples.n_held_out_tracks} tracks"
-    if verdict.faults:
+    if faults:
+        advice = "; --quantize fp16-weights halves the file at the same speed" if kind == "fp16" else ""
         raise ExportError(
-            f"{kind} is refused, and {output} was not written: {'; '.join(verdict.faults)}. {how}: {verdict.quality} "
-            f"to the float student {where}; {verdict.speed}. Deploy the float student"
+            f"{kind} is refused, and {output} was not written: {'; '.join(faults)}. {how}: {verdict.quality} "
+            f"to the float student {where}; {verdict.speed}. Deploy the float student{advice}"
         )
     record |= {
         "kind": kind,
@@ -134,3 +140,23 @@ def _fp16(model: onnx.ModelProto, _samples: Samples, _judge: Judge, _say: Callab
     del half.graph.value_info[:]
     sort_nodes(half.graph)
     return half, "half precision but for the normalisation", {"method": "float16 weights and values"}
+
+
+def _fp16_weights(model: onnx.ModelProto, _samples: Samples, _judge: Judge, _say: Callable[[str], object]) -> _Made:
+    """Weights stored in half precision, each behind a cast to float32 that a runtime does once, when it loads."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    casts, stored = [], []
+    for weight in copy.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.dtype != np.float32 or array.size < _SMALL or np.abs(array).max() > np.finfo(np.float16).max:
+            stored.append(weight)
+            continue
+        half = f"{weight.name}_half"
+        stored.append(numpy_helper.from_array(array.astype(np.float16), half))
+        casts.append(onnx.helper.make_node("Cast", [half], [weight.name], to=onnx.TensorProto.FLOAT))
+    nodes = list(copy.graph.node)
+    del copy.graph.node[:], copy.graph.initializer[:]
+    copy.graph.node.extend([*casts, *nodes])
+    copy.graph.initializer.extend(stored)
+    return copy, "weights stored in half precision", {"method": "float16 weights, cast to float32 when loaded"}

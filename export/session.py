@@ -9,6 +9,7 @@ several threads at once.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class StudentSession:
         """The first output for one segment, whatever its shape.
 
         Args:
-            mel_db: [1, 1, mel, frame] dB float32.
+            mel_db: [1, 1, mel, frame] dB float32, or whatever else the model takes.
 
         Raises:
             ModelError: the model refuses the shape or fails.
@@ -83,19 +84,23 @@ class StudentSession:
         return output
 
     def embed_segments(self, segments_db: Vectors) -> Vectors:
-        """[segment, mel, frame] dB -> [segment, 512], one run per segment.
+        """[segment, mel, frame] dB -> [segment, 512], one run per segment. Raises ModelError as `embed_inputs`."""
+        # segment: [mel, frame] -> [1, 1, mel, frame]
+        return self.embed_inputs(np.ascontiguousarray(segment[None, None], np.float32) for segment in segments_db)
+
+    def embed_inputs(self, inputs: Iterable[Vectors]) -> Vectors:
+        """What the model takes, one run each -> [run, 512].
 
         Raises:
             ModelError: the model fails, or its first output is not (1, 512).
         """
-        vectors = np.empty((len(segments_db), EMBEDDING_DIM), np.float32)
-        for number, segment in enumerate(segments_db):
-            # segment: [mel, frame] -> [1, 1, mel, frame]
-            output = self.run(np.ascontiguousarray(segment[None, None], np.float32))
+        vectors = [np.empty((0, EMBEDDING_DIM), np.float32)]
+        for given in inputs:
+            output = self.run(given)
             if output.shape != (1, EMBEDDING_DIM):
                 raise ModelError(f"{self._name} gives {list(output.shape)}; expected [1, {EMBEDDING_DIM}]")
-            vectors[number] = output[0]
-        return vectors
+            vectors.append(output)
+        return np.concatenate(vectors)
 
     def embed_track(self, segments_db: Vectors) -> Vectors:
         """[segment, mel, frame] dB -> the track's vector [512], unit length. Raises ModelError."""
@@ -103,12 +108,15 @@ class StudentSession:
 
     def time_segment_ms(self, segment_db: Vectors, *, runs: int = 20) -> float:
         """Median wall time of `runs` runs on one segment, [mel, frame] dB, after one that warms up; milliseconds."""
-        mel = np.ascontiguousarray(segment_db[None, None], np.float32)
-        self.run(mel)
+        return self.time_input_ms(np.ascontiguousarray(segment_db[None, None], np.float32), runs=runs)
+
+    def time_input_ms(self, given: Vectors, *, runs: int = 20) -> float:
+        """`time_segment_ms` for what the model takes, whatever its shape."""
+        self.run(given)
         times = []
         for _ in range(runs):
             began = time.perf_counter()
-            self.run(mel)
+            self.run(given)
             times.append(time.perf_counter() - began)
         return float(np.median(times)) * 1000
 

@@ -242,6 +242,43 @@ def test_other_floats(kind: int, tmp_path: Path) -> None:
     assert TensorProto.DataType.Name(kind) in found["weights"].reason
 
 
+def test_float16_may_be_stored_but_not_used(tmp_path: Path) -> None:
+    half = (numpy_helper.from_array(np.zeros(21, np.float16), "half"),)
+
+    def stored(name: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Cast", ["half"], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("Add", [name, "single"], ["mel"]),
+        ]
+
+    def used(name: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Abs", ["half"], ["absolute"]),
+            helper.make_node("Cast", ["absolute"], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("Add", [name, "single"], ["mel"]),
+        ]
+
+    assert broken(model(nodes=stored, extra_weights=half), tmp_path) == set()
+    found = judge(model(nodes=used, extra_weights=half), tmp_path)
+    assert not found["weights"].passed
+    # A bfloat16 beside it is still one.
+    narrow = (*half, helper.make_tensor("narrow", TensorProto.BFLOAT16, [1], [0.0]))
+    assert not judge(model(nodes=stored, extra_weights=narrow), tmp_path)["weights"].passed
+
+
+def test_a_waveform_model_is_tried_with_samples(tmp_path: Path) -> None:
+    from .test_bench import waveform_teacher
+
+    path = waveform_teacher(tmp_path / "w.onnx")
+    found = {clause.name: clause for clause in check_contract(path)}
+    failed = {name for name, clause in found.items() if not clause.passed}
+    # The toy's vector of silence is zero.
+    assert failed == {"input-name", "input-type", "static-batch", "unit-norm"}
+    assert "a waveform is heard there" in found["input-name"].reason
+    assert found["finite"].reason == "finite for silence, full scale, noise"
+    assert found["unit-norm"].reason == "length 0 for silence"
+
+
 def test_wrong_width(tmp_path: Path) -> None:
     assert broken(model(width=256), tmp_path) == {"output"}
 

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from student_clap.export.folding import fold, operator_counts
+from student_clap.export.folding import fold, operator_counts, operator_table
 
 
 def graph(
@@ -101,6 +101,54 @@ def test_an_output_that_is_constant_is_kept() -> None:
     nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
     folded = fold(graph(nodes, {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}))
     np.testing.assert_array_equal(answers(folded), [2, 2])
+
+
+def normed(layer: list[onnx.NodeProto], weights: dict[str, npt.NDArray[np.generic]], width: int) -> onnx.ModelProto:
+    """`layer` ends in "raw", of `width` channels on axis 1, and a BatchNorm follows."""
+    rng = np.random.default_rng(4)
+    names = ("scale", "shift", "mean", "variance")
+    weights |= {name: rng.uniform(0.5, 2, width).astype(np.float32) for name in names}
+    norm = helper.make_node("BatchNormalization", ["raw", *names], ["y"], epsilon=1e-3)
+    return graph([*layer, norm], weights)
+
+
+def test_a_batch_norm_goes_into_the_layer_before_it() -> None:
+    rng = np.random.default_rng(5)
+    w, b = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=4).astype(np.float32)
+    kernel = rng.normal(size=(4, 2, 1)).astype(np.float32)
+    shape = np.array([2, 2, 3], np.int64)
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["x3"])
+    cases = [
+        normed([helper.make_node("Gemm", ["x", "w", "b"], ["raw"])], {"w": w, "b": b}, 4),
+        normed([helper.make_node("Gemm", ["x", "w"], ["raw"], transB=1)], {"w": w.T.copy()}, 4),
+        normed([reshape, helper.make_node("Conv", ["x3", "w"], ["raw"])], {"w": kernel, "shape": shape}, 4),
+    ]
+    for model in cases:
+        folded = fold(model)
+        assert "BatchNormalization" not in operator_counts(folded)
+        onnx.checker.check_model(folded, full_check=True)
+        np.testing.assert_allclose(answers(folded), answers(model), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_norm_stays_where_the_layers_result_is_read_elsewhere_too() -> None:
+    w = np.random.default_rng(6).normal(size=(6, 4)).astype(np.float32)
+    model = normed([helper.make_node("Gemm", ["x", "w"], ["raw"])], {"w": w}, 4)
+    model.graph.node.append(helper.make_node("Add", ["y", "raw"], ["sum"]))
+    model.graph.output[0].name = "sum"
+    folded = fold(model)
+    assert operator_counts(folded)["BatchNormalization"] == 1
+    np.testing.assert_array_equal(answers(folded), answers(model))
+    halved = normed([helper.make_node("Gemm", ["x", "w"], ["raw"], alpha=0.5)], {"w": w}, 4)
+    np.testing.assert_allclose(answers(fold(halved)), answers(halved), rtol=1e-6)
+
+
+def test_the_table_counts_every_node_and_every_weight_once() -> None:
+    w = np.zeros(6, np.float32)
+    nodes = [helper.make_node("Add", ["x", "w"], ["a"]), helper.make_node("Mul", ["a", "w"], ["b"])]
+    lines = operator_table(graph([*nodes, helper.make_node("Add", ["b", "w"], ["y"])], {"w": w})).splitlines()
+    assert [line.split() for line in lines[1:]] == [["Add", "2", "0.0"], ["Mul", "1", "0.0"], ["in", "all", "3", "0.0"]]
+    heavy = graph([helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.zeros((1000, 6), np.float32)})
+    assert operator_table(heavy).splitlines()[-1].split() == ["in", "all", "1", "24.0"]
 
 
 def test_a_graph_with_branches_is_left_alone() -> None:

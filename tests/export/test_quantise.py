@@ -156,7 +156,7 @@ def test_what_is_not_finite_has_no_quality(built: Built, segments: Array) -> Non
 
     student = StudentSession(serialise(built.model))
     quality = Judge(student, segments, np.zeros(512, np.float32)).quality(Broken())  # type: ignore[arg-type]
-    assert Verdict(quality, Speed(8, 2, 4.0)).faults == ["centred cosine nan, expected at least 0.99"]
+    assert Verdict(quality, Speed(8, 2, 4.0)).faults() == ["centred cosine nan, expected at least 0.99"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_what_is_not_finite_has_no_quality(built: Built, segments: Array) -> Non
     [(0.99, 1.05, 0), (0.9899, 3.0, 1), (1.0, 1.04, 1), (0.5, 0.5, 2), (0.999, float("nan"), 1)],
 )
 def test_the_verdict(cosine: float, speedup: float, faults: int) -> None:
-    assert len(Verdict(Quality(cosine, 0.9, 0.8, 5), Speed(8.0, 4.0, speedup)).faults) == faults
+    assert len(Verdict(Quality(cosine, 0.9, 0.8, 5), Speed(8.0, 4.0, speedup)).faults()) == faults
 
 
 def test_runs_alternate(built: Built, segments: Array) -> None:
@@ -318,6 +318,34 @@ def test_fp16_is_no_drop_in(copied_library: Library, monkeypatch: pytest.MonkeyP
     assert path.stat().st_size < 0.6 * said_of(path)["float_bytes"]
     checked = run("check", path)
     assert [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAIL")] == ["weights"]
+
+
+def test_weights_in_half_precision_are_a_drop_in_of_half_the_size(
+    copied_library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speedup(monkeypatch, 0.95)  # noise: it runs as the float student does
+    done = run("export", "--quantize", "fp16-weights", *copied_library.settings())
+    assert done.exit_code == 0, done.output
+    path = copied_library.run.path / "student-fp16-weights.onnx"
+    record = said_of(path)
+    assert path.stat().st_size < 0.6 * record["float_bytes"]
+    assert record["quality"]["mean"] > 0.9999
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {i.name: i.data_type for i in model.graph.initializer}
+    readers = {n.op_type for n in model.graph.node for name in n.input if kinds.get(name) == onnx.TensorProto.FLOAT16}
+    assert readers == {"Cast"}
+    checked = run("check", path, "--audio", copied_library.cache_dir / "t01.flac")
+    assert checked.exit_code == 0, checked.output
+    assert "float16 is float32 again when the file is loaded" in checked.stdout
+
+    speedup(monkeypatch, 0.8)
+    path.write_bytes(b"the old one")
+    refused = run("export", "--quantize", "fp16-weights", *copied_library.settings())
+    assert refused.exit_code == 1
+    assert "fp16-weights is refused" in refused.stderr
+    assert "0.80 times as fast, expected at least 0.9" in refused.stderr
+    assert path.read_bytes() == b"the old one"
 
 
 def test_a_checkpoint_without_a_split_cannot_be_judged(copied_library: Library, tmp_path: Path) -> None:

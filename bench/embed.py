@@ -1,0 +1,143 @@
+"""`student-clap embed` beside production's loop, on the corpus' audio with one model: CPU seconds per minute of audio.
+
+Production's loop: soundfile, channel mean, soxr HQ to 48 kHz, 16-bit steps, and for every segment librosa's mel and a
+run of the model. AudioMuse-AI loads the model anew for every song by default; that is timed apart. Both ways see the
+same files in turn, one thread each; a track's figure is the median of its rounds. Their vectors are compared too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from student_clap.config.atomic import write_text_atomically
+from student_clap.config.schema import AudioConfig
+from student_clap.export.app_mel import AppMel, mel_of
+from student_clap.export.session import StudentSession, pool
+from student_clap.export.system import processor
+from student_clap.featurize.decode import decode
+from student_clap.featurize.mel import LogMel
+from student_clap.store import Recipe
+from student_clap.store.segments import segment_starts
+
+HERE = Path(__file__).resolve().parent
+Vector = npt.NDArray[np.float32]
+
+
+def main() -> int:
+    """Measure and print. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR")
+    parser.add_argument("--model", type=Path, required=True, help="a student.onnx")
+    parser.add_argument("--tracks", type=int, default=10, help="how many, spread over the corpus  [default: 10]")
+    parser.add_argument("--rounds", type=int, default=3, help="[default: 3]")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "embed.json", help="[default: %(default)s]")
+    options = parser.parse_args()
+    files = sorted((options.corpus / "audio").glob("*"))
+    if not files:
+        print(f"error: no audio in {options.corpus / 'audio'}; run `make corpus` first", file=sys.stderr)
+        return 1
+    files = files[:: max(1, len(files) // options.tracks)][: options.tracks]
+    record = measure(files, options.model, options.rounds)
+    write_text_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    print(as_markdown(record))
+    return 0
+
+
+def measure(files: list[Path], model: Path, rounds: int) -> dict[str, Any]:
+    """Both ways over all files."""
+    mel = mel_of(model, Recipe.from_config(AudioConfig()))
+    ours, log_mel = StudentSession(model), LogMel(mel.recipe)
+    ways: dict[str, Callable[[Path], Vector]] = {
+        "embed": lambda path: _embed(path, ours, mel, log_mel),
+        "production": lambda path: _production(path, ours, mel),
+    }
+    seconds = dict.fromkeys(ways, 0.0)
+    minutes, cosines = 0.0, []
+    for path in files:
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        vectors = {}
+        for number in range(rounds):
+            for name in list(ways) if number % 2 else list(reversed(ways)):
+                began = time.process_time()
+                vectors[name] = ways[name](path)
+                taken[name].append(time.process_time() - began)
+        for name in ways:
+            seconds[name] += statistics.median(taken[name])
+        cosines.append(float(vectors["embed"].astype(np.float64) @ vectors["production"]))
+        minutes += len(decode(path, mel.recipe.max_samples)) / mel.recipe.sample_rate / 60
+    began = time.process_time()
+    for _ in range(rounds):
+        StudentSession(model)
+    return {
+        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "model": model.name,
+        "tracks": len(files),
+        "minutes": round(minutes, 2),
+        "ms_per_minute": {name: round(total / minutes * 1000, 1) for name, total in seconds.items()},
+        "load_ms": round((time.process_time() - began) / rounds * 1000, 1),
+        "times_as_fast": round(seconds["production"] / seconds["embed"], 2),
+        "lowest_cosine": round(min(cosines), 7),
+    }
+
+
+def _embed(path: Path, session: StudentSession, mel: AppMel, log_mel: LogMel) -> Vector:
+    samples = decode(path, mel.recipe.max_samples)
+    return pool(session.embed_inputs(mel.feed(samples, log_mel)))
+
+
+def _production(path: Path, session: StudentSession, mel: AppMel) -> Vector:
+    recipe = mel.recipe
+    native, rate = soundfile.read(path, dtype="float32", always_2d=True, frames=-1)
+    samples = librosa.to_mono(native[: rate * 600].T)
+    samples = librosa.resample(samples, orig_sr=rate, target_sr=recipe.sample_rate, res_type="soxr_hq")
+    samples = (np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16).astype(np.float32) / 32767.0
+    length, vectors = recipe.segment_samples, []
+    for start in segment_starts(min(len(samples), recipe.max_samples), recipe):
+        piece = samples[start : start + length]
+        power = librosa.feature.melspectrogram(
+            y=np.pad(piece, (0, length - len(piece))),
+            sr=recipe.sample_rate,
+            n_fft=recipe.n_fft,
+            hop_length=recipe.hop_samples,
+            n_mels=recipe.n_mels,
+            fmin=recipe.fmin_hz,
+            fmax=recipe.fmax_hz,
+            pad_mode="reflect",
+        )
+        segment_db = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).astype(np.float32)
+        vectors.append(session.run(mel.shape.lay_out(segment_db[None])[None].copy()))
+    return pool(np.concatenate(vectors))
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """The record as a table."""
+    ours, theirs = record["ms_per_minute"]["embed"], record["ms_per_minute"]["production"]
+    return "\n".join(
+        [
+            f"{record['tracks']} tracks, {record['minutes']} minutes, {record['model']}, one thread,",
+            f"{record['machine']['processor']}; lowest cosine of the two vectors {record['lowest_cosine']}.",
+            "",
+            "| way | ms of CPU per minute of audio |",
+            "|---|--:|",
+            f"| production's loop, model loaded once | {theirs} |",
+            f"| model loaded anew, per song | + {record['load_ms']} |",
+            f"| `student-clap embed` | {ours}, {record['times_as_fast']} times as fast |",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("student_clap.export.bench_command", "bench", "Measure models beside one another: time and memory."),
     "deploy": ("student_clap.export.deploy_command", "deploy", "Put a student into AudioMuse-AI's model folder."),
     "rollback": ("student_clap.export.deploy_command", "rollback", "Put the model back that deploy replaced."),
+    "reembed": ("student_clap.export.reembed_command", "reembed", "Give a whole library a student's vectors."),
     "store": ("student_clap.store.command", "store", "Look into the feature store, and mend it."),
 }
 

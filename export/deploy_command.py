@@ -47,8 +47,8 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
     swap = deployment.deploy(model, directory, name)
     _print_settings(mel, name)
     click.echo(
-        "warning: vectors of different models should not share an index; analyse the library again. "
-        + mixed_library(model),
+        "warning: vectors of different models should not share an index; give the whole library new ones (`student-clap"
+        " reembed`), or analyse it again. " + mixed_library(model),
         err=True,
     )
     if not swap.changed:

@@ -83,6 +83,11 @@ class AudioMuseDatabase:
             rows = self._rows("SELECT server_id, name, server_type, is_default FROM music_servers ORDER BY 1", ())
             self._servers = [MusicServer(i, n or i, t or "", bool(d)) for i, n, t, d in rows]
 
+    @property
+    def servers(self) -> list[MusicServer]:
+        """What `music_servers` names; empty in generation A."""
+        return list(self._servers)
+
     def choose_server(self, wanted: str | None, source: str) -> MusicServer:
         """The server whose track ids are used.
 
@@ -127,7 +132,7 @@ class AudioMuseDatabase:
         """The tracks of `server` in batches, ordered by id; `embedding` is None where the column is NULL."""
         album: LiteralString = "coalesce(s.album, '')" if "album" in self._score_columns else "''"
         query = _TRACKS.replace("{album}", album).replace("{ids}", self._ids(server))
-        with _readable_errors(), self._connection.cursor(name="student_clap_tracks") as cursor:
+        with readable_errors(), self._connection.cursor(name="student_clap_tracks") as cursor:
             cursor.itersize = batch_rows
             cursor.execute(query, self._parameters(server))
             # fetchmany, because iteration hands out single rows.
@@ -145,7 +150,7 @@ class AudioMuseDatabase:
         return {"server_id": server.server_id, "tiers": list(MATCH_TIERS)}
 
     def _rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
-        with _readable_errors(), self._connection.cursor() as cursor:
+        with readable_errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()
 
@@ -190,11 +195,22 @@ def open_database(config: DatabaseConfig) -> Iterator[AudioMuseDatabase]:
     Raises:
         DatabaseError: refused, unknown, unreachable, or not AudioMuse-AI's.
     """
+    connection = connect(config)
+    try:
+        connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        limit_statements(connection, config)
+        yield AudioMuseDatabase(connection)
+    finally:
+        connection.close()
+
+
+def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
+    """A new connection, which the caller closes. Raises DatabaseError, without the password, where there is none."""
     import psycopg2
 
     where = f"{config.host}:{config.port}" if not config.host.startswith("/") else config.host
     try:
-        connection = psycopg2.connect(
+        return psycopg2.connect(
             host=config.host,
             port=config.port,
             dbname=config.database,
@@ -210,14 +226,13 @@ def open_database(config: DatabaseConfig) -> Iterator[AudioMuseDatabase]:
         )
     except psycopg2.OperationalError as error:
         raise DatabaseError(_why_not_connected(str(error), where, config)) from None
-    try:
-        connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-        with _readable_errors(), connection.cursor() as cursor:
-            # SET, not a start-up option: connection poolers refuse those.
-            cursor.execute("SET statement_timeout = %s", (config.statement_timeout_s * 1000,))
-        yield AudioMuseDatabase(connection)
-    finally:
-        connection.close()
+
+
+def limit_statements(connection: psycopg2.extensions.connection, config: DatabaseConfig) -> None:
+    """Let no statement take longer than database.statement_timeout_s."""
+    with readable_errors(), connection.cursor() as cursor:
+        # SET, not a start-up option: connection poolers refuse those.
+        cursor.execute("SET statement_timeout = %s", (config.statement_timeout_s * 1000,))
 
 
 def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
@@ -237,19 +252,26 @@ def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
 
 
 @contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Turn psycopg2's errors into one line and what to do."""
+def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterator[None]:
+    """Turn psycopg2's errors into a DatabaseError of one line that says what to do.
+
+    Args:
+        needs: the privileges that the statements want.
+        command: what to run again where the connection broke.
+    """
     import psycopg2
     from psycopg2 import errors
 
     try:
         yield
     except errors.InsufficientPrivilege as error:
-        raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT SELECT to database.user") from None
+        raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT {needs} to database.user") from None
     except errors.QueryCanceled as error:
         raise DatabaseError(f"the database gave up: {_first_line(error)}; raise database.statement_timeout_s") from None
     except psycopg2.OperationalError as error:
-        raise DatabaseError(f"the connection to the database broke: {_first_line(error)}; run ingest again") from None
+        raise DatabaseError(
+            f"the connection to the database broke: {_first_line(error)}; run {command} again"
+        ) from None
     except psycopg2.Error as error:
         raise DatabaseError(f"the database answers: {_first_line(error)}; is it AudioMuse-AI's?") from None
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 
+from student_clap.config.cli import main
 from student_clap.export import deployment
 from student_clap.export.deployment import DeployError, choose_kept_name, choose_name, deploy, rollback
+from student_clap.export.evaluated import mixed_library
+from student_clap.export.onnx_metadata import METADATA_PREFIX
+from student_clap.export.session import StudentSession
 
+from .conftest import Library
 from .test_contract import model
 
 NAME = "model_epoch_36.onnx"
@@ -309,3 +318,78 @@ def test_folders_that_are_none(new: Path, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     with pytest.raises(DeployError, match="is a folder"):
         deploy(new, tmp_path, NAME)
+
+
+@pytest.fixture
+def app(exported: Path, tmp_path: Path) -> Path:
+    """The app's folders as its container has them, with a default model of 128 bands in two files."""
+    models = tmp_path / "app" / "model"
+    models.mkdir(parents=True)
+    shipped = onnx.load(str(exported))
+    largest = max(shipped.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights = np.frombuffer(largest.raw_data, np.float32)
+    largest.raw_data = np.random.default_rng(3).permutation(weights).tobytes()
+    onnx.save(shipped, str(models / NAME), save_as_external_data=True, location=DATA, size_threshold=1024)
+    for name in ("clap_text_model.onnx", "clap_other_feature_text_embeddings.npz", "musicnn_embedding.onnx"):
+        (models / name).write_bytes(name.encode())
+    (models / "roberta-base").mkdir()
+    (models / "roberta-base" / "vocab.json").write_text("{}")
+    for name in ("tasks", "temp_audio"):
+        (tmp_path / "app" / name).mkdir()
+    return tmp_path / "app"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def what_the_app_hears(app: Path, library: Library) -> Any:
+    """The default settings: CLAP_AUDIO_MODEL_PATH, 128 x 1001 mels, one session per song."""
+    from student_clap.export.embedding import embed_file
+    from student_clap.featurize.mel import LogMel
+
+    session = StudentSession(app / "model" / NAME)
+    return embed_file(library.cache_dir / "t01.flac", session, LogMel(library.recipe))
+
+
+def test_the_app_hears_the_student_after_deploy_and_the_old_model_after_rollback(
+    app: Path, exported: Path, library: Library
+) -> None:
+    before, old = tree(app), what_the_app_hears(app, library)
+    done = CliRunner().invoke(main, ["deploy", str(exported), "--to", str(app / "model")])
+    assert done.exit_code == 0, done.output
+    assert "set no CLAP_AUDIO_* variable" in done.stdout
+    new = what_the_app_hears(app, library)
+    assert abs(float(new @ old)) < 0.99
+    assert {
+        name: data for name, data in tree(app).items() if name in before and not name.startswith(f"model/{NAME}")
+    } == {name: data for name, data in before.items() if not name.startswith(f"model/{NAME}")}
+    assert CliRunner().invoke(main, ["rollback", "--to", str(app / "model")]).exit_code == 0
+    assert {name: data for name, data in tree(app).items() if name in before} == before
+    assert float(what_the_app_hears(app, library) @ old) == pytest.approx(1, abs=1e-6)
+    # And once more: the student is what is kept now.
+    assert CliRunner().invoke(main, ["rollback", "--to", str(app / "model")]).exit_code == 0
+    assert float(what_the_app_hears(app, library) @ new) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_figure_of_a_mixed_library(tmp_path: Path, new: Path) -> None:
+    assert "is not known: `student-clap evaluate`" in mixed_library(new)
+    proto = onnx.load(str(new))
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_PREFIX + "held_out_metrics", json.dumps({"mixed_recall_at_1": 0.25})
+    onnx.save(proto, str(new))
+    # What training left in the file serves until the file itself was judged.
+    assert re.search(r"In training.* 25\.0%.*R@1 0\.250", mixed_library(new))
+    record = tmp_path / "evaluation" / "metrics.json"
+    record.parent.mkdir()
+    figures = {
+        "n_tracks": 40,
+        "student": {"mixed_recall_at_1": 0.625, "means": {"recall@1": 0.625, "reverse_recall@1": 0.5}},
+        "model": {"sha256": hashlib.sha256(new.read_bytes()).hexdigest()},
+    }
+    record.write_text(json.dumps(figures))
+    found = mixed_library(new)
+    assert "Measured on 40 held-out tracks" in found
+    assert "62.5% of cases (mixed-library R@1 0.625), an old vector its own new one in 50.0% (R@1 0.500)" in found
+    record.write_text(json.dumps(figures | {"model": {"sha256": "0" * 64}}))
+    assert "In training" in mixed_library(new)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,27 +124,64 @@ def test_a_reference_is_fed_its_own_mel(exported: Path, library: Library, tmp_pa
     teacher, audio = transposed_teacher(tmp_path / "clap_audio_model.onnx"), library.cache_dir / "t00.flac"
     done = run("check", exported, "--audio", audio, "--reference", teacher)
     assert done.exit_code == 0, done.output
-    found = float(re.search(r"(?m)^reference: .*: cosine (-?[\d.]+);", done.stdout)[1])  # type: ignore[index]
+    found = float(re.search(r"(?m)^reference: .*: cosine (-?[\d.]+),", done.stdout)[1])  # type: ignore[index]
     expected = production_vector(audio, exported) @ _transposed_vector(audio, teacher)
-    assert found == pytest.approx(expected, abs=2e-3)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_reference_may_hear_samples(exported: Path, library: Library, tmp_path: Path) -> None:
+    from .test_bench import waveform_teacher
+
+    teacher, audio = waveform_teacher(tmp_path / "teacher.onnx", 512 * 4000), library.cache_dir / "t00.flac"
+    done = run("check", exported, "--audio", audio, "--reference", teacher)
+    assert done.exit_code == 0, done.output
+    assert "its mel from the model, which hears samples" in done.stdout
+    found = float(re.search(r"(?m)^reference: .*: cosine (-?[\d.]+),", done.stdout)[1])  # type: ignore[index]
+    (vector,) = _session(teacher).run(None, {"waveform": _production_samples(audio)[None]})[0]
+    assert found == pytest.approx(production_vector(audio, exported) @ vector, abs=1e-5)
+
+
+def test_a_reference_may_be_the_checkpoint(copied_library: Library) -> None:
+    assert run("export", *copied_library.settings()).exit_code == 0
+    audio = copied_library.cache_dir / "t02.flac"
+    model, checkpoint = copied_library.run.student_onnx, copied_library.run.best_checkpoint
+    done = run("check", model, "--audio", audio, "--reference", checkpoint)
+    assert done.exit_code == 0, done.output
+    line = r"(?m)^reference: .*best\.pt: cosine ([\d.]+), of single segments ([\d.]+) or more; its mel from the check"
+    assert all(float(cosine) > 0.99999 for cosine in re.search(line, done.stdout).groups())  # type: ignore[union-attr]
+    checkpoint.write_bytes(b"PK")
+    damaged = run("check", model, "--audio", audio, "--reference", checkpoint)
+    assert damaged.exit_code == 1
+    assert "best.pt" in damaged.stderr
+
+
+def _session(model: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+
+
+def _production_samples(audio: Path) -> npt.NDArray[np.float32]:
+    """[480000] at 48 kHz, for a file of at most ten seconds; librosa alone."""
+    import librosa
+
+    native, rate = soundfile.read(audio, dtype="float32", always_2d=True)
+    samples = librosa.resample(librosa.to_mono(native.T), orig_sr=rate, target_sr=48_000, res_type="soxr_hq")
+    samples = (np.clip(samples, -1, 1) * 32767.0).astype(np.int16).astype(np.float32) / 32767.0
+    return np.pad(samples, (0, 480_000 - len(samples)))
 
 
 def _transposed_vector(audio: Path, teacher: Path) -> npt.NDArray[np.float32]:
     """librosa and onnxruntime alone, for a file of at most ten seconds."""
     import librosa
-    import onnxruntime
 
-    native, rate = soundfile.read(audio, dtype="float32", always_2d=True)
-    samples = librosa.resample(librosa.to_mono(native.T), orig_sr=rate, target_sr=48_000, res_type="soxr_hq")
-    samples = (np.clip(samples, -1, 1) * 32767.0).astype(np.int16).astype(np.float32) / 32767.0
-    samples = np.pad(samples, (0, 480_000 - len(samples)))
+    samples = _production_samples(audio)
     power = librosa.feature.melspectrogram(
-        y=samples, sr=48_000, n_fft=1024, hop_length=480, n_mels=64, fmin=50, fmax=14_000
+        y=samples, sr=48_000, n_fft=1024, hop_length=480, n_mels=64, fmin=50, fmax=14_000, pad_mode="reflect"
     )
     mel = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).astype(np.float32)
-    session = onnxruntime.InferenceSession(str(teacher), providers=["CPUExecutionProvider"])
     # [mel, frame] -> [1, 1, frame, mel]
-    vector: npt.NDArray[np.float32] = session.run(None, {"mel_spectrogram": mel.T[None, None]})[0][0]
+    vector: npt.NDArray[np.float32] = _session(teacher).run(None, {"mel_spectrogram": mel.T[None, None]})[0][0]
     return vector
 
 

@@ -148,10 +148,10 @@ def pair_map(
         t, s = (x_axis(tx), y_axis(ty)), (x_axis(sx), y_axis(sy))
         parts.append(
             Markup(
-                '<g class="pair"><title>{}</title><path class="link" d="M{} {}L{} {}"/>'
+                '<g class="pair" data-at="{} {} {} {}"><title>{}</title><path class="link" d="M{} {}L{} {}"/>'
                 '<circle class="teacher" cx="{}" cy="{}" r="4"/>'
                 '<path class="student" d="M{} {}l4.2 4.2l-4.2 4.2l-4.2-4.2z"/></g>'
-            ).format(title, *t, *s, *t, s[0], round(s[1] - 4.2, 2))
+            ).format(*t, *s, title, *t, *s, *t, s[0], round(s[1] - 4.2, 2))
         )
     return _svg(parts, width, height, f"Map of {len(titles)} tracks by teacher and student")
 

@@ -21,16 +21,22 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.figures import K, figures
+from student_clap.export.app_mel import mel_of
+from student_clap.export.contract import Shape
+from student_clap.export.duration_buckets import NAMES, bucket_of
 from student_clap.export.held_out import Outcome, Source, embed_tracks
+from student_clap.export.judgement import Library, judge
 from student_clap.export.onnx_metadata import METADATA_PREFIX, plain_metadata
 from student_clap.export.run_folder import RunFolder, held_out_rows
 from student_clap.export.session import StudentSession
+from student_clap.export.suspects import suspects
 from student_clap.export.system import processor
+from student_clap.export.text_figures import Queries
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train import metrics
+from student_clap.train.metrics import Scores
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class EvaluationError(click.ClickException):
@@ -80,6 +86,7 @@ def evaluate_model(
     *,
     from_store: bool = False,
     session: StudentSession | None = None,
+    queries: Queries | None = None,
     begin: Callable[[int], Callable[[], object]] = lambda _: lambda: None,
 ) -> Evaluation:
     """Embed the held-out tracks and measure them against the teacher.
@@ -92,14 +99,21 @@ def evaluate_model(
         cache_dir: where the store's audio paths begin.
         from_store: embed the strips even where there is audio.
         session: `model`, loaded; None: load it here.
+        queries: text vectors to search with; None: no section on text search.
         begin: called with the number of tracks; what it returns is called once per finished track.
 
     Raises:
-        EvaluationError: no track is held out, or none of them gives a vector.
+        EvaluationError: no track is held out, none of them gives a vector, or the model hears samples.
         ModelError: the model cannot be run.
         RunError: the run has no split.
         StoreError: the store has no features of `recipe`.
     """
+    mel = mel_of(model, recipe)
+    if mel.waveform:
+        raise EvaluationError(
+            f"{model} hears samples and makes its own mel; evaluate the drop-in (`student-clap export` "
+            "without --waveform), whose answers are the same"
+        )
     session = session or StudentSession(model)
     features = store.features(recipe)
     all_teacher, artists = store.teacher(), store.strings("artist")
@@ -110,20 +124,19 @@ def evaluate_model(
             f"no track of {store.path} is by one of the {len(held_out)} held-out artists of {run.path}; "
             "is store.path the store it was trained from?"
         )
-    made = features.made()
-    training = np.setdiff1d(np.flatnonzero(np.isfinite(all_teacher).all(axis=1) & made), rows)
+    n_samples = features.n_samples()
+    training = np.setdiff1d(np.flatnonzero(np.isfinite(all_teacher).all(axis=1) & (n_samples > 0)), rows)
     if not len(training):
         raise EvaluationError(f"{store.path} has no training tracks to take the mean vector of; run featurize first")
-    # centre: [512]
-    centre = all_teacher[training].mean(axis=0, dtype=np.float64)
     audio = store.strings("audio")
     outcomes = embed_tracks(
         rows.tolist(),
-        [Source(audio[row], bool(made[row])) for row in rows],
+        [Source(audio[row], int(n_samples[row])) for row in rows],
         session,
         features,
         cache_dir,
         from_store=from_store,
+        shape=mel.shape,
         advance=begin(len(rows)),
     )
     usable = [outcome for outcome in outcomes if outcome.vector is not None]
@@ -140,52 +153,87 @@ def evaluate_model(
             f"{model} gives values that are not finite for {int(broken.sum())} of {len(usable)} tracks; "
             "it cannot be used"
         )
-    teacher = all_teacher[[outcome.row for outcome in usable]]
+    usable_rows = [outcome.row for outcome in usable]
+    library = Library(
+        student,
+        all_teacher[usable_rows],
+        [artists[row] for row in usable_rows],
+        np.array([outcome.n_samples for outcome in usable], np.int64),
+        all_teacher[training],
+        recipe.sample_rate,
+        recipe.max_samples,
+        None if queries is None else _every_second_segment(store, usable_rows),
+    )
+    measured, scores = judge(library, queries)
+    names = _names(store, usable_rows)
     record = {
         "format_version": FORMAT_VERSION,
         "evaluated_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "n_tracks": len(usable),
-        "n_artists": len({artists[outcome.row] for outcome in usable}),
+        "n_artists": len(set(library.artists)),
         "n_segments": sum(outcome.n_segments for outcome in usable),
         "n_from_store": sum(outcome.from_store for outcome in usable),
         "n_training_tracks": len(training),
-        "neighbours_asked": K,
-        **figures(student, teacher, centre),
-        "ms_per_segment": _time_segment_ms(session, recipe),
+        **measured,
+        "ms_per_segment": _time_segment_ms(session, mel.shape, recipe),
         "model": _describe_model(model, session),
         "run": {"name": run.name, "record": run.record()},
         "store": {"uuid": store.uuid, "teacher_name": store.teacher_name, "tracks": store.n_tracks},
         "recipe": {"name": recipe.name, "fingerprint": recipe.fingerprint, **recipe.as_attributes()},
+        "speed": None,
         "machine": {"processor": processor(), "cores": os.cpu_count() or 1, "system": platform.platform()},
         "package_version": version("student-clap"),
-        "tracks": _tracks(_names(store, [o.row for o in usable]), usable, student, teacher, centre),
+        "tracks": _tracks(names, usable, scores, recipe),
+        "worst": [
+            {"track": suspect.track, "reasons": list(suspect.reasons)}
+            for suspect in suspects(
+                usable,
+                [name["title"] or name["track_id"] for name in names],
+                student,
+                library.teacher,
+                library.training_teacher,
+                scores,
+                sample_rate=recipe.sample_rate,
+                max_samples=recipe.max_samples,
+            )
+        ],
         "left_out": [
             {**name, "reason": outcome.error}
             for name, outcome in zip(_names(store, [o.row for o in left_out]), left_out, strict=True)
         ],
     }
-    return Evaluation(record, student, teacher)
+    return Evaluation(record, student, library.teacher)
 
 
 def _tracks(
-    names: list[dict[str, Any]],
-    outcomes: list[Outcome],
-    student: npt.NDArray[np.float32],
-    teacher: npt.NDArray[np.float32],
-    centre: npt.NDArray[np.float64],
+    names: list[dict[str, Any]], outcomes: list[Outcome], scores: dict[str, Scores], recipe: Recipe
 ) -> list[dict[str, Any]]:
-    cosines = metrics.cosines(student, teacher)
-    centred = metrics.centred_cosines(student, teacher, centre)
+    buckets = bucket_of(np.array([o.n_samples for o in outcomes], np.int64), recipe.sample_rate, recipe.max_samples)
     return [
         {
             **name,
-            "cosine": round(float(cosine), 6),
-            "centred_cosine": round(float(centred_cosine), 6),
+            "cosine": round(float(scores["cosine"][at]), 6),
+            "centred_cosine": round(float(scores["centred_cosine"][at]), 6),
+            "mixed_rank": float(scores["rank"][at]),
             "segments": outcome.n_segments,
+            "duration_s": round(outcome.n_samples / recipe.sample_rate, 3),
+            "bucket": NAMES[buckets[at]],
             "from_store": outcome.from_store,
         }
-        for name, outcome, cosine, centred_cosine in zip(names, outcomes, cosines, centred, strict=True)
+        for at, (name, outcome) in enumerate(zip(names, outcomes, strict=True))
     ]
+
+
+def _every_second_segment(store: FeatureStore, rows: list[int]) -> npt.NDArray[np.float32] | None:
+    """[track, 512] the teacher's vectors as if it had heard every second segment; None unless it has all of them."""
+    counts = store.n_segment_teacher()[rows].tolist()
+    if not all(counts):
+        return None
+    means = [
+        store.segment_teacher(row, count)[::2].astype(np.float32).mean(axis=0)
+        for row, count in zip(rows, counts, strict=True)
+    ]
+    return metrics.unit(np.stack(means)).astype(np.float32)
 
 
 def _names(store: FeatureStore, rows: list[int]) -> list[dict[str, Any]]:
@@ -194,10 +242,10 @@ def _names(store: FeatureStore, rows: list[int]) -> list[dict[str, Any]]:
     return [{name: column[row] for name, column in columns.items()} for row in rows]
 
 
-def _time_segment_ms(session: StudentSession, recipe: Recipe) -> float:
+def _time_segment_ms(session: StudentSession, shape: Shape, recipe: Recipe) -> float:
     """Milliseconds per segment with nothing else of this evaluation running."""
     mel = np.random.default_rng(0).uniform(-80.0, 20.0, (recipe.n_mels, recipe.segment_frames)).astype(np.float32)
-    return round(session.time_segment_ms(mel), 3)
+    return round(session.time_segment_ms(shape.lay_out(mel[None])[0]), 3)
 
 
 def _describe_model(model: Path, session: StudentSession) -> dict[str, Any]:

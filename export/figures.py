@@ -9,53 +9,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from student_clap.export.rank_agreement import matrix_spearman, neighbour_scores
+from student_clap.export.text_figures import means_of
 from student_clap.train import metrics
-from student_clap.train.metrics import Vectors
+from student_clap.train.metrics import Scores, Vectors
 
 K = 10
 SHUFFLE_SEED = 0
 Figures = dict[str, Any]
 
 
-def figures(student: Vectors, teacher: Vectors, centre: Vectors, k: int = K) -> dict[str, Figures | None]:
+def shuffle_of(n_tracks: int) -> npt.NDArray[np.int64] | None:
+    """The derangement of the shuffled baseline; None for a single track."""
+    return metrics.derangement(n_tracks, SHUFFLE_SEED) if n_tracks > 1 else None
+
+
+def track_scores(predicted: Vectors, teacher: Vectors, centre: Vectors, artists: Sequence[str]) -> dict[str, Scores]:
+    """Every figure that a single track has.
+
+    Args:
+        predicted: [track, 512].
+        teacher: [track, 512] unit vectors, same order.
+        centre: [512] mean teacher vector of the training tracks.
+        artists: one per track.
+
+    Returns:
+        Name -> [track], NaN where not defined: `cosine`, `centred_cosine`, those of `neighbour_scores`, and of the
+        mixed library `recall@1`, `reciprocal_rank`, `rank` (predicted vector against the teacher's of all tracks) and
+        the same after `reverse_` (the teacher's against the predicted ones).
+    """
+    forth, back = metrics.own_ranks(predicted, teacher), metrics.own_ranks(teacher, predicted)
+    return {
+        "cosine": metrics.cosines(predicted, teacher),
+        "centred_cosine": metrics.centred_cosines(predicted, teacher, centre),
+        **neighbour_scores(predicted, teacher, artists),
+        "recall@1": forth.first,
+        "reciprocal_rank": forth.reciprocal,
+        "rank": forth.rank,
+        "reverse_recall@1": back.first,
+        "reverse_reciprocal_rank": back.reciprocal,
+        "reverse_rank": back.rank,
+    }
+
+
+def figures(
+    student: Vectors,
+    teacher: Vectors,
+    centre: Vectors,
+    artists: Sequence[str] = (),
+    scores: dict[str, Scores] | None = None,
+) -> dict[str, Figures | None]:
     """The figures of the student and of both baselines.
 
     Args:
         student: [track, 512] unit vectors.
         teacher: [track, 512] unit vectors, same order.
         centre: [512] mean teacher vector of the training tracks.
-        k: neighbours; clipped to half of the n - 1 there are.
+        artists: one per track; none: not known.
+        scores: the student's `track_scores`; None: compute them here.
 
     Returns:
-        "student", "mean_vector" and "shuffled" -> figures; "shuffled" is None for a single track.
+        "student", "mean_vector" and "shuffled" -> figures, None where one is not defined; "shuffled" is None for a
+        single track.
     """
-    constant = np.broadcast_to(np.asarray(centre, np.float64), teacher.shape)
-    shuffled = student[metrics.derangement(len(student), SHUFFLE_SEED)] if len(student) > 1 else None
+    artists = artists or [""] * len(teacher)
+    constant, shuffle = np.broadcast_to(np.asarray(centre, np.float64), teacher.shape), shuffle_of(len(teacher))
+    shuffled = None if shuffle is None else student[shuffle]
     return {
-        "student": _figures(student, teacher, centre, k),
-        "mean_vector": _figures(constant, teacher, centre, k),
-        "shuffled": None if shuffled is None else _figures(shuffled, teacher, centre, k),
+        "student": _figures(student, teacher, scores or track_scores(student, teacher, centre, artists)),
+        "mean_vector": _figures(constant, teacher, track_scores(constant, teacher, centre, artists)),
+        "shuffled": None
+        if shuffled is None
+        else _figures(shuffled, teacher, track_scores(shuffled, teacher, centre, artists)),
     }
 
 
-def _figures(predicted: Vectors, teacher: Vectors, centre: Vectors, k: int) -> Figures:
-    k = metrics.clipped_k(k, len(teacher))
-    mixed = metrics.retrieval(predicted, teacher)
-    gains = metrics.ndcg(predicted, teacher, k) if k else np.full(1, np.nan)
+def _figures(predicted: Vectors, teacher: Vectors, scores: dict[str, Scores]) -> Figures:
+    means = means_of(scores)
+    gains = scores.get(f"ndcg@{K}", np.empty(0))
     return {
         "mse": float(metrics.squared_errors(predicted, teacher).mean()),
-        "cosine": metrics.spread(metrics.cosines(predicted, teacher)),
-        "centred_cosine": metrics.spread(metrics.centred_cosines(predicted, teacher, centre)),
+        "cosine": metrics.spread(scores["cosine"]),
+        "centred_cosine": metrics.spread(scores["centred_cosine"]),
         "l2": metrics.spread(metrics.distances(predicted, teacher)),
         "distribution": metrics.distribution(predicted, teacher),
-        "neighbours": k,
-        "overlap": float(metrics.neighbour_overlap(predicted, teacher, k).mean()) if k else None,
-        "ndcg": None if np.isnan(gains).all() else float(np.nanmean(gains)),
+        "neighbours": metrics.clipped_k(K, len(teacher)),
+        "overlap": means.get(f"overlap@{K}"),
+        "ndcg": means.get(f"ndcg@{K}"),
         "ndcg_tracks": int(np.isfinite(gains).sum()),
-        "mixed_recall_at_1": mixed.recall_at_1,
-        "mixed_mrr": mixed.mrr,
+        "mixed_recall_at_1": means["recall@1"],
+        "mixed_mrr": means["reciprocal_rank"],
+        "matrix_spearman": matrix_spearman(predicted, teacher),
+        "means": means,
     }

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.embedding import file_segments
-from student_clap.export.session import StudentSession
+from student_clap.export.contract import Shape
+from student_clap.export.embedding import hear
+from student_clap.export.session import StudentSession, pool
 from student_clap.featurize.decode import DecodeError
 from student_clap.featurize.mel import LogMel
 from student_clap.store import Features
@@ -25,6 +26,8 @@ from student_clap.store.errors import StoreError
 
 # Each track in flight holds its samples, strip and segments: up to 0.3 GB for ten minutes.
 MAX_THREADS = 8
+# A frame none of whose bands is louder is one that nobody hears.
+QUIET_DB = -50.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Outcome:
     row: int
     vector: npt.NDArray[np.float32] | None  # [512]
     n_segments: int = 0
+    n_samples: int = 0  # at 48 kHz, after the cap
+    agreement: float = 1.0  # length of the mean of the unit segment vectors; 1: all point the same way
+    quiet_share: float = 0.0  # of the frames
+    clipped_share: float | None = None  # of the samples; None where only the strip was there
     from_store: bool = False
     error: str = ""  # why there is no vector
 
@@ -43,7 +50,7 @@ class Source:
     """Where a track's segments come from."""
 
     audio: str  # relative to `cache_dir` unless absolute; "" where there never was any
-    made: bool  # the store has its strip
+    n_samples: int  # of its strip in the store; 0 or less: the store has none
 
 
 def embed_tracks(
@@ -54,6 +61,7 @@ def embed_tracks(
     cache_dir: Path,
     *,
     from_store: bool,
+    shape: Shape,
     advance: Callable[[], object],
 ) -> list[Outcome]:
     """Embed `rows`.
@@ -65,6 +73,7 @@ def embed_tracks(
         features: the strips.
         cache_dir: where relative audio paths begin.
         from_store: use the strips even where there is audio.
+        shape: which way round the student takes a segment.
         advance: called once per finished track.
 
     Returns:
@@ -76,7 +85,7 @@ def embed_tracks(
     log_mel = LogMel(features.recipe)
 
     def embed(row: int, source: Source) -> Outcome:
-        outcome = _embed(row, source, session, features, log_mel, None if from_store else cache_dir)
+        outcome = _embed(row, source, session, features, log_mel, shape, None if from_store else cache_dir)
         advance()
         return outcome
 
@@ -85,21 +94,48 @@ def embed_tracks(
 
 
 def _embed(
-    row: int, source: Source, session: StudentSession, features: Features, log_mel: LogMel, cache_dir: Path | None
+    row: int,
+    source: Source,
+    session: StudentSession,
+    features: Features,
+    log_mel: LogMel,
+    shape: Shape,
+    cache_dir: Path | None,
 ) -> Outcome:
     path = cache_dir / source.audio if cache_dir is not None and source.audio else None
     try:
         if path is not None and path.is_file():
-            segments = file_segments(path, log_mel)
-            return Outcome(row, session.embed_track(segments), len(segments))
-        if source.made:
-            segments = features.segments(row)
-            return Outcome(row, session.embed_track(segments), len(segments), from_store=True)
+            heard = hear(path, log_mel)
+            vectors = session.embed_segments(shape.lay_out(heard.segments_db))
+            return _outcome(row, heard.segments_db, vectors, heard.n_samples, clipped_share=heard.clipped_share)
+        if source.n_samples > 0:
+            segments_db = features.segments(row)
+            return _outcome(row, segments_db, session.embed_segments(shape.lay_out(segments_db)), source.n_samples)
     except (DecodeError, StoreError) as error:
         return Outcome(row, None, error=error.message if isinstance(error, StoreError) else str(error))
     if cache_dir is None:
         return Outcome(row, None, error="the store has no features of it")
     return Outcome(row, None, error="its audio is not in the cache and the store has no features of it")
+
+
+def _outcome(
+    row: int,
+    segments_db: npt.NDArray[np.float32],
+    vectors: npt.NDArray[np.float32],
+    n_samples: int,
+    *,
+    clipped_share: float | None = None,
+) -> Outcome:
+    return Outcome(
+        row,
+        pool(vectors),
+        n_segments=len(segments_db),
+        n_samples=n_samples,
+        agreement=float(np.linalg.norm(vectors.mean(axis=0))),
+        quiet_share=float(np.mean(segments_db.max(axis=1) < QUIET_DB)),
+        clipped_share=clipped_share,
+        from_store=clipped_share is None,
+    )
 
 
 def _cores() -> int:

@@ -1,11 +1,14 @@
 """report.html: an evaluation as one self-contained page, to look at rather than to read.
 
-No network, no scripts, no fonts of its own; light, dark, phone and print by CSS. Titles of the library are untrusted:
-everything that is filled in is escaped (jinja2's autoescape, markupsafe in the charts).
+No network and no fonts of its own; light, dark, phone and print by CSS; whole without its script, which only picks what
+is shown. Titles of the library are untrusted: everything that is filled in is escaped (jinja2's autoescape, markupsafe
+in the charts), and the page's content security policy lets nothing load and no script run but the page's own, by hash.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.resources import files
 from typing import Any
 
@@ -15,10 +18,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from student_clap.export.charts import Mark, Series, curves, histogram, pair_map
+from student_clap.export.criteria import criteria
 from student_clap.export.evaluation import Evaluation
+from student_clap.export.query_scores import OVERLAP_K, gallery_k
+from student_clap.export.report_tables import all_figures, searches
 from student_clap.export.verdict import key_figures, verdict
 
-EXTREMES = 10  # tracks in each of the lists of best and worst
+BEST = 10  # tracks in the list of the best
+MOST_QUERIES = 200  # with both rankings; more would make a page that a phone cannot open
 MAP_TRACKS = 1000  # more would hide one another
 
 
@@ -31,25 +38,45 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
     """
     record = evaluation.record
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=_figure, grouped=_grouped)
-    template = files("student_clap.export").joinpath("templates", "report.html").read_text(encoding="utf-8")
-    by_cosine = sorted(record["tracks"], key=lambda track: track["cosine"])
+    environment.filters.update(figure=_figure, grouped=_grouped, share=_share, duration=_duration, plain=_plain)
+    script = _template("report.js")
+    by_cosine = sorted(record["tracks"], key=lambda track: -track["cosine"])
     plane, map_note = _map(evaluation)
-    return environment.from_string(template).render(
+    epoch = record["model"].get("epoch")
+    speed_note, speed_columns, speed_rows = _speed(record)
+    return environment.from_string(
+        _template("report.html")
+    ).render(
         record=record,
+        style=Markup(_template("report.css")),  # noqa: S704  our own file
+        script=Markup(script),  # noqa: S704  our own file
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         teacher_name=record["model"].get("teacher_name") or record["store"]["teacher_name"],
         verdict=verdict(record),
+        criteria=criteria(record),
         tiles=[(figure, _scale(figure.student, figure.mean_vector, figure.shuffled)) for figure in key_figures(record)],
-        rows=_table(record),
-        loss_curves=_curves(epochs, "loss", "Loss", record["model"].get("epoch")),
-        cosine_curves=_curves(epochs, "cosine", "Cosine", record["model"].get("epoch")),
-        histogram=_histogram(record),
+        rows=all_figures(record),
+        loss_curves=_curves(epochs, "loss", "Loss", epoch),
+        cosine_curves=_curves(epochs, "cosine", "Cosine", epoch),
+        histograms=_histograms(record),
         map=plane,
         map_note=map_note,
-        best=by_cosine[::-1][:EXTREMES],
-        worst=by_cosine[:EXTREMES],
+        text=record["text"],
+        ks=[gallery_k(k, record["n_tracks"]) for k in OVERLAP_K],
+        searches=searches(record),
+        search_note=_search_note(record),
+        shown_queries=[] if record["text"] is None else record["text"]["queries"][:MOST_QUERIES],
+        worst=[(record["tracks"][suspect["track"]], suspect["reasons"]) for suspect in record["worst"]],
+        best=by_cosine[:BEST],
+        speed_note=speed_note,
+        speed_columns=speed_columns,
+        speed_rows=speed_rows,
         provenance=_provenance(record),
     )
+
+
+def _template(name: str) -> str:
+    return files("student_clap.export").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str | None) -> Markup:
@@ -68,18 +95,87 @@ def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str |
     )
 
 
-def _histogram(record: dict[str, Any]) -> Markup:
-    cosines = np.array([track["cosine"] for track in record["tracks"]])
-    marks = [
-        Mark(name, style, record[key]["cosine"]["mean"])
-        for name, style, key in (
-            ("student", "student", "student"),
-            ("mean vector", "mean-vector", "mean_vector"),
-            ("shuffled", "shuffled", "shuffled"),
+def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
+    """Title, note and drawing of each."""
+    found = []
+    for key, title, note, label in (
+        (
+            "cosine",
+            "How near each held-out track comes",
+            "Bars count tracks by cosine. Lines mark the means of the student and of both baselines.",
+            "Cosine to the teacher",
+        ),
+        (
+            "centred_cosine",
+            "The same without what all tracks share",
+            "The training tracks’ mean vector is taken from both sides, so the mean vector itself scores 0.",
+            "Centred cosine to the teacher",
+        ),
+    ):
+        values = np.array([track[key] for track in record["tracks"]])
+        marks = [
+            Mark(name, style, record[who][key]["mean"])
+            for name, style, who in (
+                ("student", "student", "student"),
+                ("mean vector", "mean-vector", "mean_vector"),
+                ("shuffled", "shuffled", "shuffled"),
+            )
+            if record[who] is not None
+        ]
+        found.append((title, note, histogram(values, marks, label, height=320)))
+    return found
+
+
+def _search_note(record: dict[str, Any]) -> str:
+    """What a user would see, and what the ceiling is."""
+    text = record["text"]
+    if text is None:
+        return ""
+    seen = text["as_seen"]
+    k = min(10, seen["longest_list"])
+    said = (
+        f"As a user sees it, int8 vectors and at most {seen['artist_cap']} tracks by one artist, the first {k} of both "
+        f"lists share {_figure(seen['capped_overlap']['@10'])}"
+    )
+    if seen["capped_overlap_shuffled"] is not None:
+        said += f" (shuffled {_figure(seen['capped_overlap_shuffled']['@10'])})"
+    said += f". The teacher shares {_figure(text['ceiling'])} of its first {text['k']['@100']} with itself in int8"
+    if text["every_second_segment"] is not None:
+        said += f", and {_figure(text['every_second_segment'])} when it hears every second segment only"
+    said += "."
+    if len(text["queries"]) > MOST_QUERIES:
+        said += f" The first {MOST_QUERIES} of {len(text['queries'])} queries are shown."
+    return said
+
+
+def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list[str]]]]:
+    """Note, names of the models and rows of figures: the student first, then the teacher where it was timed."""
+    timed = record["speed"]
+    if timed is None:
+        note = (
+            f"One thread, mel not included; {record['machine']['processor']}. AudioMuse-AI’s own teacher is a file of "
+            "about 268 MB; --against TEACHER.onnx times it beside the student."
         )
-        if record[key] is not None
+        rows = [("MB", record["model"]["bytes"] / 1e6), ("ms per segment", record["ms_per_segment"])]
+        return note, ["Student"], [(name, [_three_digits(value)]) for name, value in rows]
+    student, teacher = timed[0], timed[1]
+    ratio, share = teacher["threads"]["one"]["segment_ratio"], teacher["bytes"] / student["bytes"]
+    note = (
+        f"A segment takes the teacher {ratio:.1f} times as long as the student, and its file is {share:.1f} times as "
+        f"large. Both in turn, medians; {record['machine']['processor']}. A minute of audio includes the mel."
+    )
+    measures = [("MB", [model["bytes"] / 1e6 for model in timed])] + [
+        (f"{name}, {threads}", [model["threads"][key][measure] for model in timed])
+        for name, measure in (
+            ("ms per segment", "ms_per_segment"),
+            ("ms per minute", "ms_per_minute"),
+            ("load, ms", "load_ms"),
+            ("peak MB", "peak_mb"),
+        )
+        for key, threads in (("one", "1 thread"), ("all", "all threads"))
+        if key in student["threads"]
     ]
-    return histogram(cosines, marks, "Cosine to the teacher")
+    return note, ["Student", "Teacher"], [(name, [_three_digits(v) for v in values]) for name, values in measures]
 
 
 def _map(evaluation: Evaluation) -> tuple[Markup, str]:
@@ -118,38 +214,6 @@ def project(
     total = float(np.sum(singular**2)) or 1.0
     shares = (float(singular[0] ** 2) / total, float(singular[1] ** 2) / total)
     return (teacher - mean) @ plane, (student - mean) @ plane, shares
-
-
-def _table(record: dict[str, Any]) -> list[tuple[str, list[float | None], str]]:
-    """Every figure: name, [student, mean vector, shuffled], remark."""
-    k = record["student"]["neighbours"]
-    wanted: list[tuple[str, tuple[str, ...], str]] = [
-        ("Cosine, mean", ("cosine", "mean"), "1 is best"),
-        ("Cosine, median", ("cosine", "median"), "half of the tracks are above"),
-        ("Cosine, 5th percentile", ("cosine", "p5"), "one track in twenty is below"),
-        ("Cosine, smallest", ("cosine", "min"), "the worst track"),
-        ("Centred cosine, mean", ("centred_cosine", "mean"), "without the training tracks’ mean vector"),
-        ("Centred cosine, 5th percentile", ("centred_cosine", "p5"), "one track in twenty is below"),
-        ("Squared error, mean", ("mse",), "over the 512 dimensions, times 1000; 0 is best"),
-        ("Distance, mean", ("l2", "mean"), "Euclidean, between unit vectors; 0 is best"),
-        (f"Neighbour overlap@{k}", ("overlap",), "self excluded; ties by chance"),
-        (f"nDCG@{k}", ("ndcg",), "gain: the teacher’s cosine, negative ones 0"),
-        ("Mixed library R@1", ("mixed_recall_at_1",), "student query, teacher gallery"),
-        ("Mixed library MRR", ("mixed_mrr",), "mean of 1 / rank"),
-        ("Spread of the vectors", ("distribution", "student_std"),
-         f"standard deviation per dimension; the teacher’s is {record['student']['distribution']['teacher_std']:.4f}"),
-        ("Shift of the mean", ("distribution", "mean_difference"), "per dimension, against the teacher’s; 0 is best"),
-    ]  # fmt: skip
-    rows = []
-    for name, path, remark in wanted:
-        values: list[float | None] = []
-        for who in ("student", "mean_vector", "shuffled"):
-            value: Any = record[who]
-            for key in path:
-                value = None if value is None else value[key]
-            values.append(None if value is None else float(value) * (1000 if path == ("mse",) else 1))
-        rows.append((name, values, remark))
-    return rows
 
 
 def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -199,3 +263,22 @@ def _grouped(value: object) -> str:
     """Thousands apart by a narrow space; what is no whole number stays as it is."""
     text = str(value)
     return f"{int(text):,}".replace(",", "\u202f") if text.isdigit() else text
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _duration(seconds: float) -> str:
+    """`_duration(75.2)` is "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _plain(value: float) -> str:
+    """A rank; ties may make it a half."""
+    return f"{value:g}"
+
+
+def _three_digits(value: float) -> str:
+    """`_three_digits(3.14159)` is "3.14", of 349.4 "349"."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

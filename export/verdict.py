@@ -19,6 +19,7 @@ class KeyFigure:
     mean_vector: float | None
     shuffled: float | None
     telling: bool = True  # False: with so few tracks every predictor scores the same
+    interval: tuple[float, float] | None = None  # of the student's, by bootstrap
 
     @property
     def best_baseline(self) -> float | None:
@@ -46,12 +47,33 @@ class Verdict:
 def key_figures(record: dict[str, Any]) -> list[KeyFigure]:
     """The figures that decide, most telling first."""
     k, n = record["student"]["neighbours"], record["n_tracks"]
-    rows: list[tuple[str, str, tuple[str, ...]]] = [
-        ("Cosine", "to the teacher’s vector of the same track, mean; 1 is the same direction", ("cosine", "mean")),
-        ("Centred cosine", "the same without the part that all tracks share", ("centred_cosine", "mean")),
-        (f"Overlap@{k}", f"share of a track’s {k} nearest tracks that the teacher names too", ("overlap",)),
-        (f"nDCG@{k}", f"how near the teacher’s the {k} nearest tracks are, best first", ("ndcg",)),
-        ("Mixed R@1", "student vector finds the same track first among teacher vectors", ("mixed_recall_at_1",)),
+    asked = record["neighbours_asked"]
+    rows: list[tuple[str, str, tuple[str, ...], str]] = [
+        (
+            "Cosine",
+            "to the teacher’s vector of the same track, mean; 1 is the same direction",
+            ("cosine", "mean"),
+            "cosine",
+        ),
+        (
+            "Centred cosine",
+            "the same without the part that all tracks share",
+            ("centred_cosine", "mean"),
+            "centred_cosine",
+        ),
+        (
+            f"Overlap@{k}",
+            f"share of a track’s {k} nearest tracks that the teacher names too",
+            ("overlap",),
+            f"overlap@{asked}",
+        ),
+        (f"nDCG@{k}", f"how near the teacher’s the {k} nearest tracks are, best first", ("ndcg",), f"ndcg@{asked}"),
+        (
+            "Mixed R@1",
+            "student vector finds the same track first among teacher vectors",
+            ("mixed_recall_at_1",),
+            "recall@1",
+        ),
     ]
     return [
         KeyFigure(
@@ -62,8 +84,9 @@ def key_figures(record: dict[str, Any]) -> list[KeyFigure]:
             shuffled=_at(record["shuffled"], path),
             # Where all other tracks are neighbours, every predictor finds them all.
             telling=path != ("overlap",) or k < n - 1,
+            interval=record["intervals"].get(score),
         )
-        for name, meaning, path in rows
+        for name, meaning, path, score in rows
     ]
 
 
@@ -92,11 +115,11 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
     cosine, overlap = figures[0], figures[2]
     n, artists, k = record["n_tracks"], record["n_artists"], record["student"]["neighbours"]
     heard = f"{_count(n, 'track')} by {_count(artists, 'artist')}"
-    score = f"a mean cosine of {_figure(cosine.student)} to the teacher’s"
+    score = f"a mean cosine of {figure_text(cosine.student)} to the teacher’s"
     said = [f"On {heard} it was never trained on, its vectors have {score}: 1 is the same direction, 0 is unrelated."]
-    baselines = f"Giving every track the training tracks’ mean vector scores {_figure(cosine.mean_vector)}"
+    baselines = f"Giving every track the training tracks’ mean vector scores {figure_text(cosine.mean_vector)}"
     if cosine.shuffled is not None:
-        baselines += f", and handing each track another track’s student vector {_figure(cosine.shuffled)}"
+        baselines += f", and handing each track another track’s student vector {figure_text(cosine.shuffled)}"
     best, own = cosine.best_baseline, cosine.student
     if best is not None and own is not None and own > best and best < 1:
         baselines += (
@@ -140,7 +163,8 @@ def _at(figures: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
     return None if value is None else float(value)
 
 
-def _figure(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
+    """Three decimals, a true minus sign; a dash for what is not known."""
     return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 

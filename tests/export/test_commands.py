@@ -46,9 +46,15 @@ def test_export_then_evaluate(copied_library: Library) -> None:
     done = run("export", *copied_library.settings())
     assert done.exit_code == 0, done.output
     last = done.stdout.strip().splitlines()[-1]
-    assert re.search(r"^export: wrote .*student\.onnx: tinyclap, epoch 7, 0\.28 M parameters, 1\.12 MB; parity", last)
+    assert re.search(r"^export: wrote .*student\.onnx: tinyclap, epoch 7, 0\.28 M parameters, 1\.11 MB; parity", last)
     assert re.search(r"cosine >= (1\.0|0\.9999)", last)
+    assert re.search(r"(?m)^in all +\d+ +1\d{3}\.\d$", done.stdout)  # kB of weights
     first = copied_library.run.student_onnx.read_bytes()
+    said = {p.key: p.value for p in onnx.load(str(copied_library.run.student_onnx)).metadata_props}
+    assert json.loads(said[METADATA_PREFIX + "held_out_metrics"]) == {
+        "cosine": pytest.approx(1 - 1.1 / 7, abs=1e-6),
+        "loss": pytest.approx(1.1 / 7, abs=1e-6),
+    }
 
     again = run("export", *copied_library.settings())
     assert again.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from html.parser import HTMLParser
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from student_clap.export.charts import Series, curves
+from student_clap.export.criteria import criteria
 from student_clap.export.evaluation import Evaluation
-from student_clap.export.figures import figures
+from student_clap.export.judgement import Library, judge
+from student_clap.export.queries import checked
 from student_clap.export.report import project, render_report
 from student_clap.export.verdict import key_figures, verdict
 from student_clap.train import metrics
@@ -22,42 +25,59 @@ from student_clap.train.curves import ticks
 EVIL = '<script>alert("1")</script> & "quotes" \'more\''
 
 
-def evaluation(n: int = 40, noise: float = 0.05, title: str = "A tune", seed: int = 0) -> Evaluation:
-    """A made-up evaluation of `n` tracks by five artists."""
-    rng = np.random.default_rng(seed)
+def unit(vectors: Any) -> Any:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    def unit(vectors: Any) -> Any:
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
+def evaluation(n: int = 40, noise: float = 0.05, n_queries: int = 4) -> Evaluation:
+    """A made-up evaluation of `n` tracks by five artists; the caller's own copy."""
+    return copy.deepcopy(_evaluation(n, noise, n_queries))
+
+
+@functools.cache
+def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
+    rng = np.random.default_rng(0)
     styles = rng.normal(size=(5, 512))
     teacher = unit(styles[np.arange(n) % 5] + 0.5 * rng.normal(size=(n, 512)))
     student = unit(teacher + noise * rng.normal(size=(n, 512)))
-    centre = teacher.mean(axis=0)
+    n_samples = np.resize(np.array([9, 30, 75, 400, 600]) * 48_000, n)
+    artists = [f"Artist {i % 5}" for i in range(n)]
+    training = unit(styles[np.arange(60) % 5] + 0.5 * rng.normal(size=(60, 512)))
+    texts = checked([f"query {i}" for i in range(n_queries)], styles[:n_queries], "q.npz") if n_queries else None
+    library = Library(student, teacher, artists, n_samples, training, 48_000, 600 * 48_000, teacher)
+    measured, scores = judge(library, texts)
     tracks = [
         {
             "server_id": "default",
             "track_id": f"t{i}",
-            "title": title if i == 0 else f"Tune {i}",
+            "title": f"Tune {i}",
             "artist": f"Artist {i % 5}",
             "album": "",
             "cosine": float(cosine),
             "centred_cosine": 0.5,
+            "mixed_rank": 1.0,
             "segments": 3,
+            "duration_s": 75.2,
+            "bucket": "1 to 5 min",
             "from_store": False,
         }
         for i, cosine in enumerate(metrics.cosines(student, teacher))
     ]
     record = {
-        "format_version": 1,
+        "format_version": 2,
         "evaluated_at": "2026-01-01 00:00 UTC",
         "n_tracks": n,
         "n_artists": 5,
         "n_segments": 3 * n,
         "n_from_store": 0,
         "n_training_tracks": 160,
-        "neighbours_asked": 10,
-        **figures(student, teacher, centre),
+        **measured,
         "ms_per_segment": 3.2,
+        "speed": None,
+        "worst": [
+            {"track": int(at), "reasons": ["a reason"] if number % 2 else []}
+            for number, at in enumerate(np.argsort(scores["cosine"])[:20])
+        ],
         "model": {"file": "student.onnx", "bytes": 2_760_592, "sha256": "ab" * 32, "epoch": "3", "parameters": "687808",
                   "architecture": "tinyclap", "teacher_name": "a-teacher"},
         "run": {"name": "tinyclap-audiomuse", "record": {}},
@@ -81,7 +101,7 @@ EPOCHS = [
 class Page(HTMLParser):
     """Elements, attributes and texts of a page; refuses elements that are not closed in order."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "path", "circle", "rect"})
+    VOID = frozenset({"meta", "wbr", "link", "br", "img", "input", "hr", "path", "circle", "rect"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -114,7 +134,8 @@ def test_the_page_needs_nothing_from_outside() -> None:
     text = render_report(evaluation(), EPOCHS)
     page = Page(text)
     assert page.open == []
-    assert not {"script", "link", "iframe", "object", "img", "base"} & set(page.elements)
+    assert page.elements.count("script") == 1
+    assert not {"link", "iframe", "object", "img", "base"} & set(page.elements)
     assert not {"src", "href", "xlink:href", "onload", "onclick"} & {name for name, _ in page.attributes}
     assert "://" not in text
     assert not re.search(r"@import|url\(|@font-face", text)
@@ -124,8 +145,8 @@ def test_the_page_shows_what_was_measured() -> None:
     done = evaluation()
     text = render_report(done, EPOCHS)
     page = Page(text)
-    # two learning curves, the histogram, the map; and the small drawings of the legends
-    assert text.count('class="chart"') == 4
+    # two learning curves, two histograms, the map
+    assert text.count('class="chart"') == 5
     assert text.count('class="pair"') == 40
     headings = [data for tag, data in page.texts if tag == "h1"]
     assert headings == [verdict(done.record).headline]
@@ -135,7 +156,7 @@ def test_the_page_shows_what_was_measured() -> None:
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     worst = min(done.record["tracks"], key=lambda track: track["cosine"])
-    assert text.index("Farthest from the teacher") < text.rindex(worst["title"])
+    assert text.index("The worst 20") < text.rindex(worst["title"])
 
 
 @pytest.mark.parametrize("where", ["title", "artist", "track_id", "reason", "teacher", "run"])
@@ -155,14 +176,14 @@ def test_titles_from_the_library_are_escaped(where: str) -> None:
         record["run"]["name"] = EVIL
     text = render_report(done, EPOCHS)
     page = Page(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert page.open == []
     assert any(EVIL.split(" &", maxsplit=1)[0] in data for _, data in page.texts)
 
 
 def test_no_learning_curves_no_empty_cards() -> None:
     text = render_report(evaluation(), [])
-    assert text.count('class="chart"') == 2
+    assert text.count('class="chart"') == 3
     assert "while training" not in text
 
 
@@ -173,10 +194,11 @@ def test_few_tracks(n: int) -> None:
     assert "nan" not in text.lower().replace("nanosec", "")
 
 
-def test_many_tracks_keep_the_page_small() -> None:
-    text = render_report(evaluation(1500), EPOCHS)
-    assert text.count('class="pair"') == 1000
-    assert "1000 of 1500 tracks" in text
+def test_many_tracks_keep_the_page_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("student_clap.export.report.MAP_TRACKS", 25)
+    text = render_report(evaluation(), EPOCHS)
+    assert text.count('class="pair"') == 25
+    assert "25 of 40 tracks" in text
 
 
 def test_a_good_student_beats_all() -> None:
@@ -267,3 +289,48 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
 
 def test_the_record_is_plain_json() -> None:
     json.dumps(evaluation(1).record, allow_nan=False)
+
+
+@pytest.mark.parametrize(("n_queries", "answer"), [(0, "unknown"), (4, "yes")])
+def test_text_search_is_judged_where_there_are_text_vectors(n_queries: int, answer: str) -> None:
+    done = evaluation(noise=1e-4, n_queries=n_queries)
+    text = criteria(done.record)[1]
+    assert text.answer == answer
+    assert ("--queries" in text.says) == (n_queries == 0)
+    page = render_report(done, EPOCHS)
+    assert page.count('class="query"') == n_queries
+    assert text.question in page
+
+
+def test_an_interval_around_the_bound_leaves_the_question_open() -> None:
+    record = evaluation().record
+    answers = []
+    for value, low, high in ((0.97, 0.96, 0.98), (0.97, 0.93, 0.99), (0.94, 0.93, 0.96), (0.9, 0.88, 0.92)):
+        record["student"]["ndcg"], record["intervals"]["ndcg@10"] = value, (low, high)
+        answers.append(criteria(record)[0].answer)
+    assert answers == ["yes", "open", "open", "no"]
+
+
+def test_a_mixed_library_needs_both_ways() -> None:
+    record = evaluation().record
+    record["intervals"]["recall@1"] = record["intervals"]["reverse_recall@1"] = None
+    answers = []
+    for forth, back in ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0)):
+        record["student"]["means"].update({"recall@1": forth, "reverse_recall@1": back})
+        answers.append(criteria(record)[2].answer)
+    assert answers == ["yes", "no", "no"]
+
+
+def test_the_teacher_stands_beside_the_student_where_it_was_timed() -> None:
+    done = evaluation()
+    assert "268 MB" in render_report(done, [])
+    figures = {"ms_per_segment": 10.0, "ms_per_minute": 140.0, "load_ms": 50.0, "peak_mb": 90.0, "segment_ratio": 1.0}
+    slow = {**figures, "ms_per_segment": 349.4, "segment_ratio": 34.94}
+    done.record["speed"] = [
+        {"model": "/m/student.onnx", "bytes": 2_000_000, "threads": {"one": figures, "all": figures}},
+        {"model": "/m/teacher.onnx", "bytes": 268_000_000, "threads": {"one": slow, "all": slow}},
+    ]
+    text = render_report(done, [])
+    assert "takes the teacher 34.9 times as long" in text
+    assert "134.0 times as large" in text
+    assert '<td class="n">349</td>' in text

@@ -1,6 +1,6 @@
 """The whole judgement of a student's vectors, as metrics.json holds it. Pure: vectors in, plain figures out.
 
-Cost: grows with the square of the tracks; 1000 tracks take a few seconds.
+Cost: grows with the square of the tracks; 1000 tracks take some three seconds.
 """
 
 from __future__ import annotations

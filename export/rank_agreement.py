@@ -180,10 +180,18 @@ def _overlaps(found: Scores, wanted: Scores, candidates: npt.NDArray[np.int64]) 
 
 
 def _pair_similarities(
-    vectors: Scores, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], chunk: int = 50_000
+    vectors: Scores, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], block: int = 512
 ) -> Scores:
-    parts = [slice(begin, begin + chunk) for begin in range(0, len(left), chunk)]
-    return np.concatenate([np.einsum("pd,pd->p", vectors[left[part]], vectors[right[part]]) for part in parts])
+    """[pair] similarities of tracks `left` [pair] and `right` [pair]; whole products of a block of rows at a time."""
+    order = np.argsort(left, kind="stable")
+    left, right = left[order], right[order]
+    found = np.empty(len(left))
+    for first in range(0, len(vectors), block):
+        here = slice(*np.searchsorted(left, (first, first + block)))
+        # [row, track]
+        similarity = vectors[first : first + block] @ vectors.T
+        found[order[here]] = similarity[left[here] - first, right[here]]
+    return found
 
 
 def _groups(artists: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -61,7 +61,10 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where one is kept]")
 def rollback(directory: Path, name: str | None) -> None:
-    """Put back the model that the last `deploy` replaced; the one it leaves is kept in turn."""
+    """Put back the model that the last `deploy` replaced; the one that leaves is kept in turn.
+
+    A second call changes nothing.
+    """
     from student_clap.export import deployment
     from student_clap.export.app_mel import mel_of
     from student_clap.export.session import ModelError
@@ -73,6 +76,12 @@ def rollback(directory: Path, name: str | None) -> None:
         _print_settings(mel_of(swap.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
         click.echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
+    if swap.withdrawn is not None:
+        click.echo(
+            f"rollback: nothing was changed; the last rollback has taken {swap.withdrawn.name} away already, and"
+            f" `student-clap deploy {swap.withdrawn} --to {directory}` brings it back"
+        )
+        return
     restored = ", ".join(path.name for path in swap.restored)
     click.echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
 
@@ -81,6 +90,9 @@ def _print_settings(mel: AppMel, name: str) -> None:
     """What to set in the app, one variable a line."""
     from student_clap.export.app_mel import DEFAULT_NAME, MODEL_FOLDER
 
+    if mel.waveform:
+        click.echo("This model hears samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
+        return
     variables = mel.variables()
     if name != DEFAULT_NAME:
         variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"

@@ -1,7 +1,8 @@
 """Models in AudioMuse-AI's model folder: put one there, and take it back.
 
 Under the model's name lies the live model. A model that was replaced lies beside it as `<name>.<UTC time>`, each of its
-external data files as `<data name>.<the same time>`. Times are unique in a folder and grow, whatever the clock does.
+external data files as `<data name>.<the same time>`. What a rollback took away has `.withdrawn` behind the time. Times
+are unique in a folder and grow, whatever the clock does.
 
 Guarantee: the model file is replaced by a rename, so that the app reads the old or the new one, never half of one.
 Nothing is deleted: a file that leaves its name is first kept under another. A process killed at any point leaves a
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import click
 
@@ -27,7 +29,8 @@ from student_clap.config.atomic import atomic_file, write_bytes_atomically
 
 KNOWN_NAMES = ("model_epoch_36.onnx", "clap_audio_model.onnx")  # newest version of the app first
 _TIME = "%Y%m%dT%H%M%SZ"
-_STAMPED = re.compile(r"(?P<name>.+)\.(?P<stamp>\d{8}T\d{6}Z)")
+_WITHDRAWN = ".withdrawn"
+_STAMPED = re.compile(rf"(?P<name>.+)\.(?P<stamp>\d{{8}}T\d{{6}}Z)(?P<mark>{re.escape(_WITHDRAWN)})?")
 
 
 class DeployError(click.ClickException):
@@ -42,6 +45,7 @@ class Swap:
     changed: bool
     kept: tuple[Path, ...] = ()  # what stood there, under its new names
     restored: tuple[Path, ...] = ()  # kept files that are live again, under the names they had
+    withdrawn: Path | None = None  # the model that the last rollback took away, where that is why nothing changed
 
 
 def choose_name(directory: Path, given: str | None, own: str) -> str:
@@ -65,7 +69,7 @@ def choose_kept_name(directory: Path, given: str | None) -> str:
     _check_folder(directory)
     if given is not None:
         return given
-    kept = {n for n, _ in _stamps(directory) if n.endswith(".onnx")}
+    kept = {file.name for file in _kept_files(directory) if file.name.endswith(".onnx")}
     names = [n for n in KNOWN_NAMES if n in kept] or sorted(kept)
     if not names:
         raise DeployError(
@@ -101,9 +105,10 @@ def deploy(model: Path, directory: Path, name: str) -> Swap:
 
 
 def rollback(directory: Path, name: str) -> Swap:
-    """Exchange the live model called `name` with the newest kept one that differs from it.
+    """Put the newest kept model called `name` that differs from the live one in its place.
 
-    Twice in a row gives the state before, under other times.
+    The model that leaves is kept as withdrawn. Where the last change in the folder was a rollback, nothing is done, so
+    that a second call is harmless.
 
     Raises:
         DeployError: nothing is kept, or the system refuses.
@@ -116,9 +121,11 @@ def rollback(directory: Path, name: str) -> Swap:
                 f"there is nothing to restore in {directory}: no {name} that differs from the live one is kept there "
                 f"({name}.<UTC time>)"
             )
+        if _is_withdrawn(group[0]) and live.is_file():
+            return Swap(live, changed=False, withdrawn=group[0])
         leaving = _with_data(live)
         wanted = {_unstamped(path) for path in group}
-        with _kept(leaving) as kept:
+        with _kept(leaving, _WITHDRAWN) as kept:
             for path in group[1:]:
                 _copy(path, _unstamped(path))
             group[0].replace(live)
@@ -168,20 +175,22 @@ def _data_names(model: Path) -> set[str]:
     return {e.value for t in tensors(graph) if uses_external_data(t) for e in t.external_data if e.key == "location"}
 
 
-def _stamps(directory: Path) -> list[tuple[str, str]]:
-    """(name, time) of every kept file."""
-    found = (_STAMPED.fullmatch(path.name) for path in directory.iterdir())
-    return [(match["name"], match["stamp"]) for match in found if match]
+class _KeptFile(NamedTuple):
+    name: str  # the one it had
+    stamp: str
+    path: Path
+
+
+def _kept_files(directory: Path) -> list[_KeptFile]:
+    found = ((path, _STAMPED.fullmatch(path.name)) for path in directory.iterdir())
+    return [_KeptFile(match["name"], match["stamp"], path) for path, match in found if match]
 
 
 def _kept_groups(directory: Path, name: str) -> list[list[Path]]:
     """Kept models called `name`, newest first, each with its data."""
-    stamped = _stamps(directory)
-    groups = []
-    for stamp in sorted((s for n, s in stamped if n == name), reverse=True):
-        data = sorted(n for n, s in stamped if s == stamp and n != name)
-        groups.append([directory / f"{n}.{stamp}" for n in (name, *data)])
-    return groups
+    files = sorted(_kept_files(directory))
+    models = sorted((file for file in files if file.name == name), key=lambda file: file.stamp, reverse=True)
+    return [[m.path, *(f.path for f in files if f.stamp == m.stamp and f.name != name)] for m in models]
 
 
 def _unstamped(kept: Path) -> Path:
@@ -189,8 +198,14 @@ def _unstamped(kept: Path) -> Path:
     return kept.with_name(match["name"]) if match else kept
 
 
+def _is_withdrawn(kept: Path) -> bool:
+    return kept.name.endswith(_WITHDRAWN)
+
+
 def _is_live(group: Sequence[Path]) -> bool:
-    return all(_same(path, _unstamped(path)) for path in group)
+    # A rollback that was killed has kept the model that it was to withdraw, and perhaps exchanged the data already.
+    part = group[:1] if _is_withdrawn(group[0]) else group
+    return all(_same(path, _unstamped(path)) for path in part)
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -200,13 +215,13 @@ def _same(first: Path, second: Path) -> bool:
 
 
 @contextmanager
-def _kept(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Give `paths` second names under one new time; on an error in the block every path holds what it held before."""
+def _kept(paths: Sequence[Path], mark: str = "") -> Iterator[tuple[Path, ...]]:
+    """Give `paths` second names, one new time and `mark` behind; on an error every path holds what it held before."""
     targets: tuple[Path, ...] = ()
     if paths:
         directory = paths[0].parent
-        stamp = _next_stamp([s for _, s in _stamps(directory)])
-        targets = tuple(directory / f"{path.name}.{stamp}" for path in paths)
+        stamp = _next_stamp([file.stamp for file in _kept_files(directory)])
+        targets = tuple(directory / f"{path.name}.{stamp}{mark}" for path in paths)
     pairs = list(zip(paths, targets, strict=True))
     try:
         # Data first: a kept model is never without its data.

@@ -102,19 +102,50 @@ def test_rollback_restores_what_was_there_and_it_loads(folder: Path, new: Path) 
     assert [after[name] for name in kept] == [new.read_bytes()]
 
 
-def test_a_second_rollback_returns_to_the_new_model_and_a_third_to_the_old(folder: Path, new: Path) -> None:
+def test_a_second_rollback_changes_nothing(folder: Path, new: Path) -> None:
     before = contents(folder)
     deploy(new, folder, NAME)
-    rollback(folder, NAME)
-    rollback(folder, NAME)
+    first = rollback(folder, NAME)
     after = contents(folder)
-    assert after[NAME] == new.read_bytes()
-    assert DATA not in after
-    assert sorted(after.values()) == sorted([*before.values(), new.read_bytes()])
-    rollback(folder, NAME)
+    for _ in range(2):
+        again = rollback(folder, NAME)
+        assert not again.changed
+        assert [again.withdrawn] == list(first.kept)
+        assert contents(folder) == after
+    assert {name: after[name] for name in before} == before
+    # What was withdrawn comes back by its name, and then a rollback acts again.
+    deploy(first.kept[0], folder, NAME)
+    assert (folder / NAME).read_bytes() == new.read_bytes()
+    assert rollback(folder, NAME).changed
+    assert contents(folder)[NAME] == before[NAME]
+    assert loads(folder / NAME)
+
+
+def test_a_rollback_goes_one_deploy_back_and_no_further(folder: Path, new: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.onnx"
+    onnx.save(model(outputs=("embedding", "other_copy")), str(newer))
+    deploy(new, folder, NAME)
+    deploy(newer, folder, NAME)
+    for _ in range(3):
+        rollback(folder, NAME)
+        assert (folder / NAME).read_bytes() == new.read_bytes()
+
+
+@pytest.mark.parametrize("exchanged", [0, 1], ids=["before the data", "after the data"])
+def test_a_rollback_that_was_killed_is_gone_on_from(
+    folder: Path, new: Path, monkeypatch: pytest.MonkeyPatch, exchanged: int
+) -> None:
+    """A kill leaves what was done so far: no clean-up runs."""
+    before = contents(folder)
+    deploy(new, folder, NAME)
+    kept = {path.name for path in folder.iterdir() if re.search(STAMP + "$", path.name)}
+    os.link(folder / NAME, folder / f"{NAME}.29990101T000000Z.withdrawn")
+    if exchanged:
+        os.link(folder / next(name for name in kept if name.startswith(DATA)), folder / DATA)
+    assert rollback(folder, NAME).changed
     after = contents(folder)
     assert {name: after[name] for name in before} == before
-    assert loads(folder / NAME)
+    assert not rollback(folder, NAME).changed
 
 
 def test_two_models_whose_data_files_share_a_name(folder: Path, new: Path, tmp_path: Path) -> None:
@@ -137,10 +168,8 @@ def test_two_models_whose_data_files_share_a_name(folder: Path, new: Path, tmp_p
     after = contents(folder)
     assert after[NAME] == old[NAME]
     assert after[DATA] == old[DATA]
-    rollback(folder, NAME)
-    after = contents(folder)
-    assert after[NAME] == by_hand[NAME]
-    assert after[DATA] == by_hand[DATA]
+    withdrawn = {name.split(".2")[0]: data for name, data in after.items() if name.endswith(".withdrawn")}
+    assert withdrawn == by_hand
 
 
 def test_times_grow_even_when_the_clock_does_not(
@@ -367,8 +396,15 @@ def test_the_app_hears_the_student_after_deploy_and_the_old_model_after_rollback
     assert CliRunner().invoke(main, ["rollback", "--to", str(app / "model")]).exit_code == 0
     assert {name: data for name, data in tree(app).items() if name in before} == before
     assert float(what_the_app_hears(app, library) @ old) == pytest.approx(1, abs=1e-6)
-    # And once more: the student is what is kept now.
-    assert CliRunner().invoke(main, ["rollback", "--to", str(app / "model")]).exit_code == 0
+    # Once more changes nothing, and says how the student comes back.
+    after = tree(app)
+    again = CliRunner().invoke(main, ["rollback", "--to", str(app / "model")])
+    assert again.exit_code == 0, again.output
+    assert tree(app) == after
+    advice = re.search(r"`student-clap (deploy \S+ --to \S+)`", again.stdout)
+    assert advice
+    done = CliRunner().invoke(main, advice[1].split())
+    assert done.exit_code == 0, done.output
     assert float(what_the_app_hears(app, library) @ new) == pytest.approx(1, abs=1e-6)
 
 

@@ -60,7 +60,8 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
 @click.command()
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where one is kept]")
-def rollback(directory: Path, name: str | None) -> None:
+@click.option("--kept", "kept_name", metavar="FILE", help="Restore this one, by its name with the time.")
+def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     """Put back the model that the last `deploy` replaced; the one that leaves is kept in turn.
 
     A second call changes nothing.
@@ -70,17 +71,20 @@ def rollback(directory: Path, name: str | None) -> None:
     from student_clap.export.session import ModelError
     from student_clap.store import Recipe
 
-    name = deployment.choose_kept_name(directory, name)
-    swap = deployment.rollback(directory, name)
+    name = deployment.choose_kept_name(directory, name, kept_name)
+    swap = deployment.rollback(directory, name, kept_name)
     try:
         _print_settings(mel_of(swap.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
         click.echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
     if swap.withdrawn is not None:
         click.echo(
-            f"rollback: nothing was changed; the last rollback has taken {swap.withdrawn.name} away already, and"
-            f" `student-clap deploy {swap.withdrawn} --to {directory}` brings it back"
+            "rollback: nothing was changed; the last rollback has taken a model away already, and"
+            f" `student-clap rollback --to {directory} --kept {swap.withdrawn.name}` brings it back"
         )
+        return
+    if not swap.changed:
+        click.echo(f"rollback: {swap.live} is what {kept_name} holds already; nothing was changed")
         return
     restored = ", ".join(path.name for path in swap.restored)
     click.echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")

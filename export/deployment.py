@@ -60,8 +60,8 @@ def choose_name(directory: Path, given: str | None, own: str) -> str:
     return name
 
 
-def choose_kept_name(directory: Path, given: str | None) -> str:
-    """The name whose kept model is to be restored: the given one, else the app's, else the only one there is.
+def choose_kept_name(directory: Path, given: str | None, kept_name: str | None = None) -> str:
+    """The name whose kept model is to be restored: the given one, `kept_name`'s, the app's, or the only one there is.
 
     Raises:
         DeployError: no such folder, nothing is kept, or several models are and none was named.
@@ -69,6 +69,8 @@ def choose_kept_name(directory: Path, given: str | None) -> str:
     _check_folder(directory)
     if given is not None:
         return given
+    if kept_name is not None and (match := _STAMPED.fullmatch(kept_name)):
+        return match["name"]
     kept = {file.name for file in _kept_files(directory) if file.name.endswith(".onnx")}
     names = [n for n in KNOWN_NAMES if n in kept] or sorted(kept)
     if not names:
@@ -104,28 +106,44 @@ def deploy(model: Path, directory: Path, name: str) -> Swap:
     return Swap(live, changed=True, kept=kept)
 
 
-def rollback(directory: Path, name: str) -> Swap:
-    """Put the newest kept model called `name` that differs from the live one in its place.
+def rollback(directory: Path, name: str, kept_name: str | None = None) -> Swap:
+    """Put a kept model in the place of the live one called `name`.
 
-    The model that leaves is kept as withdrawn. Where the last change in the folder was a rollback, nothing is done, so
-    that a second call is harmless.
+    The model that leaves is kept as withdrawn, unless a withdrawn one takes its place. Without `kept_name` it is the
+    newest kept one that differs from the live one; where the last change in the folder was a rollback, nothing is done,
+    so that a second call is harmless.
+
+    Args:
+        directory: the app's model folder.
+        name: a plain file name.
+        kept_name: the file name of a kept model, with its time.
 
     Raises:
-        DeployError: nothing is kept, or the system refuses.
+        DeployError: nothing is kept, or not under that name; or the system refuses.
     """
     live = _live(directory, name)
     with _system_errors(live):
-        group = next((g for g in _kept_groups(directory, name) if not _is_live(g)), None)
-        if group is None:
-            raise DeployError(
-                f"there is nothing to restore in {directory}: no {name} that differs from the live one is kept there "
-                f"({name}.<UTC time>)"
-            )
-        if _is_withdrawn(group[0]) and live.is_file():
-            return Swap(live, changed=False, withdrawn=group[0])
+        groups = _kept_groups(directory, name)
+        if kept_name is not None:
+            group = next((g for g in groups if g[0].name == kept_name), None)
+            if group is None:
+                there = ", ".join(g[0].name for g in groups) or "nothing"
+                raise DeployError(f"{directory} keeps no {kept_name}; it keeps {there} of {name}")
+            if _is_live(group):
+                return Swap(live, changed=False)
+        else:
+            group = next((g for g in groups if not _is_live(g)), None)
+            if group is None:
+                raise DeployError(
+                    f"there is nothing to restore in {directory}: no {name} that differs from the live one is kept "
+                    f"there ({name}.<UTC time>)"
+                )
+            if _is_withdrawn(group[0]) and live.is_file():
+                return Swap(live, changed=False, withdrawn=group[0])
+        mark = "" if _is_withdrawn(group[0]) else _WITHDRAWN
         leaving = _with_data(live)
         wanted = {_unstamped(path) for path in group}
-        with _kept(leaving, _WITHDRAWN) as kept:
+        with _kept(leaving, mark) as kept:
             for path in group[1:]:
                 _copy(path, _unstamped(path))
             group[0].replace(live)

@@ -114,7 +114,7 @@ def test_a_second_rollback_changes_nothing(folder: Path, new: Path) -> None:
         assert contents(folder) == after
     assert {name: after[name] for name in before} == before
     # What was withdrawn comes back by its name, and then a rollback acts again.
-    deploy(first.kept[0], folder, NAME)
+    assert rollback(folder, NAME, first.kept[0].name).changed
     assert (folder / NAME).read_bytes() == new.read_bytes()
     assert rollback(folder, NAME).changed
     assert contents(folder)[NAME] == before[NAME]
@@ -129,6 +129,25 @@ def test_a_rollback_goes_one_deploy_back_and_no_further(folder: Path, new: Path,
     for _ in range(3):
         rollback(folder, NAME)
         assert (folder / NAME).read_bytes() == new.read_bytes()
+
+
+def test_a_kept_model_is_restored_by_its_name(folder: Path, new: Path, tmp_path: Path) -> None:
+    before = contents(folder)
+    newer = tmp_path / "newer.onnx"
+    onnx.save(model(outputs=("embedding", "other_copy")), str(newer))
+    shipped = deploy(new, folder, NAME).kept[0].name
+    deploy(newer, folder, NAME)
+    assert choose_kept_name(folder, None, shipped) == NAME
+    assert rollback(folder, NAME, shipped).changed
+    after = contents(folder)
+    assert {name: after[name] for name in before} == before
+    assert loads(folder / NAME)
+    with pytest.raises(DeployError, match=rf"keeps no {shipped}; it keeps {NAME}.*\.withdrawn, {NAME}"):
+        rollback(folder, NAME, shipped)
+    assert contents(folder) == after
+    os.link(folder / NAME, folder / shipped)
+    os.link(folder / DATA, folder / shipped.replace(NAME, DATA))
+    assert not rollback(folder, NAME, shipped).changed
 
 
 @pytest.mark.parametrize("exchanged", [0, 1], ids=["before the data", "after the data"])
@@ -401,7 +420,7 @@ def test_the_app_hears_the_student_after_deploy_and_the_old_model_after_rollback
     again = CliRunner().invoke(main, ["rollback", "--to", str(app / "model")])
     assert again.exit_code == 0, again.output
     assert tree(app) == after
-    advice = re.search(r"`student-clap (deploy \S+ --to \S+)`", again.stdout)
+    advice = re.search(r"`student-clap (rollback --to \S+ --kept \S+)`", again.stdout)
     assert advice
     done = CliRunner().invoke(main, advice[1].split())
     assert done.exit_code == 0, done.output

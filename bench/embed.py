@@ -25,6 +25,7 @@ import numpy.typing as npt
 import soundfile
 from threadpoolctl import threadpool_limits
 
+from loopback.production import production_mel
 from student_clap.config.atomic import write_text_atomically
 from student_clap.config.schema import AudioConfig
 from student_clap.export.app_mel import AppMel, mel_of
@@ -127,17 +128,7 @@ def _production(path: Path, session: StudentSession, mel: AppMel) -> Vector:
     length, vectors = recipe.segment_samples, []
     for start in segment_starts(min(len(samples), recipe.max_samples), recipe):
         piece = samples[start : start + length]
-        power = librosa.feature.melspectrogram(
-            y=np.pad(piece, (0, length - len(piece))),
-            sr=recipe.sample_rate,
-            n_fft=recipe.n_fft,
-            hop_length=recipe.hop_samples,
-            n_mels=recipe.n_mels,
-            fmin=recipe.fmin_hz,
-            fmax=recipe.fmax_hz,
-            pad_mode="reflect",
-        )
-        segment_db = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).astype(np.float32)
+        segment_db = production_mel(np.pad(piece, (0, length - len(piece))), recipe)
         vectors.append(session.run(mel.shape.lay_out(segment_db[None])[None].copy()))
     return pool(np.concatenate(vectors))
 

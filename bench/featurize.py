@@ -22,6 +22,7 @@ from typing import Any
 import librosa
 import numpy as np
 
+from loopback.production import production_mel
 from student_clap.config.atomic import write_text_atomically
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.decode import decode
@@ -110,17 +111,7 @@ def per_segment(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
     for start in segment_starts(len(samples), recipe):
         segment = samples[start : start + recipe.segment_samples]
         segment = np.pad(segment, (0, recipe.segment_samples - len(segment)))
-        power = librosa.feature.melspectrogram(
-            y=segment,
-            sr=recipe.sample_rate,
-            n_fft=recipe.n_fft,
-            hop_length=recipe.hop_samples,
-            n_mels=recipe.n_mels,
-            fmin=recipe.fmin_hz,
-            fmax=recipe.fmax_hz,
-            pad_mode="reflect",
-        )
-        mels.append(librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None))
+        mels.append(production_mel(segment, recipe))
     return np.stack(mels)
 
 

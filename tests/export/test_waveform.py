@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
+from loopback.production import production_mel
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
 from student_clap.export import mel_graph as mel_graph_module
@@ -51,17 +52,7 @@ def by_librosa(recipe: Recipe, samples: Array) -> Array:
     """Production's steps from 48 kHz samples on."""
     samples = (np.clip(samples, -1, 1) * 32767.0).astype(np.int16).astype(np.float32) / 32767.0
     samples = np.pad(samples, (0, recipe.segment_samples - len(samples)))
-    power = librosa.feature.melspectrogram(
-        y=samples,
-        sr=48_000,
-        n_fft=recipe.n_fft,
-        hop_length=recipe.hop_samples,
-        n_mels=recipe.n_mels,
-        fmin=recipe.fmin_hz,
-        fmax=recipe.fmax_hz,
-        pad_mode="reflect",
-    )
-    return np.asarray(librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None), np.float32)
+    return production_mel(samples, recipe)
 
 
 def music(duration_s: float, seed: int = 3) -> Array:

@@ -12,6 +12,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopback.production import production_mel
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.decode import through_int16
 from student_clap.featurize.filterbank import slaney_filterbank
@@ -37,15 +38,6 @@ def signal(n_samples: int, seed: int) -> np.ndarray:
     silence = rng.integers(0, n_samples)
     x[silence : silence + 60_000] = 0
     return through_int16(x.astype(np.float32))
-
-
-def production_mel(segment: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """AudioMuse-AI's mel of one padded segment, by librosa, [mel, frame] dB."""
-    power = librosa.feature.melspectrogram(
-        y=segment, sr=48_000, n_fft=recipe.n_fft, hop_length=480, win_length=recipe.n_fft, window="hann", center=True,
-        pad_mode="reflect", power=2.0, n_mels=recipe.n_mels, fmin=recipe.fmin_hz, fmax=recipe.fmax_hz,
-    )  # fmt: skip
-    return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
 
 
 def check(samples: np.ndarray, preset: str, *, every: int = 1) -> None:

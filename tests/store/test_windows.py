@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import librosa
 import numpy as np
 import pytest
 
+from loopback.production import production_mel
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.mel import LogMel
 from student_clap.store import Recipe
@@ -16,15 +16,6 @@ RATE = 48_000
 PRESETS = ("audiomuse", "original", "clap")
 
 
-def by_librosa(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """[mel, frame] dB of the whole track."""
-    power = librosa.feature.melspectrogram(
-        y=samples, sr=recipe.sample_rate, n_fft=recipe.n_fft, hop_length=recipe.hop_samples, n_mels=recipe.n_mels,
-        fmin=recipe.fmin_hz, fmax=recipe.fmax_hz, center=True, pad_mode="reflect",
-    )  # fmt: skip
-    return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("n_samples", [4 * RATE, 10 * RATE, 10 * RATE + 1, 20 * RATE, 20 * RATE + 4800, 23 * RATE + 77])
 def test_the_whole_tracks_frames_are_in_the_strip(preset, n_samples):
@@ -33,7 +24,7 @@ def test_the_whole_tracks_frames_are_in_the_strip(preset, n_samples):
     strip = LogMel(recipe).strip(samples)
     columns = whole_track_columns(n_samples, recipe)
     padded = np.pad(samples, (0, max(0, recipe.segment_samples - n_samples)))
-    expected = by_librosa(padded, recipe)
+    expected = production_mel(padded, recipe)
     assert np.abs(strip[:, columns] - expected[:, : len(columns)]).max() < 0.01
     if len(padded) % recipe.hop_samples:
         # Up to the inner frames of the last regular segment: at most a segment's hop before the end.
@@ -50,7 +41,7 @@ def test_windows_of_any_length_on_the_grid(length_s, hop_s, recipe):
     strip = LogMel(recipe).strip(samples)
     index = window_index(n_samples, recipe, length_s=length_s, hop_s=hop_s)
     length, hop = round(length_s * 100), round(hop_s * 100)
-    expected = by_librosa(samples, recipe)
+    expected = production_mel(samples, recipe)
     assert index.shape[1] == length + 1
     assert len(index) == (len(whole_track_columns(n_samples, recipe)) - length - 1) // hop + 1
     for window, columns in enumerate(index[:: max(1, len(index) // 5)]):
@@ -62,7 +53,7 @@ def test_inner_frames_are_those_of_the_window_alone(recipe):
     samples = np.random.default_rng(2).uniform(-0.5, 0.5, 15 * RATE).astype(np.float32)
     strip = LogMel(recipe).strip(samples)
     index = window_index(len(samples), recipe, length_s=5.0, hop_s=2.5)
-    alone = by_librosa(samples[120_000:360_000], recipe)  # the second window
+    alone = production_mel(samples[120_000:360_000], recipe)  # the second window
     edge = recipe.edge_frames
     difference = np.abs(strip[:, index[1]] - alone)
     assert difference[:, edge:-edge].max() < 0.01

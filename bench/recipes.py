@@ -99,6 +99,7 @@ RECIPES = (
     Recipe("segment-both", SEGMENT | {"loss.targets": "both"}),
     Recipe("segment-bank-long", SEGMENT | BANK | {"training.epochs": 160}),
     Recipe("segment-bank-k2", SEGMENT | BANK | B16 | {"training.epochs": 132, "training.segments_per_track": 2}),
+    Recipe("segment-bank-k2-long", SEGMENT | BANK | B16 | {"training.epochs": 320, "training.segments_per_track": 2}),
     Recipe("track-original-long", TRACK | {"loss.preset": "original", "training.epochs": 60}),
     Recipe("track-rate-1e-4", TRACK | {"training.learning_rate": 1e-4}),
     # The students' race: the same steps over the same batches.

@@ -103,8 +103,9 @@ def embed(
             written, segments = written + 1, segments + outcome.n_segments
         if not written:
             raise click.ClickException(f"none of {len(paths)} files gives a vector; {out} is not written")
+    without = len(paths) - written
     click.echo(
-        f"embed: wrote {written} vectors of {segments} segments to {out}; {len(paths) - written} files without a vector"
+        f"embed: wrote {written} vectors of {segments} segments to {out}; files without a vector: {without or 'none'}"
     )
 
 

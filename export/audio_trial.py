@@ -20,6 +20,7 @@ from student_clap.export.session import StudentSession, pool
 from student_clap.featurize.decode import DecodeError, decode
 from student_clap.featurize.mel import LogMel
 from student_clap.store import Recipe
+from student_clap.train import metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,8 +104,8 @@ def compare_to(reference: Path, samples: Array, configured: Recipe, trial: Trial
     log_mel = LogMel(mel.recipe)
     # others: [segment, 512]
     others = model.embed_inputs(mel.feed(samples, log_mel))
-    segments = _cosines(trial.segments, others)
-    track = _cosines(trial.vector[None], pool(others)[None])
+    segments = metrics.cosines(trial.segments, others)
+    track = metrics.cosines(trial.vector[None], pool(others)[None])
     return Likeness(float(track[0]), float(segments.min()), mel.source)
 
 
@@ -128,9 +129,3 @@ class _Torch:
 
         with torch.inference_mode():
             return np.concatenate([self._student(torch.from_numpy(mel_db)).numpy() for mel_db in inputs])
-
-
-def _cosines(ours: Array, theirs: Array) -> npt.NDArray[np.float64]:
-    """[row, 512] x [row, 512] -> [row]."""
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return np.asarray(np.sum(ours.astype(np.float64) * theirs, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from student_clap.config.cores import available_cores
 from student_clap.config.options import config_options
 from student_clap.config.schema import Config
 
@@ -24,7 +25,6 @@ def bench(config: Config, model: Path, against: tuple[Path, ...], rounds: int, o
     Any ONNX that hears a mel or 48 kHz samples. Ratios are to MODEL: 2 takes twice as long.
     """
     import json
-    import os
     from datetime import UTC, datetime
 
     import onnxruntime
@@ -38,7 +38,7 @@ def bench(config: Config, model: Path, against: tuple[Path, ...], rounds: int, o
     if out is not None and (fault := why_not_written(out)):
         raise click.ClickException(f"{fault}: --out")
     models = [model, *against]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     with tqdm(desc="bench", total=len(THREADS) * (LOADS + 1), disable=None) as bar:
         records = compare_models(models, Recipe.from_config(config.audio), rounds=rounds, advance=bar.update)
     machine = {"processor": processor(), "cores": cores, "onnxruntime": onnxruntime.__version__}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.cores import available_cores
 from student_clap.export.app_mel import AppMel
 from student_clap.export.in_order import in_order
 from student_clap.export.session import StudentSession, pool
@@ -116,7 +117,7 @@ def embed_files(
 
 def default_threads() -> int:
     """One per core, within what memory bears."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return min(MAX_THREADS, cores)
 
 

@@ -7,9 +7,7 @@ Cost: decoding and one student run per segment; a few tracks at a time, each on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +16,14 @@ import numpy.typing as npt
 
 from student_clap.export.contract import Shape
 from student_clap.export.embedding import hear
+from student_clap.export.file_batch import default_threads
+from student_clap.export.in_order import in_order
 from student_clap.export.session import StudentSession, pool
 from student_clap.featurize.decode import DecodeError
 from student_clap.featurize.mel import LogMel
 from student_clap.store import Features
 from student_clap.store.errors import StoreError
 
-# Each track in flight holds its samples, strip and segments: up to 0.3 GB for ten minutes.
-MAX_THREADS = 8
 # A frame none of whose bands is louder is one that nobody hears.
 QUIET_DB = -50.0
 
@@ -84,13 +82,13 @@ def embed_tracks(
     """
     log_mel = LogMel(features.recipe)
 
-    def embed(row: int, source: Source) -> Outcome:
+    def embed(item: tuple[int, Source]) -> Outcome:
+        row, source = item
         outcome = _embed(row, source, session, features, log_mel, shape, None if from_store else cache_dir)
         advance()
         return outcome
 
-    with ThreadPoolExecutor(min(MAX_THREADS, _cores())) as pool:
-        return list(pool.map(embed, rows, sources))
+    return list(in_order(embed, zip(rows, sources, strict=True), threads=default_threads()))
 
 
 def _embed(
@@ -136,7 +134,3 @@ def _outcome(
         clipped_share=clipped_share,
         from_store=clipped_share is None,
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -91,7 +91,7 @@ def ndcgs(found: Scores, wanted: Scores, ks: Sequence[int]) -> dict[int, Scores]
 
 def first_shared(found: Scores, wanted: Scores, k: int) -> Scores:
     """[row] share of the `k` first by `found` among the `k` first by `wanted`; both [row, track], finite."""
-    return metrics.shared_share(found, wanted, _kth(found, k), _kth(wanted, k), k)
+    return metrics.shared_share(found, wanted, metrics.kth_largest(found, k), metrics.kth_largest(wanted, k), k)
 
 
 def average_ranks(values: Scores) -> Scores:
@@ -144,7 +144,7 @@ def kendall_of_first(found: Scores, wanted: Scores, k: int) -> Scores:
     tau = np.full(len(found), np.nan)
     if k < _FEWEST_TO_RANK:
         return tau
-    inside = wanted >= _kth(wanted, k) - TIE
+    inside = wanted >= metrics.kth_largest(wanted, k) - TIE
     sizes = inside.sum(axis=1)
     for size in np.unique(sizes[sizes <= 2 * k]).tolist():
         rows = sizes == size
@@ -200,9 +200,3 @@ def _groups(artists: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array(
         [numbers.setdefault(artist or f"\0{index}", len(numbers)) for index, artist in enumerate(artists)], np.int64
     )
-
-
-def _kth(values: Scores, k: int) -> Scores:
-    """[row, 1] the k-th largest of each row."""
-    n = values.shape[1]
-    return np.asarray(np.partition(values, n - k, axis=1)[:, n - k, None])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from student_clap.config.cores import available_cores
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.stop import children_ignore_interrupts
 
@@ -152,11 +152,6 @@ def local_cluster(
         client = stack.enter_context(Client(cluster))
         dashboard = cluster.dashboard_link if has_dashboard else ""
         yield Cluster(client, str(cluster.scheduler_address), dashboard, workers=workers)
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _running(client: Client, address: str, config: FeaturizeConfig, hint: str) -> Cluster:

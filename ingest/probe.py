@@ -18,7 +18,6 @@ two hops are tried; the corpus teacher takes 15 s of one core for four minutes o
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from student_clap.config.cores import available_cores
 from student_clap.config.schema import Config
 from student_clap.featurize.decode import DecodeError, decode
 from student_clap.ingest.cache import AudioCache
@@ -87,7 +87,7 @@ def report(config: Config, model: Path, n_tracks: int, server_name: str | None =
         TeacherError: the model cannot be used.
         VectorSourceError: there are no vectors to compare with.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     n_workers = min(cores, n_tracks, 8)
     teacher = Teacher(model, hop_samples=declared_hop(config), threads=max(1, cores // n_workers))
     server_id, parts, where = _candidates(config, n_tracks, server_name)

@@ -25,6 +25,7 @@ from typing import Self
 
 import numpy as np
 
+from student_clap.config.cores import available_cores
 from student_clap.config.schema import Config
 from student_clap.featurize.decode import DecodeError, decode
 from student_clap.ingest.container import HEAD_BYTES, NotAudioError, audio_extension
@@ -63,7 +64,7 @@ class TeacherFolder:
         if config.teacher.model is None:
             raise VectorSourceError("teacher.model is not set; ingest.vectors: teacher needs the teacher's ONNX")
         self._folder = config.folder.path.absolute()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         self._n_workers = min(cores, _MOST_TRACKS_AT_ONCE)
         self._teacher = Teacher(
             config.teacher.model, hop_samples=declared_hop(config), threads=max(1, cores // self._n_workers)

@@ -117,7 +117,7 @@ def neighbour_overlap(student: Vectors, teacher: Vectors, k: int) -> Scores:
     _check_k(k, len(teacher))
     overlap = np.empty(len(teacher))
     for rows, found, wanted in similarity_blocks(student, teacher):
-        overlap[rows] = shared_share(found, wanted, _kth_largest(found, k), _kth_largest(wanted, k), k)
+        overlap[rows] = shared_share(found, wanted, kth_largest(found, k), kth_largest(wanted, k), k)
     return overlap
 
 
@@ -224,7 +224,7 @@ def similarity_blocks(student: Vectors, teacher: Vectors) -> Iterator[tuple[slic
         yield rows, found, wanted
 
 
-def _kth_largest(similarity: Scores, k: int) -> Scores:
+def kth_largest(similarity: Scores, k: int) -> Scores:
     """[row, 1] the k-th largest of each row."""
     n = similarity.shape[1]
     return np.asarray(np.partition(similarity, n - k, axis=1)[:, n - k, None])

@@ -23,9 +23,9 @@ import numpy as np
 from loopback.stages import StageCost, StageError, configure, run_stage
 from loopback.teacher import TEACHER_NAME
 from loopback.world import LoopbackWorld, WorldTrack
-from student_clap.config.atomic import write_text_atomically
-from student_clap.config.cores import available_cores
 from student_clap.config.load import load_config
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.machine import available_cores
 from student_clap.store import FeatureStore, Recipe
 
 HERE = Path(__file__).resolve().parent

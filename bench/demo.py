@@ -28,7 +28,7 @@ from loopback.library import folder_tracks, own_tunes, with_vectors
 from loopback.stages import StageError, configure, run_stage
 from loopback.teacher import TEACHER_NAME, TeacherOnnx
 from loopback.world import LoopbackWorld, WorldTrack
-from student_clap.ingest.teacher import TeacherError
+from student_clap.featurize.teacher.model import TeacherError
 
 TEACHER = Path(__file__).resolve().parent / "corpus" / "teacher.onnx"
 STAGES = ("ingest", "ingest --verify", "featurize", "train --run {}", "export --run {}", "evaluate --run {}")

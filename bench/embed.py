@@ -26,16 +26,16 @@ import soundfile
 from threadpoolctl import threadpool_limits
 
 from loopback.production import production_mel
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.system import processor
 from student_clap.config.schema import AudioConfig
-from student_clap.export.app_mel import AppMel, mel_of
-from student_clap.export.file_batch import default_threads, embed_files
-from student_clap.export.session import StudentSession, pool
-from student_clap.export.system import processor
-from student_clap.featurize.decode import decode
-from student_clap.featurize.mel import LogMel
+from student_clap.export.model.file_batch import default_threads, embed_files
+from student_clap.export.model.inputs import AppMel, mel_of
+from student_clap.export.model.session import StudentSession, pool
+from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import Recipe
-from student_clap.store.segments import segment_starts
+from student_clap.store.layout.segments import segment_starts
 
 HERE = Path(__file__).resolve().parent
 Vector = npt.NDArray[np.float32]

@@ -23,12 +23,12 @@ import librosa
 import numpy as np
 
 from loopback.production import production_mel
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
-from student_clap.featurize.decode import decode
-from student_clap.featurize.mel import LogMel
+from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import FeatureStore, Recipe, Track, frame_index
-from student_clap.store.segments import segment_starts
+from student_clap.store.layout.segments import segment_starts
 
 HERE = Path(__file__).resolve().parent
 

@@ -25,7 +25,7 @@ import yaml
 
 from loopback.postgres import Database, running_postgres
 from loopback.schema import MAIN_SERVER, create_schema
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.store import FeatureStore, State
 
 HERE = Path(__file__).resolve().parent

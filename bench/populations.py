@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.atomic import write_text_atomically
-from student_clap.export.session import StudentSession
-from student_clap.ingest.populations import LEAST_ROWS, splits
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.export.model.session import StudentSession
+from student_clap.ingest.reports.populations import LEAST_ROWS, splits
 from student_clap.store import FeatureStore
 
 HERE = Path(__file__).resolve().parent

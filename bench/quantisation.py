@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
-from student_clap.export.embedding import file_segments
-from student_clap.export.session import StudentSession, pool
-from student_clap.featurize.mel import LogMel
+from student_clap.export.model.embedding import file_segments
+from student_clap.export.model.session import StudentSession, pool
+from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import Recipe
-from student_clap.store.quantise import dequantise, quantise
+from student_clap.store.layout.codes import dequantise, quantise
 
 HERE = Path(__file__).resolve().parent
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.yaml12 import dump_yaml
 
 HERE = Path(__file__).resolve().parent

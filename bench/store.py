@@ -22,10 +22,10 @@ import numpy as np
 import zarr
 from numcodecs import Blosc, Zstd, blosc
 
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
 from student_clap.store import Features, FeatureStore, Recipe, State, Track, frame_index
-from student_clap.store.shard import ShardFormat
+from student_clap.store.arrays.shard import ShardFormat
 
 HERE = Path(__file__).resolve().parent
 MILLION = 1_000_000

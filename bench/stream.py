@@ -27,17 +27,17 @@ import torch
 
 from stream_formats import format_parts, write_formats
 from stream_subject import SEED, Figures, Part, Subject, cut_store, drain
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.malloc import keep_freed_memory
 from student_clap.config.schema import AugmentationConfig, LossConfig, ModelConfig, TrainingConfig
 from student_clap.store import FeatureStore
-from student_clap.train.batches import Batch
-from student_clap.train.heap import keep_freed_memory
-from student_clap.train.mel_statistics import band_statistics
-from student_clap.train.objective import Objective
-from student_clap.train.ranks import Ranks
-from student_clap.train.step import Step
-from student_clap.train.stream import BatchStream
-from student_clap.train.students import build_student
+from student_clap.train.data.batches import Batch
+from student_clap.train.data.mel_statistics import band_statistics
+from student_clap.train.data.stream import BatchStream
+from student_clap.train.loop.distributed import Ranks
+from student_clap.train.loop.loss import Objective
+from student_clap.train.loop.step import Step
+from student_clap.train.students.registry import build_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stream.json"
 _CACHED_BATCHES = 4

@@ -22,11 +22,11 @@ import torch
 from loopback.rivals import read_sqlite, read_tars, segment_key, write_sqlite, write_tars
 from stream_subject import SEED, Figures, Part, Subject, drain
 from student_clap.store import FeatureStore, Recipe, State, Track, frame_index
-from student_clap.store.quantise import dequantise, quantise
-from student_clap.store.segments import segment_starts
-from student_clap.train.batches import Batch, make_segments
-from student_clap.train.order import uniform
-from student_clap.train.stream import BatchStream
+from student_clap.store.layout.codes import dequantise, quantise
+from student_clap.store.layout.segments import segment_starts
+from student_clap.train.data.batches import Batch, make_segments
+from student_clap.train.data.order import uniform
+from student_clap.train.data.stream import BatchStream
 
 _COPIES = 4
 

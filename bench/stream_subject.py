@@ -17,10 +17,10 @@ import torch
 
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.segments import segment_starts
-from student_clap.train.batches import Batch, BatchRequest, TrackReader, requests_for
-from student_clap.train.order import epoch_order
-from student_clap.train.stream import BatchStream
+from student_clap.store.layout.segments import segment_starts
+from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, requests_for
+from student_clap.train.data.order import epoch_order
+from student_clap.train.data.stream import BatchStream
 
 SEED = 0
 _EPOCHS_AT_ONCE = 100  # of requests handed to the loader

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.malloc import keep_freed_memory
 from student_clap.config.schema import AudioConfig, ModelConfig
-from student_clap.export.onnx_writer import serialise, trace
-from student_clap.export.session import StudentSession
+from student_clap.export.graph.writer import serialise, trace
+from student_clap.export.model.session import StudentSession
 from student_clap.store import Recipe
-from student_clap.train.heap import keep_freed_memory
-from student_clap.train.student import Student, count_parameters
-from student_clap.train.students import STUDENTS, build_student
+from student_clap.train.students.registry import STUDENTS, build_student
+from student_clap.train.students.student import Student, count_parameters
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b1", "mobile-10")

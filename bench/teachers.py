@@ -35,14 +35,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from student_clap.config.atomic import write_text_atomically
 from student_clap.config.presets import MEL_PRESETS
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.system import processor
 from student_clap.config.schema import EMBEDDING_DIM, AudioConfig, ModelConfig
-from student_clap.export.onnx_writer import serialise, trace
-from student_clap.export.session import INPUT_NAME, StudentSession
-from student_clap.export.system import processor
+from student_clap.export.graph.writer import serialise, trace
+from student_clap.export.model.session import INPUT_NAME, StudentSession
 from student_clap.store import Recipe
-from student_clap.train.students import STUDENTS, build_student
+from student_clap.train.students.registry import STUDENTS, build_student
 from teachers_edgenext import FusionLike
 
 HERE = Path(__file__).resolve().parent

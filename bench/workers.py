@@ -21,11 +21,11 @@ import numpy as np
 import psutil
 import soundfile
 
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
-from student_clap.featurize.cluster import Cluster, local_cluster
+from student_clap.featurize.cluster.open import Cluster, local_cluster
+from student_clap.featurize.cluster.task import Job, Outcome
 from student_clap.featurize.driver import Totals, run
-from student_clap.featurize.task import Job, Outcome
 from student_clap.store import FeatureStore, Recipe, Track
 
 RESULTS = Path(__file__).resolve().parent / "results" / "workers.json"

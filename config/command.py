@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.atomic import write_text_atomically
 from student_clap.config.load import masked
 from student_clap.config.options import config_options
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 

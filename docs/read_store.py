@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from student_clap.config.schema import AudioConfig
 from student_clap.store import Features, FeatureStore, Recipe
-from student_clap.store.quantise import dequantise
+from student_clap.store.layout.codes import dequantise
 
 Array = npt.NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.cores import available_cores
 from student_clap.config.options import config_options
+from student_clap.config.runtime.machine import available_cores
 from student_clap.config.schema import Config
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -30,9 +30,9 @@ def bench(config: Config, model: Path, against: tuple[Path, ...], rounds: int, o
     import onnxruntime
     from tqdm import tqdm
 
-    from student_clap.config.atomic import write_text_atomically
-    from student_clap.export.model_bench import LOADS, THREADS, compare_models, table
-    from student_clap.export.system import processor, why_not_written
+    from student_clap.config.runtime.files import write_text_atomically
+    from student_clap.config.runtime.system import processor, why_not_written
+    from student_clap.export.bench.compare import LOADS, THREADS, compare_models, table
     from student_clap.store import Recipe
 
     if out is not None and (fault := why_not_written(out)):

@@ -12,7 +12,7 @@ from student_clap.config.options import config_options
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
-    from student_clap.export.contract import Clause
+    from student_clap.export.model.contract import Clause
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _TRIED_SEGMENTS = 4  # of --audio, for the contract
@@ -30,8 +30,8 @@ def check(config: Config, model: Path, audio: Path | None, reference: Path | Non
 
     The exit code is 1 when a clause fails.
     """
-    from student_clap.export.app_mel import judge, mel_of
-    from student_clap.export.audio_trial import audio_samples, compare_to, segments_of, try_samples
+    from student_clap.export.model.audio_trial import audio_samples, compare_to, segments_of, try_samples
+    from student_clap.export.model.inputs import judge, mel_of
     from student_clap.store import Recipe
 
     if reference is not None and audio is None:
@@ -73,14 +73,14 @@ def embed(
     """Turn audio FILES, or folders of them, into track vectors as AudioMuse-AI would with MODEL."""
     from tqdm import tqdm
 
-    from student_clap.export.app_mel import mel_of
-    from student_clap.export.file_batch import audio_files, default_threads, embed_files
-    from student_clap.export.onnx_metadata import vectors_metadata
-    from student_clap.export.run_folder import RunFolder
-    from student_clap.export.session import StudentSession
-    from student_clap.export.vector_file import check_vector_file, vector_file
+    from student_clap.export.model.file_batch import audio_files, default_threads, embed_files
+    from student_clap.export.model.inputs import mel_of
+    from student_clap.export.model.metadata import vectors_metadata
+    from student_clap.export.model.session import StudentSession
+    from student_clap.export.model.vector_file import check_vector_file, vector_file
     from student_clap.store import Recipe
-    from student_clap.train.run import run_directory
+    from student_clap.train.runs.directory import run_directory
+    from student_clap.train.runs.reader import RunFolder
 
     check_vector_file(out)
     model = model or RunFolder(run_directory(config, run_name)).student_onnx

@@ -13,7 +13,7 @@ from student_clap.config.options import config_options
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
-    from student_clap.export.run_folder import RunFolder
+    from student_clap.train.runs.reader import RunFolder
 
 _BENCH_ROUNDS = 10  # of a segment by each model, for evaluate's --against
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -58,16 +58,16 @@ def export(
 
     The file is written only if it meets every clause of the drop-in contract and answers as torch does.
     """
-    from student_clap.export.batch_axis import write_batch_student
-    from student_clap.export.folding import operator_table
-    from student_clap.export.onnx_writer import build_student, check_clap_recipe, write_student
-    from student_clap.export.parity import real_segments
-    from student_clap.export.quantise_writer import write_quantised
-    from student_clap.export.run_folder import RunFolder, held_out_rows
-    from student_clap.export.sampling import draw_samples
-    from student_clap.export.waveform import real_pieces, write_waveform_student
+    from student_clap.export.graph.batch_axis import write_batch_student
+    from student_clap.export.graph.folding import operator_table
+    from student_clap.export.graph.parity import real_segments
+    from student_clap.export.graph.quantise import write_quantised
+    from student_clap.export.graph.sampling import draw_samples
+    from student_clap.export.graph.waveform import real_pieces, write_waveform_student
+    from student_clap.export.graph.writer import build_student, check_clap_recipe, write_student
     from student_clap.store import FeatureStore
-    from student_clap.train.checkpoint import load_student
+    from student_clap.train.runs.checkpoint import load_student
+    from student_clap.train.runs.reader import RunFolder, held_out_rows
 
     forms = {"--dynamic-batch": dynamic_batch, "--waveform": waveform, "--layout clap": layout == "clap"}
     given = [name for name, wanted in {**forms, "--quantize": quantize}.items() if wanted]
@@ -166,13 +166,13 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from student_clap.config.atomic import write_text_atomically
-    from student_clap.export.evaluation import check_recipe, evaluate_model
-    from student_clap.export.model_bench import compare_models
-    from student_clap.export.onnx_metadata import METADATA_PREFIX
-    from student_clap.export.report import render_report
-    from student_clap.export.session import StudentSession
-    from student_clap.export.text_encoder import collect_queries
+    from student_clap.config.runtime.files import write_text_atomically
+    from student_clap.export.bench.compare import compare_models
+    from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model
+    from student_clap.export.evaluate.text_encoder import collect_queries
+    from student_clap.export.model.metadata import METADATA_PREFIX
+    from student_clap.export.model.session import StudentSession
+    from student_clap.export.report.page import render_report
     from student_clap.store import FeatureStore, Recipe
 
     run = _run(config, run_name)
@@ -216,8 +216,8 @@ def evaluate(
 
 
 def _run(config: Config, run_name: str | None) -> RunFolder:
-    from student_clap.export.run_folder import RunFolder
-    from student_clap.train.run import run_directory
+    from student_clap.train.runs.directory import run_directory
+    from student_clap.train.runs.reader import RunFolder
 
     return RunFolder(run_directory(config, run_name))
 
@@ -233,7 +233,7 @@ def _checkpoint(run: RunFolder, given: Path | None) -> Path:
 
 
 def _closing_line(record: dict[str, Any], page: Path) -> str:
-    from student_clap.export.verdict import key_figures
+    from student_clap.export.report.verdict import key_figures
 
     cosine, _, overlap, *_ = key_figures(record)
     left_out, stored = len(record["left_out"]), record["n_from_store"]

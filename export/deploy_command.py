@@ -11,8 +11,8 @@ from student_clap.config.options import config_options
 from student_clap.config.schema import AudioConfig, Config
 
 if TYPE_CHECKING:
-    from student_clap.export.app_mel import AppMel
-    from student_clap.export.deployment import Swap
+    from student_clap.export.app.deployment import Swap
+    from student_clap.export.model.inputs import AppMel
 
 _TO = click.option(
     "--to",
@@ -33,10 +33,10 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
 
     What stood there stays beside it under a name with the time; `rollback` brings it back.
     """
-    from student_clap.export import deployment
-    from student_clap.export.app_mel import judge, mel_of
-    from student_clap.export.contract import failures
-    from student_clap.export.evaluated import mixed_library
+    from student_clap.export.app import deployment
+    from student_clap.export.app.evaluated import mixed_library
+    from student_clap.export.model.contract import failures
+    from student_clap.export.model.inputs import judge, mel_of
     from student_clap.store import Recipe
 
     mel = mel_of(model, Recipe.from_config(config.audio))
@@ -66,9 +66,9 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
 
     A second call changes nothing.
     """
-    from student_clap.export import deployment
-    from student_clap.export.app_mel import mel_of
-    from student_clap.export.session import ModelError
+    from student_clap.export.app import deployment
+    from student_clap.export.model.inputs import mel_of
+    from student_clap.export.model.session import ModelError
     from student_clap.store import Recipe
 
     name = deployment.choose_kept_name(directory, name, kept_name)
@@ -92,7 +92,7 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
 
 def _print_settings(mel: AppMel, name: str) -> None:
     """What to set in the app, one variable a line."""
-    from student_clap.export.app_mel import DEFAULT_NAME, MODEL_FOLDER
+    from student_clap.export.model.inputs import DEFAULT_NAME, MODEL_FOLDER
 
     if mel.waveform:
         click.echo("This model hears samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")

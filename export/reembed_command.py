@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from student_clap.export.clap_table import Outcome
-    from student_clap.export.reembed_stage import Settings
+    from student_clap.export.app.clap_table import Outcome
+    from student_clap.export.app.reembed import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _AFTERWARDS = """\
@@ -78,9 +78,9 @@ def reembed(
         raise click.UsageError("--overwrite and --any-database are for --restore")
     if (server is not None or dumps is not None or yes) and not write_database:
         raise click.UsageError("--server, --dumps and --yes are for --write-database")
-    from student_clap.export.reembed_stage import Settings
-    from student_clap.export.run_folder import RunFolder
-    from student_clap.train.run import run_directory
+    from student_clap.export.app.reembed import Settings
+    from student_clap.train.runs.directory import run_directory
+    from student_clap.train.runs.reader import RunFolder
 
     if write_database:
         config = _with_database()
@@ -90,11 +90,11 @@ def reembed(
 
 
 def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str], bool], *, write: bool) -> None:
-    from student_clap.export import reembed_stage as stage
-    from student_clap.export.app_mel import mel_of
-    from student_clap.export.clap_table import Outcome
-    from student_clap.export.library_file import check_library_file
-    from student_clap.export.replacement import Declined
+    from student_clap.export.app import reembed as stage
+    from student_clap.export.app.clap_table import Outcome
+    from student_clap.export.app.library_file import check_library_file
+    from student_clap.export.app.replacement import Declined
+    from student_clap.export.model.inputs import mel_of
     from student_clap.store import Recipe
 
     check_library_file(settings.out)
@@ -138,8 +138,8 @@ def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str
 
 
 def _restore(config: Config, given: Path, ask: Callable[[str], bool], *, overwrite: bool, any_database: bool) -> None:
-    from student_clap.export import reembed_stage as stage
-    from student_clap.export.clap_table import Outcome
+    from student_clap.export.app import reembed as stage
+    from student_clap.export.app.clap_table import Outcome
 
     done = stage.restore(config, given, ask, overwrite=overwrite, any_database=any_database)
     if done is None:
@@ -160,7 +160,7 @@ def _restore(config: Config, given: Path, ask: Callable[[str], bool], *, overwri
 
 
 def _left(outcomes: Counter[Outcome]) -> str:
-    from student_clap.export.clap_table import Outcome
+    from student_clap.export.app.clap_table import Outcome
 
     return f"{outcomes[Outcome.OTHER]} left because they hold something else, {outcomes[Outcome.GONE]} items gone"
 

@@ -35,13 +35,13 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
 
     from tqdm import tqdm
 
-    from student_clap.featurize.cluster import ClusterError, dask_cluster
+    from student_clap.config.runtime.signals import Stopped, stoppable
+    from student_clap.featurize.cluster.open import ClusterError, dask_cluster
+    from student_clap.featurize.cluster.task import Outcome
     from student_clap.featurize.driver import Totals, plan, run
-    from student_clap.featurize.stop import Stopped, stoppable
     from student_clap.featurize.summary import closing_line
-    from student_clap.featurize.task import Outcome
     from student_clap.store import FeatureStore, Recipe
-    from student_clap.store.errors import StoreError
+    from student_clap.store.storage.errors import StoreError
 
     settings = _settings(config.featurize, {k: v for k, v in places.items() if v is not None})
     recipe = Recipe.from_config(config.audio)

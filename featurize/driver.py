@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from student_clap.featurize.cluster import Cluster
-from student_clap.featurize.flow import Flow
-from student_clap.featurize.task import Job, Outcome, Site
+from student_clap.featurize.cluster.open import Cluster
+from student_clap.featurize.cluster.scheduling import Flow
+from student_clap.featurize.cluster.task import Job, Outcome, Site
+from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
+from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.features import FAILED, NOT_MADE, Features
-from student_clap.store.place import place_of
-from student_clap.store.recipe import Recipe
-from student_clap.store.tracks import State
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.storage.base import place_of
 
 _MARK_EVERY_S = 2.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from student_clap.featurize.driver import Plan, Totals
-from student_clap.store.features import Features
+from student_clap.store.arrays.features import Features
 
 
 def closing_line(found: Plan, totals: Totals, features: Features, fetch: str, stopped_by: str = "") -> str:

@@ -95,11 +95,11 @@ def ingest(
     if verify and probe_model is not None:
         raise click.UsageError("--verify and --probe are two reports; ask for one at a time")
     if verify:
-        from student_clap.ingest.verify import report
+        from student_clap.ingest.reports.inventory import report
 
         click.echo(report(config, all_failures=all_failures))
         return
-    from student_clap.ingest.path_map import parse_maps
+    from student_clap.ingest.sources.path_map import parse_maps
     from student_clap.store import FeatureStore
 
     # Only now is it known which sections must have their variables set: --verify needs none.
@@ -117,7 +117,7 @@ def ingest(
     config = _with_options(config, maps, max_cache)
     parse_maps(config.ingest.map)  # a malformed one is told now, not after the vectors
     if probe_model is not None:
-        from student_clap.ingest.probe import report as probe
+        from student_clap.ingest.reports.probe import report as probe
 
         click.echo(probe(config, probe_model, probe_tracks, server_name))
         return

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError
 
 from student_clap.config.schema import Config, LyrionConfig, MediaServerConfig, PlexConfig, Section, SubsonicConfig
-from student_clap.ingest.database import DatabaseError, open_database
-from student_clap.ingest.vector_source import MusicServer
+from student_clap.ingest.vectors.base import MusicServer
+from student_clap.ingest.vectors.database import DatabaseError, open_database
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from tqdm import tqdm
 
 from student_clap.config.schema import Config
-from student_clap.ingest.audio import fetch_audio
-from student_clap.ingest.catalogue import BATCH_ROWS, Catalogue
-from student_clap.ingest.file_paths import FilePaths
-from student_clap.ingest.populations import populations_warning
-from student_clap.ingest.progress import logs_beside_bar
-from student_clap.ingest.summary import Summary
-from student_clap.ingest.vector_source import VectorSource, VectorSourceError, open_vector_source
+from student_clap.ingest.fetch.progress import logs_beside_bar
+from student_clap.ingest.fetch.stage import fetch_audio
+from student_clap.ingest.reports.populations import populations_warning
+from student_clap.ingest.reports.summary import Summary
+from student_clap.ingest.rows.catalogue import BATCH_ROWS, Catalogue
+from student_clap.ingest.rows.file_paths import FilePaths
+from student_clap.ingest.vectors.base import VectorSource, VectorSourceError, open_vector_source
 from student_clap.store import FeatureStore
 
 logger = logging.getLogger(__name__)

@@ -125,7 +125,7 @@ def _extent(*, deep: bool) -> str:
 
 def _track_ids(path: str) -> list[str]:
     from student_clap.store import FeatureStore
-    from student_clap.store.errors import CorruptColumnError
+    from student_clap.store.storage.errors import CorruptColumnError
 
     try:
         with FeatureStore.open(path) as opened:

@@ -20,10 +20,9 @@ import numpy.typing as npt
 import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store import segment_vectors
-from student_clap.store.errors import CorruptColumnError, CorruptMetadataError, RecipeMismatchError, StoreError
-from student_clap.store.features import NOT_MADE, Features, create_features
-from student_clap.store.metadata import (
+from student_clap.store.arrays import segment_vectors
+from student_clap.store.arrays.features import NOT_MADE, Features, create_features
+from student_clap.store.arrays.metadata import (
     Document,
     as_files,
     describe,
@@ -33,9 +32,7 @@ from student_clap.store.metadata import (
     set_rows,
     write_document,
 )
-from student_clap.store.place import Lock, Place, Somewhere, place_of
-from student_clap.store.recipe import Recipe
-from student_clap.store.tracks import (
+from student_clap.store.arrays.tracks import (
     STRING_COLUMNS,
     TABLE_COLUMNS,
     State,
@@ -48,6 +45,9 @@ from student_clap.store.tracks import (
     read_strings,
     update_column,
 )
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.storage.base import Lock, Place, Somewhere, place_of
+from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError, RecipeMismatchError, StoreError
 
 FORMAT = "student-clap-features"
 FORMAT_VERSION = 1

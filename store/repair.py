@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 
-from student_clap.store import segment_vectors
-from student_clap.store.errors import CorruptMetadataError
+from student_clap.store.arrays import segment_vectors
+from student_clap.store.arrays.features import NOT_MADE, feature_arrays
+from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
+from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
+from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore, member_folders
-from student_clap.store.features import NOT_MADE, feature_arrays
-from student_clap.store.metadata import Document, describe, is_sealed, read_document, write_document
-from student_clap.store.place import Place, Somewhere, place_of
-from student_clap.store.recipe import Recipe
-from student_clap.store.shard import SUPPORTED, ShardFormat
-from student_clap.store.tracks import TABLE_COLUMNS, State, create_table
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.errors import CorruptMetadataError
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
 _IDENTITY = ("track_id", "server_id")

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from student_clap.config.atomic import atomic_file
+from student_clap.config.runtime.files import atomic_file
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.durable import writing
-from student_clap.store.errors import StoreError
+from student_clap.store.arrays.tracks import STRING_COLUMNS, State
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.recipe import Recipe
-from student_clap.store.segments import segment_starts
-from student_clap.store.tracks import STRING_COLUMNS, State
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import segment_starts
+from student_clap.store.storage.durable import writing
+from student_clap.store.storage.errors import StoreError
 
 _BATCH_ROWS = 4096
 _FAILURE_COLUMNS = ("row", "server_id", "track_id", "artist", "title", "state", "stage", "error")

@@ -16,13 +16,18 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.store import segment_vectors
-from student_clap.store.errors import CorruptColumnError, CorruptMetadataError, CorruptShardError, MissingFeaturesError
+from student_clap.store.arrays import segment_vectors
+from student_clap.store.arrays.features import FAILED, Features
+from student_clap.store.arrays.metadata import is_sealed, read_document
+from student_clap.store.arrays.tracks import State, absent_chunks, chunk_spans, read_column
 from student_clap.store.feature_store import FeatureStore, member_folders
-from student_clap.store.features import FAILED, Features
-from student_clap.store.metadata import is_sealed, read_document
-from student_clap.store.place import Place, Somewhere, place_of
-from student_clap.store.tracks import State, absent_chunks, chunk_spans, read_column
+from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.errors import (
+    CorruptColumnError,
+    CorruptMetadataError,
+    CorruptShardError,
+    MissingFeaturesError,
+)
 
 Kind = Literal[
     "damaged metadata",

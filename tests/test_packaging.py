@@ -39,11 +39,8 @@ def test_the_wheel_holds_one_import_name_and_all_of_it(wheel: Path) -> None:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"student_clap"}
     for folder in FOLDERS:
-        ours = {f"student_clap/{folder}/{p.name}" for p in (ROOT / folder).glob("*.py")}
-        assert ours <= set(names)
-        assert f"student_clap/{folder}/py.typed" in names
-        templates = {f"student_clap/{folder}/templates/{p.name}" for p in (ROOT / folder / "templates").glob("*")}
-        assert templates <= set(names)
+        ours = {path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        assert {f"student_clap/{path.relative_to(ROOT)}" for path in ours} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

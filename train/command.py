@@ -19,9 +19,9 @@ def train(config: Config, run_name: str | None) -> None:
     Goes on where the run was left, if it was begun with the same configuration. Several GPUs: torchrun
     --nproc-per-node N -m student_clap.train -- [OPTIONS].
     """
-    from student_clap.train.loop import Interrupted
-    from student_clap.train.ranks import join_ranks
-    from student_clap.train.session import describe, open_display, open_stream, open_trainer, summarise
+    from student_clap.train.loop.distributed import join_ranks
+    from student_clap.train.loop.loop import Interrupted
+    from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, summarise
 
     with join_ranks(config.training.device) as ranks, open_trainer(config, run_name, ranks) as trainer:
         if not trainer.finished:

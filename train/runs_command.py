@@ -11,8 +11,8 @@ import click
 
 from student_clap.config.options import config_options
 from student_clap.config.schema import Config
-from student_clap.train.run_row import RunRow, read_runs
-from student_clap.train.run_table import COLUMNS, differences, format_differences, format_runs, sort_runs
+from student_clap.train.runs.row import RunRow, read_runs
+from student_clap.train.runs.table import COLUMNS, differences, format_differences, format_runs, sort_runs
 
 
 @click.command()

@@ -19,10 +19,10 @@ import numpy as np
 from loopback.teacher import TeacherOnnx, Vectors
 from loopback.tunes import TUNES, write_tunes
 from loopback.world import WorldTrack
-from student_clap.config.atomic import write_bytes_atomically
+from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.featurize.decode import DecodeError, decode, open_container
-from student_clap.ingest.folder import AUDIO_SUFFIXES
+from student_clap.featurize.audio.decode import DecodeError, decode, open_container
+from student_clap.ingest.sources.folder import AUDIO_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from loopback.settings import filled
 from loopback.world import LoopbackWorld
-from student_clap.config.atomic import write_text_atomically
+from student_clap.config.runtime.files import write_text_atomically
 
 
 class StageError(Exception):

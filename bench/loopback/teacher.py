@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from student_clap.ingest.teacher import Teacher as TeacherOnnx
-from student_clap.ingest.teacher import Vectors
+from student_clap.featurize.teacher.model import Teacher as TeacherOnnx
+from student_clap.featurize.teacher.model import Vectors
 
 __all__ = ["TEACHER_NAME", "TeacherOnnx", "Vectors"]
 

@@ -20,7 +20,7 @@ import soundfile
 from loopback import voices
 from loopback.styles import STYLES, Song
 from loopback.voices import Sound
-from student_clap.config.atomic import write_bytes_atomically
+from student_clap.config.runtime.files import write_bytes_atomically
 
 _BLOCK_FRAMES = 65_536  # libsndfile's Vorbis encoder keeps a whole write on its stack
 

@@ -13,13 +13,13 @@ import soundfile
 import torch
 
 from student_clap.config.schema import AudioConfig, ModelConfig
-from student_clap.export.run_folder import RunFolder
-from student_clap.export.session import pool
-from student_clap.featurize.decode import decode
-from student_clap.featurize.mel import LogMel
+from student_clap.export.model.session import pool
+from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.train.checkpoint import CheckpointInfo, write_checkpoint
-from student_clap.train.students import build_student
+from student_clap.train.runs.checkpoint import CheckpointInfo, write_checkpoint
+from student_clap.train.runs.reader import RunFolder
+from student_clap.train.students.registry import build_student
 
 RATE = 44_100
 DURATIONS_S = (7.0, 12.5, 23.3)
@@ -158,8 +158,8 @@ def copied_library(library: Library, tmp_path: Path) -> Library:
 @pytest.fixture(scope="session")
 def exported(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library's student as an ONNX file, made by the real writer."""
-    from student_clap.export.onnx_writer import write_student
-    from student_clap.export.parity import real_segments
+    from student_clap.export.graph.parity import real_segments
+    from student_clap.export.graph.writer import write_student
 
     with FeatureStore.open(library.store) as store:
         segments, n_tracks = real_segments(store.features(library.recipe), [1, 3])

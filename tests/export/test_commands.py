@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.export.onnx_metadata import METADATA_PREFIX
+from student_clap.export.model.metadata import METADATA_PREFIX
 from student_clap.store import FeatureStore
-from student_clap.store.metadata import set_attributes
-from student_clap.train import metrics
+from student_clap.store.arrays.metadata import set_attributes
+from student_clap.train.loop import metrics
 
 from .conftest import HELD_OUT, Library
 from .test_production_path import production_vector

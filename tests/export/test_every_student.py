@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from student_clap.config.schema import AudioConfig, ModelConfig
-from student_clap.export.batch_axis import open_batch_axis
-from student_clap.export.folding import operator_counts
-from student_clap.export.onnx_writer import build_student, serialise
+from student_clap.export.graph.batch_axis import open_batch_axis
+from student_clap.export.graph.folding import operator_counts
+from student_clap.export.graph.writer import build_student, serialise
 from student_clap.store import Recipe
-from student_clap.train.checkpoint import CheckpointInfo
-from student_clap.train.students import STUDENTS
-from student_clap.train.students import build_student as untrained
+from student_clap.train.runs.checkpoint import CheckpointInfo
+from student_clap.train.students.registry import STUDENTS
+from student_clap.train.students.registry import build_student as untrained
 
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))
 # What is left of tracing; mobile's Unsqueeze of a gate is none.

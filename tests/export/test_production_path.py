@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 import soundfile
 
-from student_clap.export.embedding import embed_file, file_segments
-from student_clap.export.session import ModelError, StudentSession, pool
-from student_clap.featurize.decode import DecodeError
-from student_clap.featurize.mel import LogMel
+from student_clap.export.model.embedding import embed_file, file_segments
+from student_clap.export.model.session import ModelError, StudentSession, pool
+from student_clap.featurize.audio.decode import DecodeError
+from student_clap.featurize.audio.mel import LogMel
 
 from .conftest import RATE, Library, tune
 

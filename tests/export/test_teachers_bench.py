@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from student_clap.config.schema import ModelConfig
-from student_clap.train.students import build_student
+from student_clap.train.students.registry import build_student
 from teachers import FUSION, TEACHER, Subject, as_markdown, measure, student
 from teachers_edgenext import X_SMALL, XX_SMALL, EdgeNeXtLike, FusionLike
 

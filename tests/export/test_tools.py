@@ -20,14 +20,14 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from student_clap.config.cli import main
-from student_clap.export import vector_file as vector_file_module
-from student_clap.export.app_mel import mel_of
-from student_clap.export.file_batch import Embedded, audio_files, embed_files
-from student_clap.export.session import ModelError, StudentSession
-from student_clap.export.vector_file import vector_file
+from student_clap.export.model import vector_file as vector_file_module
+from student_clap.export.model.file_batch import Embedded, audio_files, embed_files
+from student_clap.export.model.inputs import mel_of
+from student_clap.export.model.session import ModelError, StudentSession
+from student_clap.export.model.vector_file import vector_file
 
 from .conftest import RATE, Library, tune
-from .test_contract import NAMES, model
+from .model.test_contract import NAMES, model
 from .test_production_path import production_vector
 
 NAME = "model_epoch_36.onnx"
@@ -130,7 +130,7 @@ def test_a_reference_is_fed_its_own_mel(exported: Path, library: Library, tmp_pa
 
 
 def test_a_reference_may_hear_samples(exported: Path, library: Library, tmp_path: Path) -> None:
-    from .test_bench import waveform_teacher
+    from .bench.test_compare import waveform_teacher
 
     teacher, audio = waveform_teacher(tmp_path / "teacher.onnx", 512 * 4000), library.cache_dir / "t00.flac"
     done = run("check", exported, "--audio", audio, "--reference", teacher)

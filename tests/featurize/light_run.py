@@ -20,8 +20,8 @@ from typing import Any
 
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize import driver
-from student_clap.featurize.cluster import Cluster
-from student_clap.featurize.worker import versions
+from student_clap.featurize.cluster.open import Cluster
+from student_clap.featurize.cluster.preflight import versions
 from student_clap.store import FeatureStore, Recipe
 
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"})

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from student_clap.config.schema import AudioConfig
-from student_clap.featurize.decode import decode
-from student_clap.featurize.mel import LogMel
+from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 COMMAND = str(Path(sys.executable).with_name("student-clap"))

@@ -14,10 +14,10 @@ import torch
 
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store import objects as objects_module
-from student_clap.store.place import place_of
-from student_clap.train.batches import BatchRequest, TrackReader
-from student_clap.train.stream import BatchStream
+from student_clap.store.storage import bucket as objects_module
+from student_clap.store.storage.base import place_of
+from student_clap.train.data.batches import BatchRequest, TrackReader
+from student_clap.train.data.stream import BatchStream
 
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())

@@ -26,7 +26,7 @@ from loopback.mediaserver import running_media_server
 from loopback.schema import Server
 from student_clap.config.cli import main
 from student_clap.config.schema import Config, MediaServerConfig
-from student_clap.ingest.fetch import Outcomes
+from student_clap.ingest.fetch.fetch import Outcomes
 from student_clap.store import FeatureStore
 
 # Of characters that every way of writing changes, and that a header can carry.

@@ -9,7 +9,7 @@ import pytest
 
 from loopback.schema import LoopbackTrack, delete_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import AudioConfig
-from student_clap.ingest.database import ServerVectors
+from student_clap.ingest.vectors.database import ServerVectors
 from student_clap.store import FeatureStore, Recipe, State
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from loopback.teacher import TeacherOnnx
 from loopback.tunes import TUNES, Tune, encode, render
-from student_clap.featurize.decode import decode
+from student_clap.featurize.audio.decode import decode
 
 _MODEL = Path(__file__).resolve().parents[2] / "bench/corpus/teacher.onnx"
 

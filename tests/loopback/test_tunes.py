@@ -15,7 +15,7 @@ import soundfile
 from loopback import tunes, voices
 from loopback.styles import STYLES
 from loopback.tunes import TUNES, Tune, encode, render, write_tunes
-from student_clap.featurize.decode import decode
+from student_clap.featurize.audio.decode import decode
 
 _ONE_PER_STYLE = [next(t for t in TUNES if t.style == style) for style in STYLES]
 _ONE_PER_FORMAT = list({(t.container, t.subtype): t for t in reversed(TUNES)}.values())

@@ -7,7 +7,7 @@ import pytest
 
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.strip import strip_frames
+from student_clap.store.layout.strip import strip_frames
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from student_clap.store import FeatureStore
-from student_clap.store.metadata import CHECKSUM, read_document, set_attributes
+from student_clap.store.arrays.metadata import CHECKSUM, read_document, set_attributes
+from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.repair import repair_path
-from student_clap.store.tracks import STRING_COLUMNS
 from student_clap.store.verify import verify_path
 
 SECONDS = 48_000

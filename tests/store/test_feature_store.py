@@ -16,10 +16,10 @@ import xarray
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, frame_index
 from student_clap.store import feature_store as feature_store_module
-from student_clap.store.errors import CorruptShardError, MissingFeaturesError, RecipeMismatchError, StoreError
-from student_clap.store.metadata import set_attributes
-from student_clap.store.place import place_of
-from student_clap.store.quantise import dequantise, quantise
+from student_clap.store.arrays.metadata import set_attributes
+from student_clap.store.layout.codes import dequantise, quantise
+from student_clap.store.storage.base import place_of
+from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, RecipeMismatchError, StoreError
 
 MINUTE = 60 * 48_000
 # zarr says so to every reader of a filter that is not in the standard's core.

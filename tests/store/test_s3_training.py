@@ -13,7 +13,7 @@ from student_clap.config.cli import main
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.strip import strip_frames
+from student_clap.store.layout.strip import strip_frames
 
 RATE = 48_000
 N_TRACKS = 9

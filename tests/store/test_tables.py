@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
 from student_clap.store import State, tables
-from student_clap.store.segments import segment_starts
+from student_clap.store.layout.segments import segment_starts
 
 SECONDS = 48_000
 

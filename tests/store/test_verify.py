@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from student_clap.config.cli import main
 from student_clap.store import FeatureStore
-from student_clap.store.metadata import set_attributes
+from student_clap.store.arrays.metadata import set_attributes
 from student_clap.store.repair import repair
 from student_clap.store.verify import verify
 

@@ -15,7 +15,7 @@ from student_clap.config.load import load_config, masked
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.strip import strip_frames
+from student_clap.store.layout.strip import strip_frames
 
 # Segments of one second every half second, 32 bands: 101 frames, three tokens.
 AUDIO = {
@@ -104,7 +104,7 @@ def make_library(root: Path, durations_s: list[float], artists: list[str] | None
 @pytest.fixture(autouse=True)
 def plain_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' own processes go on after a training and give its memory back."""
-    monkeypatch.setattr("student_clap.train.session.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("student_clap.train.loop.session.keep_freed_memory", lambda: True)
 
 
 @pytest.fixture(autouse=True)

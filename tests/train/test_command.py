@@ -20,10 +20,10 @@ from click.testing import CliRunner, Result
 
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore
-from student_clap.train.checkpoint import CheckpointError, load_student, read_checkpoint
 from student_clap.train.command import train
-from student_clap.train.loop import Trainer
-from student_clap.train.run import cut_metrics, default_run_name, lock_run, run_directory
+from student_clap.train.loop.loop import Trainer
+from student_clap.train.runs.checkpoint import CheckpointError, load_student, read_checkpoint
+from student_clap.train.runs.directory import cut_metrics, default_run_name, lock_run, run_directory
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library

@@ -1,0 +1,1 @@
+"""AudioMuse-AI's side: its model folder, its table of vectors, a whole library embedded again."""

@@ -1,0 +1,261 @@
+"""The two steps of reembed: a library's vectors into a file, and from there into AudioMuse-AI's table.
+
+Guarantee: the table is written only by `write_database` and `restore`, only after `confirm`. Both steps may be stopped
+at any point and run again. What has no vector is listed in a CSV, with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.schema import Config
+from student_clap.export.app.clap_table import ClapTable, Item, Outcome, open_clap_table
+from student_clap.export.app.library import LibraryTrack, embed_library, fitting_features, library_tracks
+from student_clap.export.app.library_file import LibraryVectors, library_file, unfinished
+from student_clap.export.app.replacement import Plan, make_plan, replace_rows, restorable, restore_rows
+from student_clap.export.app.vector_dump import Dump, DumpError, dumps_in
+from student_clap.export.model.file_batch import default_threads
+from student_clap.export.model.inputs import AppMel
+from student_clap.export.model.metadata import METADATA_PREFIX, vectors_metadata
+from student_clap.export.model.session import StudentSession
+from student_clap.store import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # tracks without a vector
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is wanted of a run."""
+
+    model: Path
+    out: Path
+    server: str | None = None  # name or id
+    from_audio: bool = False
+    fresh: bool = False
+    threads: int | None = None
+
+
+@dataclass
+class Embedded:
+    """What the first step left behind."""
+
+    vectors: LibraryVectors
+    metadata: dict[str, str]  # of the file's schema
+    n_new: int = 0
+    from_store: int = 0  # of those
+    without: list[tuple[LibraryTrack, str]] = field(default_factory=list)  # why they have no vector
+
+
+def embed(config: Config, settings: Settings, mel: AppMel) -> Embedded:
+    """Make the vectors that are not in `settings.out` yet.
+
+    Raises:
+        LibraryFileError, StoreError, ModelError: nothing can be made. What was made lies in the file's parts.
+        click.ClickException: the store has no tracks, or none of them gives a vector.
+    """
+    session = StudentSession(settings.model)
+    with FeatureStore.open(config.store.path) as store:
+        features = None if settings.from_audio else fitting_features(store, mel)
+        tracks = library_tracks(store, features, None)
+        if not tracks:
+            raise click.ClickException(f"{store.path} has no tracks; `student-clap ingest` lists the library first")
+        metadata = vectors_metadata(settings.model, session.metadata, mel) | {
+            METADATA_PREFIX + "library_store": store.uuid,
+            METADATA_PREFIX + "library_source": "audio" if settings.from_audio else "store",
+        }
+        with library_file(settings.out, metadata, fresh=settings.fresh) as file:
+            todo = unfinished(tracks, file.done())
+            logger.info(
+                "%d tracks, %d of them have their vector; the mel comes from %s",
+                len(tracks),
+                len(tracks) - len(todo),
+                "audio" if features is None else "the store where it has it, else from audio",
+            )
+            result = Embedded(LibraryVectors.empty(), metadata)
+            threads = settings.threads or default_threads()
+            # disable=None: no bar where stderr is no terminal
+            with tqdm(desc="reembed", unit="track", total=len(todo), disable=None) as bar:
+                for outcome in embed_library(todo, session, mel, features, config.ingest.cache_dir, threads=threads):
+                    bar.update()
+                    if outcome.vector is None:
+                        result.without.append((outcome.track, outcome.error))
+                        continue
+                    file.add(outcome)
+                    result.n_new += 1
+                    result.from_store += outcome.source == "store"
+            # A track whose strip is of other audio now and gives nothing keeps no vector of the old audio.
+            failed = {track.key for track, _ in result.without}
+            if not file.finish({t.key for t in tracks} - failed):
+                first = result.without[0]
+                raise click.ClickException(
+                    f"none of {len(tracks)} tracks gives a vector, such as {_name(first[0])}: {first[1]}"
+                )
+            result.vectors = file.load()
+    return result
+
+
+def write_missing(path: Path, embedded: Embedded, kept: Sequence[tuple[Item, str]]) -> int:
+    """List what has no new vector: tracks of the store, and rows of the table that keep an old one.
+
+    Returns how many. Where there is nothing to list, a list of an earlier run goes.
+    """
+    lines = [("store", t.server_id, t.track_id, t.item_id, t.title, t.artist, reason) for t, reason in embedded.without]
+    listed = {track.key for track, _ in embedded.without}
+    for item, reason in kept:
+        server, track = item.tracks[0] if item.tracks else ("", "")
+        if listed.isdisjoint(item.tracks):
+            reason = f"{reason}; its track is not in the store: run `student-clap ingest`" if item.tracks else reason
+            lines.append(("clap_embedding", server, track, item.item_id, item.title, item.artist, reason))
+    if not lines:
+        path.unlink(missing_ok=True)
+        return 0
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("where", "server_id", "track_id", "item_id", "title", "artist", "reason"))
+    table.writerows(lines)
+    write_text_atomically(path, text.getvalue())
+    return len(lines)
+
+
+def check_database(config: Config) -> None:
+    """Find out, before hours of work, whether the table may be written. Raises DatabaseError."""
+    with open_clap_table(config.database) as table:
+        table.check_writable()
+
+
+def write_database(
+    config: Config,
+    settings: Settings,
+    embedded: Embedded,
+    dumps: Path,
+    confirm: Callable[[str], bool],
+) -> tuple[Plan, Counter[Outcome]]:
+    """Replace the table's vectors by the library's.
+
+    Args:
+        config: names the database.
+        settings: names the server.
+        embedded: from `embed`.
+        dumps: folder that the old vectors are dumped to.
+        confirm: asked with a text that says what is about to happen.
+
+    Raises:
+        Declined: `confirm` said no; nothing was changed.
+        DatabaseError, DumpError: see `replacement`.
+    """
+    with open_clap_table(config.database) as table:
+        table.check_writable()
+        items = table.items(settings.server, config.ingest.source)
+        metadata = {
+            key: embedded.metadata[METADATA_PREFIX + key]
+            for key in ("model_file", "model_sha256", "recipe", "embedded_by", "library_store")
+        }
+        plan = make_plan(
+            table,
+            items,
+            embedded.vectors,
+            dumps,
+            {METADATA_PREFIX + key: value for key, value in metadata.items()},
+            lambda plan: confirm(_question(table, plan, dumps, settings.model)),
+        )
+        if not (plan.rows or plan.already):
+            raise click.ClickException(
+                f"no row of clap_embedding in the database {table.where} has a track of the store {config.store.path};"
+                " was the store filled from this database? `student-clap ingest` lists its tracks"
+            )
+        with tqdm(desc="write", unit="row", total=len(plan.rows), disable=None) as bar:
+            outcomes = replace_rows(table, plan, embedded.vectors, bar.update)
+    return plan, outcomes
+
+
+def restore(
+    config: Config,
+    given: Path,
+    confirm: Callable[[str], bool],
+    *,
+    overwrite: bool,
+    any_database: bool,
+) -> tuple[list[Dump], Counter[Outcome]] | None:
+    """Put back what dumps have, the newest first.
+
+    Args:
+        config: names the database.
+        given: a dump, or a folder of them.
+        confirm: asked with a text that says what is about to happen.
+        overwrite: also over vectors that neither were there nor were written by reembed.
+        any_database: also into another database than the dump's.
+
+    Returns:
+        The dumps and what became of their rows; None where `confirm` said no.
+
+    Raises:
+        DatabaseError, DumpError: see `replacement`.
+    """
+    dumps = dumps_in(given)
+    with open_clap_table(config.database) as table:
+        table.check_writable()
+        if not any_database:
+            own = [dump for dump in dumps if dump.database == str(table.identity)]
+            if not own or (len(own) < len(dumps) and not given.is_dir()):
+                raise DumpError(
+                    f"{given} was made of another database ({dumps[0].database}) than {table.where}"
+                    f" ({table.identity}); --any-database puts it back by item id all the same"
+                )
+            dumps = own
+        for dump in dumps:
+            dump.verify()
+        found = {dump.path: restorable(table, dump, overwrite=overwrite) for dump in dumps}
+        # Of several dumps a later one may uncover rows that an earlier one has.
+        if not confirm(_restore_question(table, dumps, found)):
+            return None
+        outcomes: Counter[Outcome] = Counter()
+        with tqdm(desc="restore", unit="row", total=sum(d.n_rows for d in dumps), disable=None) as bar:
+            for dump in dumps:
+                outcomes += restore_rows(table, dump, overwrite=overwrite, advance=bar.update)
+    return dumps, outcomes
+
+
+def first_lines(without: Sequence[tuple[LibraryTrack, str]]) -> list[str]:
+    """Some tracks that have no vector, a line each."""
+    lines = [f"no vector: {_name(track)}: {reason}" for track, reason in without[:_SHOWN]]
+    return [*lines, *([f"... and {len(without) - _SHOWN} more"] if len(without) > _SHOWN else [])]
+
+
+def _question(table: ClapTable, plan: Plan, dumps: Path, model: Path) -> str:
+    where = f"database {table.where} (generation {table.generation})"
+    text = [
+        f"{plan.updates} rows of clap_embedding in the {where} are about to get vectors of {model.name}"
+        + (f", and {plan.inserts} rows are added for items that have none" if plan.inserts else "")
+        + ".",
+        f"{plan.already} rows hold theirs already; {len(plan.kept)} rows keep the vector that they have.",
+        f"The vectors that are replaced are dumped first, to {plan.dump or dumps}.",
+    ]
+    return "\n".join(text)
+
+
+def _restore_question(table: ClapTable, dumps: Sequence[Dump], found: Mapping[Path, Counter[Outcome]]) -> str:
+    lines = [f"Rows of clap_embedding in the database {table.where} are about to get back what they held:"]
+    for dump in dumps:
+        counts = found[dump.path]
+        lines.append(
+            f"  {dump.path.name}: {counts[Outcome.DONE]} of {dump.n_rows} rows, before {dump.model} was written at"
+            f" {dump.written_at}; {counts[Outcome.ALREADY]} hold it already, {counts[Outcome.OTHER]} hold other"
+            f" vectors, {counts[Outcome.GONE]} items are gone"
+        )
+    return "\n".join(lines)
+
+
+def _name(track: LibraryTrack) -> str:
+    return "".join(c if c.isprintable() else " " for c in f"{track.track_id} ({track.artist}: {track.title})")

@@ -1,0 +1,1 @@
+"""Models measured beside one another: time and memory."""

@@ -1,0 +1,172 @@
+"""Rankings of tracks by queries: does the student answer a query as the teacher does?
+
+A query is a direction in the teacher's space: a text vector, or a stand-in for one. Guarantee: what is not defined is
+NaN; k is at most half of the tracks, because of all of them every ranking finds all.
+Cost: queries x tracks; 50 queries over 10,000 tracks take a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.export.evaluate.rank_agreement import first_shared, ndcgs, spearman
+from student_clap.train.loop.metrics import Scores
+
+OVERLAP_K = (10, 50, 100)
+NDCG_K = 100
+RELEVANT = 5  # the teacher's first
+RECALL_K = (1, 5)
+PRECISION_K = 10
+_MOST_CENTROIDS = 64
+_ROUNDS, _SEED = 50, 0
+Ranking = npt.NDArray[np.int64]
+
+
+def gallery_k(k: int, n_tracks: int) -> int:
+    """At most half of the tracks.
+
+    >>> gallery_k(100, 1000), gallery_k(100, 50), gallery_k(10, 1)
+    (100, 25, 1)
+    """
+    return min(k, max(1, n_tracks // 2))
+
+
+def query_scores(found: Scores, wanted: Scores) -> dict[str, Scores]:
+    """Every figure of every query.
+
+    Args:
+        found: [query, track] the student's scores.
+        wanted: [query, track] the teacher's.
+
+    Returns:
+        Name -> [query]: `overlap@k`; `recall@k`: of the teacher's first five, how many of the k that could be are
+        among the student's first k; `ap@10`: average precision with the same five; `ndcg@100` with the teacher's
+        scores as gains, negative ones 0; `spearman` over all tracks; `bias_mean` and `bias_sd` over the tracks of
+        student minus teacher.
+    """
+    n = wanted.shape[1]
+    difference = found - wanted
+    relevant = gallery_k(RELEVANT, n)
+    return {
+        **{f"overlap@{k}": first_shared(found, wanted, gallery_k(k, n)) for k in OVERLAP_K},
+        **_of_relevant(ranked(found), ranked(wanted)[:, :relevant]),
+        f"ndcg@{NDCG_K}": ndcgs(found, wanted, [gallery_k(NDCG_K, n)])[0],
+        "spearman": spearman(found, wanted),
+        "bias_mean": difference.mean(axis=1),
+        "bias_sd": difference.std(axis=1),
+    }
+
+
+def ranked(scores: Scores) -> Ranking:
+    """[query, rank] tracks by falling score; tied ones in order of their rows."""
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+def shared_of_shown(found: Sequence[Ranking], wanted: Sequence[Ranking], k: int) -> Scores:
+    """[query] share of two lists' first `k` that both show; of the shorter list's length where that is less."""
+    shares = []
+    for ours, theirs in zip(found, wanted, strict=True):
+        depth = min(k, len(ours), len(theirs))
+        shares.append(len(np.intersect1d(ours[:depth], theirs[:depth])) / depth if depth else np.nan)
+    return np.array(shares)
+
+
+def as_shown(scores: Scores, groups: Sequence[str], limit: int, per_artist: int) -> list[Ranking]:
+    """What AudioMuse-AI lists for each query: at most `limit` tracks, at most `per_artist` by one artist.
+
+    It looks at limit + max(20, 4 x limit) + 1 candidates (search_shaping.py).
+
+    Args:
+        scores: [query, track].
+        groups: the artist of each track; "" is nobody's and never capped.
+        limit: of the list.
+        per_artist: of one artist.
+    """
+    candidates = limit + max(20, 4 * limit) + 1
+    lists = []
+    for order in ranked(scores)[:, :candidates]:
+        shown: list[int] = []
+        seen: dict[str, int] = {}
+        for track in order.tolist():
+            artist = groups[track]
+            seen[artist] = seen.get(artist, 0) + 1
+            if not artist or seen[artist] <= per_artist:
+                shown.append(track)
+        lists.append(np.array(shown[:limit], np.int64))
+    return lists
+
+
+def as_int8(vectors: npt.NDArray[np.floating]) -> Scores:
+    """Vectors as an int8 index keeps them: each by its own largest value, 127 steps to either side; unit length after.
+
+    [vector, 512] -> [vector, 512].
+    """
+    largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
+    codes = np.rint(np.divide(vectors * 127.0, largest, out=np.zeros(vectors.shape), where=largest > 0))
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+    unit: Scores = np.divide(codes, lengths, out=np.zeros_like(codes), where=lengths > 0)
+    return unit
+
+
+def centroid_queries(teacher: npt.NDArray[np.floating]) -> Scores:
+    """[query, 512] unit centroids of the training tracks' teacher vectors, stand-ins for texts.
+
+    Spherical k-means (Dhillon and Modha 2001), seeded with tracks far apart; 64 of them, or half as many as there are
+    tracks. A centroid names a kind of music, as a text does.
+    """
+    unit = np.asarray(teacher, np.float64)
+    count = gallery_k(_MOST_CENTROIDS, len(unit))
+    rng = np.random.default_rng(_SEED)
+    chosen = [int(rng.integers(len(unit)))]
+    nearest = unit @ unit[chosen[0]]
+    while len(chosen) < count:
+        # k-means++: the farther from all that are chosen, the likelier
+        gap = np.clip(1 - nearest, 0, None)
+        gap[chosen] = 0.0
+        if gap.sum() <= 0:
+            break
+        chosen.append(int(rng.choice(len(unit), p=gap / gap.sum())))
+        nearest = np.maximum(nearest, unit @ unit[chosen[-1]])
+    centroids = unit[chosen]
+    members = np.full(len(unit), -1)
+    for _ in range(_ROUNDS):
+        now = np.argmax(unit @ centroids.T, axis=1)
+        if (now == members).all():
+            break
+        members = now
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, members, unit)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = np.divide(sums, lengths, out=centroids, where=lengths > 0)
+    return centroids
+
+
+def direction_queries(teacher: npt.NDArray[np.floating]) -> Scores:
+    """[query, 512] the widest directions of the training tracks' teacher vectors, 64 or half of the tracks.
+
+    Each points to the side where the vectors' mean lies, which makes its sign a rule and not chance.
+    """
+    vectors = np.asarray(teacher, np.float64)
+    mean = vectors.mean(axis=0)
+    # directions: [512, 512] by falling variance
+    directions: Scores = np.linalg.eigh((vectors - mean).T @ (vectors - mean))[1].T[::-1]
+    directions = directions[: gallery_k(_MOST_CENTROIDS, len(vectors))]
+    signs: Scores = np.where(directions @ mean < 0, -1.0, 1.0)
+    return signs[:, None] * directions
+
+
+def _of_relevant(found: Ranking, relevant: Ranking) -> dict[str, Scores]:
+    """Recall and average precision; found: [query, rank], relevant: [query, few] tracks in any order."""
+    # hit: [query, rank]
+    hit = (found[:, :PRECISION_K, None] == relevant[:, None, :]).any(axis=2)
+    few = relevant.shape[1]
+    hits = np.cumsum(hit, axis=1)
+    precision = hits / np.arange(1, hit.shape[1] + 1)
+    result: dict[str, Scores] = {
+        f"recall@{k}": hits[:, min(k, hit.shape[1]) - 1] / min(k, few, hit.shape[1]) for k in RECALL_K
+    }
+    result[f"ap@{PRECISION_K}"] = (precision * hit).sum(axis=1) / few
+    return result

@@ -1,0 +1,100 @@
+"""What a student's ONNX file says of itself, in `metadata_props`, under a prefix of our own; and files made with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+
+    from student_clap.export.model.inputs import AppMel
+    from student_clap.train.runs.checkpoint import CheckpointInfo
+
+METADATA_PREFIX = "student_clap."
+_HELD_OUT = "val_"  # of the metrics in a run's record
+BATCH_KEY = METADATA_PREFIX + "batch"  # how many segments a run takes, where it is not one
+ANY_BATCH = "any"
+HEARS_KEY = METADATA_PREFIX + "hears"  # what a run takes, where it is not a mel
+WAVEFORM = "waveform"
+LAYOUT_KEY = METADATA_PREFIX + "layout"  # of the mel, where it is not [mel, frame]
+CLAP_LAYOUT = "clap"  # [frame, mel]
+QUANTISATION_KEY = METADATA_PREFIX + "quantization"  # JSON: what was done, and the figures
+
+
+def metadata_of(
+    info: CheckpointInfo, n_parameters: int, checkpoint: str, epoch: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The file's metadata, keys with their prefix.
+
+    Args:
+        info: what the checkpoint says of itself.
+        n_parameters: of the student.
+        checkpoint: the checkpoint's file name.
+        epoch: the run's record of `info.epoch`, whose held-out metrics are kept; None: there is none.
+    """
+    held_out = {
+        key.removeprefix(_HELD_OUT): round(value, 6)
+        for key, value in sorted((epoch or {}).items())
+        if key.startswith(_HELD_OUT) and isinstance(value, float) and math.isfinite(value)
+    }
+    known = {
+        "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
+        "recipe_fingerprint": info.recipe.fingerprint,
+        "recipe_name": info.recipe.name,
+        "teacher_name": info.teacher_name,
+        "store_uuid": info.store_uuid,
+        "run_name": info.run_name,
+        "epoch": str(info.epoch),
+        "checkpoint": checkpoint,
+        "held_out_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
+        "held_out_metrics": json.dumps(held_out) if held_out else "",
+        "architecture": info.model.architecture,
+        "model": info.model.model_dump_json(exclude={"pretrained"}),
+        "parameters": str(n_parameters),
+        "package_version": version("student-clap"),
+    }
+    return {METADATA_PREFIX + key: value for key, value in known.items()}
+
+
+def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Replace the model's metadata; keys come with their prefix."""
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def get_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's metadata, keys with their prefix."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def plain_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Our entries, keys without their prefix; {} for a file of another maker."""
+    return {k.removeprefix(METADATA_PREFIX): v for k, v in metadata.items() if k.startswith(METADATA_PREFIX)}
+
+
+def vectors_metadata(model: Path, own: Mapping[str, str], mel: AppMel) -> dict[str, str]:
+    """What a file of vectors says of the model they were made with.
+
+    Args:
+        model: the ONNX file.
+        own: its metadata; all of it is kept.
+        mel: what it was fed.
+    """
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    added = {
+        "recipe": json.dumps(mel.recipe.as_attributes(), sort_keys=True),
+        "recipe_from": mel.source,
+        "model_file": model.name,
+        "model_sha256": digest,
+        "embedded_by": f"student-clap {version('student-clap')}",
+    }
+    return {**own, **{METADATA_PREFIX + key: value for key, value in added.items()}}

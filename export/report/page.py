@@ -1,0 +1,284 @@
+"""report.html: an evaluation as one self-contained page, to look at rather than to read.
+
+No network and no fonts of its own; light, dark, phone and print by CSS; whole without its script, which only picks what
+is shown. Titles of the library are untrusted: everything that is filled in is escaped (jinja2's autoescape, markupsafe
+in the charts), and the page's content security policy lets nothing load and no script run but the page's own, by hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from student_clap.export.evaluate.evaluation import Evaluation
+from student_clap.export.evaluate.query_scores import OVERLAP_K, gallery_k
+from student_clap.export.report.charts import Mark, Series, curves, histogram, pair_map
+from student_clap.export.report.criteria import criteria
+from student_clap.export.report.tables import all_figures, searches
+from student_clap.export.report.verdict import key_figures, verdict
+
+BEST = 10  # tracks in the list of the best
+MOST_QUERIES = 200  # with both rankings; more would make a page that a phone cannot open
+MAP_TRACKS = 1000  # more would hide one another
+
+
+def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        evaluation: what was measured.
+        epochs: metrics.jsonl's entries; may be empty.
+    """
+    record = evaluation.record
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(figure=_figure, grouped=_grouped, share=_share, duration=_duration, plain=_plain)
+    script = _template("report.js")
+    by_cosine = sorted(record["tracks"], key=lambda track: -track["cosine"])
+    plane, map_note = _map(evaluation)
+    epoch = record["model"].get("epoch")
+    speed_note, speed_columns, speed_rows = _speed(record)
+    return environment.from_string(
+        _template("report.html")
+    ).render(
+        record=record,
+        style=Markup(_template("report.css")),  # noqa: S704  our own file
+        script=Markup(script),  # noqa: S704  our own file
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        teacher_name=record["model"].get("teacher_name") or record["store"]["teacher_name"],
+        verdict=verdict(record),
+        criteria=criteria(record),
+        tiles=[(figure, _scale(figure.student, figure.mean_vector, figure.shuffled)) for figure in key_figures(record)],
+        rows=all_figures(record),
+        loss_curves=_curves(epochs, "loss", "Loss", epoch),
+        cosine_curves=_curves(epochs, "cosine", "Cosine", epoch),
+        histograms=_histograms(record),
+        map=plane,
+        map_note=map_note,
+        text=record["text"],
+        ks=[gallery_k(k, record["n_tracks"]) for k in OVERLAP_K],
+        searches=searches(record),
+        search_note=_search_note(record),
+        shown_queries=[] if record["text"] is None else record["text"]["queries"][:MOST_QUERIES],
+        worst=[(record["tracks"][suspect["track"]], suspect["reasons"]) for suspect in record["worst"]],
+        best=by_cosine[:BEST],
+        speed_note=speed_note,
+        speed_columns=speed_columns,
+        speed_rows=speed_rows,
+        provenance=_provenance(record),
+    )
+
+
+def _template(name: str) -> str:
+    return files("student_clap.export.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str | None) -> Markup:
+    def values(key: str) -> list[float]:
+        return [float("nan") if e.get(key) is None else float(e[key]) for e in epochs]
+
+    x = [float(e["epoch"]) for e in epochs]
+    return curves(
+        [
+            Series("training", "train", x, values(f"train_{what}")),
+            Series("held out", "held-out", x, values(f"val_{what}")),
+        ],
+        "Epoch",
+        label,
+        Mark("this model", "exported", float(exported)) if exported and exported.isdecimal() else None,
+    )
+
+
+def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
+    """Title, note and drawing of each."""
+    found = []
+    for key, title, note, label in (
+        (
+            "cosine",
+            "How near each held-out track comes",
+            "Bars count tracks by cosine. Lines mark the means of the student and of both baselines.",
+            "Cosine to the teacher",
+        ),
+        (
+            "centred_cosine",
+            "The same without what all tracks share",
+            "The training tracks’ mean vector is taken from both sides, so the mean vector itself scores 0.",
+            "Centred cosine to the teacher",
+        ),
+    ):
+        values = np.array([track[key] for track in record["tracks"]])
+        marks = [
+            Mark(name, style, record[who][key]["mean"])
+            for name, style, who in (
+                ("student", "student", "student"),
+                ("mean vector", "mean-vector", "mean_vector"),
+                ("shuffled", "shuffled", "shuffled"),
+            )
+            if record[who] is not None
+        ]
+        found.append((title, note, histogram(values, marks, label, height=320)))
+    return found
+
+
+def _search_note(record: dict[str, Any]) -> str:
+    """What a user would see, and what the ceiling is."""
+    text = record["text"]
+    if text is None:
+        return ""
+    seen = text["as_seen"]
+    k = min(10, seen["longest_list"])
+    said = (
+        f"As a user sees it, int8 vectors and at most {seen['artist_cap']} tracks by one artist, the first {k} of both "
+        f"lists share {_figure(seen['capped_overlap']['@10'])}"
+    )
+    if seen["capped_overlap_shuffled"] is not None:
+        said += f" (shuffled {_figure(seen['capped_overlap_shuffled']['@10'])})"
+    said += f". The teacher shares {_figure(text['ceiling'])} of its first {text['k']['@100']} with itself in int8"
+    if text["every_second_segment"] is not None:
+        said += f", and {_figure(text['every_second_segment'])} when it hears every second segment only"
+    said += "."
+    if len(text["queries"]) > MOST_QUERIES:
+        said += f" The first {MOST_QUERIES} of {len(text['queries'])} queries are shown."
+    return said
+
+
+def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list[str]]]]:
+    """Note, names of the models and rows of figures: the student first, then the teacher where it was timed."""
+    timed = record["speed"]
+    if timed is None:
+        note = (
+            f"One thread, mel not included; {record['machine']['processor']}. AudioMuse-AI’s own teacher is a file of "
+            "about 268 MB; --against TEACHER.onnx times it beside the student."
+        )
+        rows = [("MB", record["model"]["bytes"] / 1e6), ("ms per segment", record["ms_per_segment"])]
+        return note, ["Student"], [(name, [_three_digits(value)]) for name, value in rows]
+    student, teacher = timed[0], timed[1]
+    ratio, share = teacher["threads"]["one"]["segment_ratio"], teacher["bytes"] / student["bytes"]
+    note = (
+        f"A segment takes the teacher {ratio:.1f} times as long as the student, and its file is {share:.1f} times as "
+        f"large. Both in turn, medians; {record['machine']['processor']}. A minute of audio includes the mel."
+    )
+    measures = [("MB", [model["bytes"] / 1e6 for model in timed])] + [
+        (f"{name}, {threads}", [model["threads"][key][measure] for model in timed])
+        for name, measure in (
+            ("ms per segment", "ms_per_segment"),
+            ("ms per minute", "ms_per_minute"),
+            ("load, ms", "load_ms"),
+            ("peak MB", "peak_mb"),
+        )
+        for key, threads in (("one", "1 thread"), ("all", "all threads"))
+        if key in student["threads"]
+    ]
+    return note, ["Student", "Teacher"], [(name, [_three_digits(v) for v in values]) for name, values in measures]
+
+
+def _map(evaluation: Evaluation) -> tuple[Markup, str]:
+    """The plane of the teacher's two widest directions, the student projected into it; and what to say of it."""
+    n = len(evaluation.teacher)
+    if n < 3:
+        return Markup(""), ""
+    teacher_xy, student_xy, shares = project(evaluation.teacher, evaluation.student)
+    shown = np.linspace(0, n - 1, min(n, MAP_TRACKS)).astype(int)
+    titles = [
+        f"{t['title'] or t['track_id']} – {t['artist'] or 'unknown artist'}\ncosine {_figure(t['cosine'])}"
+        for t in (evaluation.record["tracks"][i] for i in shown)
+    ]
+    labels = tuple(f"Component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
+    note = f"{len(shown)} of {n} tracks, evenly chosen." if len(shown) < n else f"All {n} tracks."
+    return pair_map(teacher_xy[shown], student_xy[shown], titles, (labels[0], labels[1])), note
+
+
+def project(
+    teacher: npt.NDArray[np.float32], student: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[float, float]]:
+    """Principal components of the teacher's vectors, and both sets in their plane.
+
+    Args:
+        teacher: [track, 512], at least 3 tracks.
+        student: [track, 512].
+
+    Returns:
+        Teacher [track, 2], student [track, 2], and the share of the teacher's variance on each axis.
+    """
+    mean = teacher.mean(axis=0, dtype=np.float64)
+    _, singular, directions = np.linalg.svd(teacher - mean, full_matrices=False)
+    # plane: [512, 2]; the sign of a direction is arbitrary and is fixed, so that a map can be compared with the last
+    plane = directions[:2].T
+    plane = plane * np.where(plane[np.abs(plane).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
+    total = float(np.sum(singular**2)) or 1.0
+    shares = (float(singular[0] ** 2) / total, float(singular[1] ** 2) / total)
+    return (teacher - mean) @ plane, (student - mean) @ plane, shares
+
+
+def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
+    model, recipe, run = record["model"], record["recipe"], record["run"]["name"]
+    mel = (
+        f"{recipe['n_mels']} mels, FFT {recipe['n_fft']}, hop {recipe['hop_samples']}, {recipe['fmin_hz']:g} to "
+        f"{recipe['fmax_hz']:g} Hz at {recipe['sample_rate']} Hz"
+    )
+    speed = (
+        f"{record['ms_per_segment']:.1f} ms per segment of {recipe['segment_samples'] / recipe['sample_rate']:g} s "
+        f"on one thread, mel not included; {record['machine']['processor']}"
+    )
+    parameters = _grouped(model.get("parameters", "unknown"))
+    return [
+        ("Model", f"{model['file']}, {model['bytes'] / 1e6:.2f} MB, SHA-256 {model['sha256'][:16]}…"),
+        ("Student", f"{model.get('architecture', 'unknown')}, {parameters} parameters"),
+        ("Run", f"{run}, epoch {model.get('epoch', 'unknown')}, {record['n_training_tracks']} training tracks"),
+        ("Teacher", model.get("teacher_name") or record["store"]["teacher_name"]),
+        ("Store", f"{record['store']['uuid']}, {_grouped(record['store']['tracks'])} tracks"),
+        ("Recipe", f"{recipe['name']} ({recipe['fingerprint']}): {mel}"),
+        ("Audio", _audio(record)),
+        ("Speed", speed),
+        ("Evaluated", f"{record['evaluated_at']} with student-clap {record['package_version']}"),
+    ]
+
+
+def _audio(record: dict[str, Any]) -> str:
+    n, stored = record["n_tracks"], record["n_from_store"]
+    if not stored:
+        return f"all {n} tracks decoded from their files, {_grouped(record['n_segments'])} segments"
+    return (
+        f"{n - stored} tracks decoded from their files, {stored} from the store’s strips, "
+        f"{_grouped(record['n_segments'])} segments"
+    )
+
+
+def _scale(*values: float | None) -> list[float]:
+    """Widths of the bars of a tile, per cent; negative values have none."""
+    return [0.0 if value is None else round(100 * min(1.0, max(0.0, value)), 1) for value in values]
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _grouped(value: object) -> str:
+    """Thousands apart by a narrow space; what is no whole number stays as it is."""
+    text = str(value)
+    return f"{int(text):,}".replace(",", "\u202f") if text.isdigit() else text
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _duration(seconds: float) -> str:
+    """`_duration(75.2)` is "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _plain(value: float) -> str:
+    """A rank; ties may make it a half."""
+    return f"{value:g}"
+
+
+def _three_digits(value: float) -> str:
+    """`_three_digits(3.14159)` is "3.14", of 349.4 "349"."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

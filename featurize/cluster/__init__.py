@@ -1,0 +1,1 @@
+"""Where the work is done: Dask clusters, batch systems, workers, scheduling, and the task itself."""

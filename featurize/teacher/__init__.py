@@ -1,0 +1,1 @@
+"""The teacher's ONNX over segments. No store is written here."""

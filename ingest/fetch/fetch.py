@@ -1,0 +1,252 @@
+"""Audio for the rows that lack it, several tracks at a time.
+
+Guarantee: at most twice `concurrency` tracks are under way; what is done reaches the store every 2 s or 64 tracks, and
+also when the run ends early. A file that is already at its name in the cache is taken as it is, so a killed run loses
+nothing but what it was downloading, and of that only what the server does not let be continued.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from student_clap.ingest.cache.budget import Budget, spending
+from student_clap.ingest.fetch.wrong_server import Trial
+from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError
+from student_clap.ingest.sources.base import AudioSource, Wanted
+from student_clap.store import FeatureStore, State
+
+logger = logging.getLogger(__name__)
+
+FLUSH_TRACKS = 64
+FLUSH_S = 2.0
+
+
+@dataclass
+class FetchCounts:
+    """What became of the audio, in tracks."""
+
+    fetched: int = 0
+    fetched_bytes: int = 0
+    in_place: int = 0  # the user's own files, used where they lie
+    in_place_bytes: int = 0
+    there: int = 0  # had been fetched before
+    failed_before: int = 0  # for good, and not tried again
+    no_room: int = 0  # left, for the cache is full
+    evicted: int = 0  # featurized files that made room
+    evicted_bytes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # kind -> failed for good in this run
+    passing: Counter[str] = field(default_factory=Counter)  # kind -> failed, and the next run tries again
+
+    @property
+    def failed(self) -> int:
+        """For good, now or before."""
+        return self.failed_before + self.failures.total()
+
+    @property
+    def waiting(self) -> int:
+        """The next run tries these again."""
+        return self.passing.total()
+
+
+class Watcher(Protocol):
+    """Is told how far the run has come."""
+
+    def tick(self, n_done: int) -> None:
+        """So many tracks more have an outcome, or none; called every FLUSH_S or more often."""
+
+
+class _Nobody:
+    def tick(self, n_done: int) -> None:
+        """Let it pass."""
+
+
+class Outcomes:
+    """Collects outcomes and writes them to the store in batches.
+
+    Args:
+        store: open for writing.
+        audio_text: a file's path as the store has it: absolute for files that are used where they lie.
+        trial: holds back tracks that the source does not know; None: it is the right one.
+    """
+
+    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str], trial: Trial | None = None) -> None:
+        self.counts = FetchCounts()
+        self._store = store
+        self._audio_text = audio_text
+        self._trial = trial
+        self._rows: list[int] = []
+        self._audio: list[str] = []
+        self._errors: list[str] = []
+        self._states: list[State] = []
+        self._flushed_at = time.monotonic()
+
+    def adopt(self, row: int, path: Path) -> None:
+        """A file that was there."""
+        self.counts.there += 1
+        self._add(row, self._audio_text(path), "", State.FETCHED)
+
+    def fetched(self, wanted: Wanted, path: Path) -> None:
+        """A track's file is there."""
+        audio = self._audio_text(path)
+        in_place = Path(audio).is_absolute()
+        if in_place:
+            self.counts.in_place += 1
+            self.counts.in_place_bytes += path.stat().st_size
+        else:
+            self.counts.fetched += 1
+            self.counts.fetched_bytes += path.stat().st_size
+        self._add(wanted.row, audio, "", State.FETCHED)
+        if self._trial is not None:
+            self._mark(self._trial.got(in_place=in_place))
+
+    def failed(self, wanted: Wanted, error: FetchError) -> None:
+        """A track's file cannot be had, now or ever."""
+        if self._trial is None or not self._trial.holds(wanted, error):
+            self._mark([(wanted, error)])
+
+    def settled(self, row: int, last_row: int) -> list[Wanted]:
+        """A track has an outcome; see `Trial.settled`."""
+        return [] if self._trial is None else self._trial.settled(row, last_row)
+
+    def finish(self) -> None:
+        """Every track has an outcome: what is held back is marked."""
+        held = [] if self._trial is None else self._trial.release()
+        self._mark(held)
+        if len(held) > 1:
+            logger.warning(
+                "none of %d tracks is there, and none ever was; if it is the wrong server or folder, correct it and run"
+                " `student-clap ingest --retry-failed`",
+                len(held),
+            )
+
+    def _mark(self, failures: list[tuple[Wanted, FetchError]]) -> None:
+        for wanted, error in failures:
+            self._mark_one(wanted, error)
+
+    def _mark_one(self, wanted: Wanted, error: FetchError) -> None:
+        counter = self.counts.failures if error.permanent else self.counts.passing
+        counter[error.kind] += 1
+        later = "" if error.permanent else "; the next run tries again"
+        logger.warning("track %s (%s): %s%s", wanted.track_id, wanted.title, error.reason, later)
+        self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)
+
+    def flush(self, *, if_due: bool = False) -> None:
+        """Write to the store; with `if_due` only when a batch is full or old."""
+        if if_due and len(self._rows) < FLUSH_TRACKS and time.monotonic() - self._flushed_at < FLUSH_S:
+            return
+        self._flushed_at = time.monotonic()
+        # `update_tracks` writes the state last: a row is FETCHED when its path is in place.
+        self._store.update_tracks(self._rows, state=self._states, audio=self._audio, error=self._errors)
+        for column in (self._rows, self._audio, self._errors, self._states):
+            column.clear()
+
+    def _add(self, row: int, audio: str, error: str, state: State) -> None:
+        self._rows.append(row)
+        self._audio.append(audio)
+        self._errors.append(error)
+        self._states.append(state)
+
+
+def fetch_all(
+    wanted: Iterable[Wanted],
+    source: AudioSource,
+    outcomes: Outcomes,
+    *,
+    concurrency: int,
+    stop: threading.Event,
+    budget: Budget | None = None,
+    some_in_place: bool = False,
+    watcher: Watcher = _Nobody(),  # noqa: B008  it has no state
+) -> None:
+    """Fetch every track of `wanted`, or as many as there is room for.
+
+    Args:
+        wanted: the tracks.
+        source: where from; checked already.
+        outcomes: takes what becomes of each.
+        concurrency: tracks at a time.
+        stop: set here when the run ends early, so that waits and downloads end too.
+        budget: what downloads may take.
+        some_in_place: tracks may need no download, so that the rest is looked at even when there is no more room.
+        watcher: is told of every track that is done.
+
+    Raises:
+        SourceError: the source failed as a whole, or is not the one that the ids come from; what was done before is in
+            the store.
+    """
+
+    def fetch(track: Wanted) -> Path:
+        with spending(budget):
+            return source.fetch(track)
+
+    queue: Iterator[Wanted] = iter(wanted)
+    running: dict[Future[Path], Wanted] = {}
+    last_row = -1
+    patience = max(8, 2 * concurrency)
+    failures_in_a_row = 0
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="fetch") as pool:
+        try:
+            while True:
+                for track in itertools.islice(queue, 2 * concurrency - len(running)):
+                    running[pool.submit(fetch, track)] = track
+                    last_row = max(last_row, track.row)
+                if not running:
+                    break
+                done, _ = wait(running, FLUSH_S, FIRST_COMPLETED)
+                for future in done:
+                    track = running.pop(future)
+                    passing = _settle(track, future, outcomes)
+                    failures_in_a_row = failures_in_a_row + 1 if passing else 0
+                    if first := outcomes.settled(track.row, last_row):
+                        queue = _before(first, queue)
+                watcher.tick(len(done))
+                outcomes.flush(if_due=True)
+                if outcomes.counts.no_room and not some_in_place:
+                    outcomes.counts.no_room += sum(1 for _ in queue)  # which ends it
+                if failures_in_a_row >= patience:
+                    # Is the server gone? Then one error, not one per track that is left.
+                    source.check()
+                    failures_in_a_row = 0
+            outcomes.finish()
+        finally:
+            stop.set()
+            _end(running, outcomes)
+
+
+def _before(first: list[Wanted], rest: Iterator[Wanted]) -> Iterator[Wanted]:
+    """`first`, then `rest` without them."""
+    rows = {track.row for track in first}
+    return itertools.chain(first, (track for track in rest if track.row not in rows))
+
+
+def _end(running: dict[Future[Path], Wanted], outcomes: Outcomes) -> None:
+    """Wait for what is under way, and record what arrived."""
+    for future in [f for f in running if f.cancel()]:
+        del running[future]
+    for future in wait(running).done:
+        if future.exception() is None:
+            outcomes.fetched(running[future], future.result())
+    outcomes.flush()
+
+
+def _settle(track: Wanted, future: Future[Path], outcomes: Outcomes) -> bool:
+    """Record one outcome. Returns whether it is a failure that may pass."""
+    try:
+        outcomes.fetched(track, future.result())
+    except FetchError as error:
+        outcomes.failed(track, error)
+        return not error.permanent
+    except NoRoomError:
+        outcomes.counts.no_room += 1
+    except StoppedError:
+        pass
+    return False

@@ -1,0 +1,94 @@
+"""The stage's second half: audio for the rows of one server that lack it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.config.schema import Config
+from student_clap.ingest.cache.budget import Budget, featurized_audio
+from student_clap.ingest.cache.files import AudioCache
+from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
+from student_clap.ingest.fetch.plan import plan_fetch
+from student_clap.ingest.fetch.progress import audio_progress
+from student_clap.ingest.fetch.wrong_server import Trial, ever_fetched
+from student_clap.ingest.sources.base import open_source
+from student_clap.store import FeatureStore, Recipe
+
+
+def fetch_audio(
+    config: Config,
+    store: FeatureStore,
+    rows: npt.NDArray[np.int32],
+    server_id: str,
+    file_paths: Mapping[str, str],
+    *,
+    retry_failed: bool,
+) -> FetchCounts:
+    """Fetch what is missing, as far as there is room.
+
+    Args:
+        config: the configuration.
+        store: open for writing.
+        rows: [row] the rows of the server.
+        server_id: names the server's part of the audio cache.
+        file_paths: track id -> path on the media server, of the tracks whose path is known.
+        retry_failed: try downloads again that failed for good.
+
+    Raises:
+        SourceError: nothing more can be fetched. What was fetched is in the store.
+    """
+    stop = threading.Event()
+    recipe = Recipe.from_config(config.audio)
+    with ExitStack() as stack:
+        cache, budget = None, None
+        if config.ingest.source != "folder":
+            cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
+        plan = plan_fetch(store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe)
+        in_place = cache is None
+        known = bool(plan.is_adopted.any()) or ever_fetched(store, rows, in_place=in_place)
+        trial = None if known else Trial(plan.spread, in_place=in_place)
+        outcomes = Outcomes(store, cache.relative if cache is not None else str, trial)
+        outcomes.counts.there, outcomes.counts.failed_before = plan.there, plan.failed
+        for block in plan.adopted():
+            for row, path in block:
+                outcomes.adopt(row, path)
+            outcomes.flush()
+        if cache is not None:
+            cache.sweep(wanted.stem for wanted in plan.wanted())
+            budget = _open_budget(config, store, recipe)
+        if plan.n_wanted:
+            if budget is not None:
+                budget.check_disk(plan.n_wanted)
+            source = stack.enter_context(open_source(config, file_paths, stop))
+            source.check()
+            with audio_progress(
+                plan.n_wanted,
+                lambda: budget.received_bytes if budget is not None else 0,
+                lambda: outcomes.counts.failures.total() + outcomes.counts.waiting,
+            ) as progress:
+                fetch_all(
+                    plan.wanted(),
+                    source,
+                    outcomes,
+                    concurrency=config.ingest.concurrency,
+                    stop=stop,
+                    budget=budget,
+                    some_in_place=bool(config.ingest.map),
+                    watcher=progress,
+                )
+    if budget is not None:
+        outcomes.counts.evicted, outcomes.counts.evicted_bytes = budget.evicted, budget.evicted_bytes
+    return outcomes.counts
+
+
+def _open_budget(config: Config, store: FeatureStore, recipe: Recipe) -> Budget:
+    limit_bytes = config.ingest.max_cache
+    if limit_bytes is None:
+        return Budget(config.ingest.cache_dir)
+    may_go = featurized_audio(store, recipe, config.ingest.cache_dir)
+    return Budget(config.ingest.cache_dir, int(limit_bytes), may_go)

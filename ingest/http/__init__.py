@@ -1,0 +1,1 @@
+"""One server's HTTP client: retries, bodies, credentials, errors. Knows nothing of tracks or files on disk."""

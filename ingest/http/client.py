@@ -1,0 +1,347 @@
+"""The client of one server: one connection pool, redirects, credentials, and what each answer means.
+
+Guarantee: credentials go to the server they were made for and to no other; no header and no query string is logged or
+stands in an exception; an answer that is cut off is none. Attempts are `retry`'s, bodies `body`'s, files `download`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
+
+import requests
+
+from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.schema import IngestConfig
+from student_clap.ingest.cache.download import Download
+from student_clap.ingest.http.body import Body
+from student_clap.ingest.http.deadline import DeadlineAdapter
+from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.http.retry import AgainError, Retries, retry_after_s
+
+logger = logging.getLogger(__name__)
+# It writes whole URLs, in which some servers want their secrets.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)
+
+_AGAIN = frozenset({408, 425, 429})  # and 5xx
+_MAX_REDIRECTS = 5
+_MAX_JSON_BYTES = 256_000_000
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What proves to the home server who asks. Sent nowhere else, and shown nowhere."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Redirects are ours to follow; requests would prepare the next request even where it is told not to."""
+
+
+class HttpClient:
+    """One server's client, for use by several threads. Use as a context manager.
+
+    Args:
+        base_url: of the server the token is for.
+        config: gives concurrency, timeout and retries.
+        stop: set to end waits and downloads early.
+
+    Raises:
+        SourceError: on construction, for a URL that is none.
+    """
+
+    def __init__(self, base_url: str, config: IngestConfig, stop: threading.Event) -> None:
+        try:
+            self.address = _shown(base_url).rstrip("/")  # for messages
+        except ValueError as error:
+            raise SourceError(f"the URL {base_url} cannot be used: {error}") from None
+        self._base_url = base_url.rstrip("/")
+        self.credentials = Credentials()
+        self._home = urlsplit(base_url)
+        self._config = config
+        self._stop = stop
+        self._retries = Retries(config, stop)
+        self._session = _Session()
+        adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=config.concurrency)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        # Audio does not compress, and a compressed answer cannot be continued.
+        self._session.headers.update({"User-Agent": "student-clap", "Accept-Encoding": "identity"})
+        # Without an auth of its own, requests would put a ~/.netrc entry in the place of our header.
+        self._session.auth = _leave_as_it_is
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def get_json(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        credentials: Credentials | None = None,
+    ) -> Any:
+        """GET a JSON document.
+
+        Args:
+            path: below the base URL; it is what messages show.
+            query: never shown, so it may hold what the server asks for.
+            headers: beside those of the credentials.
+            credentials: in place of the client's own.
+
+        Raises:
+            FetchError: a permanent one where the answer is no JSON.
+        """
+        return self._json("GET", path, None, query, headers, credentials)
+
+    def post_json(self, path: str, body: Any, *, credentials: Credentials | None = None) -> Any:
+        """POST `body` as JSON and return the JSON answer. For requests that may be repeated. Raises as `get_json`."""
+        return self._json("POST", path, body, None, None, credentials)
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        content: Any,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        credentials: Credentials | None,
+    ) -> Any:
+        def once() -> Any:
+            with self.open(
+                path, method=method, query=query, headers=headers, content=content, credentials=credentials
+            ) as response:
+                return _as_json(self.body(response))
+
+        return self._retries.run(path, once)
+
+    def download(
+        self,
+        path: str,
+        stem: Path,
+        *,
+        query: Mapping[str, str] | None = None,
+        explain: Callable[[bytes], Exception | None] | None = None,
+    ) -> Path:
+        """Download audio to `stem` plus the extension that its content asks for.
+
+        Args:
+            path: below the base URL; it is what messages show.
+            stem: where to, without the extension.
+            query: never shown.
+            explain: is called with the first bytes where they are no audio; what it returns is raised in place of
+                the general reason.
+
+        Returns:
+            The file's path; it appears when it is whole.
+
+        Raises:
+            FetchError: with the reason; `permanent` as retrying would or would not help.
+            NoRoomError: the audio cache's budget is used up.
+            SourceError: the file cannot be written.
+            StoppedError: `stop` was set meanwhile.
+        """
+        return self._retries.run(path, Download(self, path, stem, query, explain).attempt)
+
+    def body(self, response: requests.Response, begin: int = 0) -> Body:
+        """The body of `response`, of whose file `begin` bytes came before."""
+        return Body(response, stop=self._stop, timeout_s=self._config.timeout_s, begin=begin)
+
+    @contextmanager
+    def open(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: Any = None,
+        credentials: Credentials | None = None,
+        accepted: frozenset[int] = frozenset({200}),
+    ) -> Iterator[requests.Response]:
+        """One attempt at a request.
+
+        Args:
+            path: below the base URL.
+            method: GET or POST.
+            query: beside that of the credentials.
+            headers: beside those of the credentials; sent to whatever host the server redirects to.
+            content: sent as JSON.
+            credentials: in place of the client's own.
+            accepted: statuses that are no error.
+
+        Yields:
+            The answer, its body unread; redirects followed, the credentials left at home.
+
+        Raises:
+            AgainError, FetchError: no such answer.
+        """
+        proof = credentials or self.credentials
+        url = _with_query(self._base_url + path, query)
+        for _ in range(_MAX_REDIRECTS + 1):
+            at_home = self._is_home(url)
+            sent = {**(headers or {}), **(proof.headers if at_home else {})}
+            response = self._send(method, _with_query(url, proof.query) if at_home else url, sent, content)
+            try:
+                logger.debug("%s %s -> %d", method, _shown(url), response.status_code)
+                if not response.is_redirect:
+                    if not at_home and response.status_code in (401, 403):
+                        raise self._led_away(url)
+                    if response.status_code not in accepted:
+                        raise _failure(response)
+                    yield response
+                    return
+                url = _joined(url, response.headers["Location"])
+                if not self._is_home(url):
+                    # A server that moved hands our whole query on, and the credentials with it.
+                    url = _without(url, proof.query)
+                if content is not None and not self._is_home(url):
+                    raise self._led_away(url)
+            finally:
+                response.close()
+        raise FetchError(f"more than {_MAX_REDIRECTS} redirects", permanent=True, kind="unusable answer")
+
+    def _led_away(self, url: str) -> FetchError:
+        return FetchError(
+            f"the server redirects to {_shown(url)}, where the token is not sent;"
+            " set the URL to that server's if it is yours",
+            permanent=True,
+            kind="refused",
+        )
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], content: Any) -> requests.Response:
+        timeout_s = self._config.timeout_s
+        try:
+            return self._session.request(
+                method,
+                url,
+                headers=headers,
+                json=content,
+                timeout=(timeout_s, timeout_s),
+                stream=True,
+                allow_redirects=False,
+            )
+        except (requests.RequestException, UnicodeError) as error:
+            failure = _unsent(error, url, timeout_s)
+        # Not raised within: the libraries' errors carry the whole URL, and would stand behind ours.
+        raise failure
+
+    def _is_home(self, address: str) -> bool:
+        """Whether the token may go there: the same origin, or the same host's step from http to https."""
+        home, url = self._home, urlsplit(address)
+        if url.hostname != home.hostname:
+            return False
+        ports = (_port(home), _port(url))
+        return (home.scheme == url.scheme and ports[0] == ports[1]) or (
+            (home.scheme, url.scheme) == ("http", "https") and ports == (80, 443)
+        )
+
+
+def _with_query(url: str, query: Mapping[str, str] | None) -> str:
+    there = urlsplit(url).query
+    # A server that redirects to itself hands our query back.
+    names = {name for name, _ in parse_qsl(there, keep_blank_values=True)}
+    added = {name: value for name, value in (query or {}).items() if name not in names}
+    return f"{url}{'&' if there else '?'}{urlencode(added)}" if added else url
+
+
+def _without(url: str, names: Iterable[str]) -> str:
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in query if name not in names]
+    return url if len(kept) == len(query) else parts._replace(query=urlencode(kept)).geturl()
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        joined = urljoin(url, location)
+        urlsplit(joined).port  # noqa: B018  raises where it is none
+    except ValueError:
+        raise FetchError(
+            "the server redirects to something that is no address", permanent=True, kind="unusable answer"
+        ) from None
+    return joined
+
+
+def _leave_as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _as_json(body: Body) -> Any:
+    parts, n_bytes = [], 0
+    for block in body.blocks():
+        parts.append(block)
+        n_bytes += len(block)
+        if n_bytes > _MAX_JSON_BYTES:
+            raise FetchError(
+                f"the answer is larger than {readable_bytes(_MAX_JSON_BYTES)}", permanent=True, kind="unusable answer"
+            )
+    try:
+        return json.loads(b"".join(parts))
+    except ValueError:
+        raise FetchError("the answer is no JSON", permanent=True, kind="unusable answer") from None
+
+
+def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
+    """What it means that a request had no answer."""
+    if isinstance(error, requests.exceptions.SSLError):
+        reason = f"no secure connection ({_innermost(error)}); for a certificate of your own set REQUESTS_CA_BUNDLE"
+        return FetchError(reason, permanent=True, kind="no connection")
+    if isinstance(error, requests.exceptions.Timeout):
+        return AgainError(f"no answer within {timeout_s:g} s", kind="timeout")
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return AgainError(f"no connection: {_innermost(error)}", kind="no connection")
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        reason = "the server's headers contradict each other"
+    else:
+        reason = f"the address {_shown(url)} cannot be used: {type(error).__name__}"
+    return FetchError(reason, permanent=True, kind="unusable answer")
+
+
+def _failure(response: requests.Response) -> Exception:
+    status = response.status_code
+    reason = f"the server answers {status} {response.reason or ''}".rstrip()
+    if status in _AGAIN or status >= 500:
+        return AgainError(
+            reason,
+            kind="server busy" if status in _AGAIN else "server error",
+            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
+        )
+    return FetchError(reason, permanent=True, status=status)
+
+
+def _port(url: SplitResult) -> int | None:
+    return url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _innermost(error: BaseException) -> str:
+    """What the operating system said, without the address that the libraries above add."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        inner = [a for a in (*current.args, getattr(current, "reason", None)) if isinstance(a, BaseException)]
+        current = inner[0] if inner else current.__cause__ or current.__context__
+    for found in reversed(seen):
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror.lower()
+    return type(seen[-1]).__name__
+
+
+def _shown(url: str) -> str:
+    """`url` without its query, where servers hide secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{_port(parts)}{parts.path}"

@@ -1,0 +1,314 @@
+"""`ingest --probe teacher.onnx`: whose vectors are these? A few tracks are embedded again and compared.
+
+The tracks are spread over the rows, one out of every n-th part, because a library that two models have analysed was
+mostly analysed by one and then by the other. Every track's cosine to its stored vector is judged by itself:
+
+    from SAME, 0.995   the same model behind the same front-end. Another decoder or resampler changes less: production's
+                       vectors come back at 0.9999 and above. What remains is for a file that was encoded anew since.
+    from NEAR, 0.95    the same model behind another front-end: 0.97 to 0.99 is usual between STFT hops and between mels
+                       (shared/facts/audiomuse.md, section 0); a student would have to be very good to come here.
+    below              another model, or another recording.
+
+Nine tracks of ten decide (MOST), so that a file that was replaced does not; between one and nine of ten it is a
+mixture. A teacher that hears a mel is asked with the other hop too where its own does not fit.
+
+Guarantee: reads only, but for audio that is fetched into the cache. Cost: the model's time for the tracks, twice where
+two hops are tried; the corpus teacher takes 15 s of one core for four minutes of music.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from student_clap.config.runtime.machine import available_cores
+from student_clap.config.schema import Config
+from student_clap.featurize.audio.decode import DecodeError, decode
+from student_clap.featurize.teacher.model import NoVectorError, Teacher
+from student_clap.ingest.cache.files import AudioCache
+from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
+from student_clap.ingest.sources.base import AudioSource, Wanted, open_source
+from student_clap.ingest.vectors.base import VectorSourceError, open_vector_source
+from student_clap.ingest.vectors.folder import declared_hop
+from student_clap.ingest.vectors.unit_vector import parse_vector
+from student_clap.store import FeatureStore
+
+SAME = 0.995
+NEAR = 0.95
+MOST = 0.9
+SEED = 0
+_TRIES = 4  # tracks looked at in one part of the rows
+_WORST = 5  # tracks shown
+_BATCH_ROWS = 2048
+_NAMED_SERVERS = frozenset({"database", "api"})  # of ingest.vectors
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A track of the sample."""
+
+    track_id: str
+    title: str
+    stored: Vector  # [512] unit
+    audio: str  # where the store says its file is; empty where it does not
+    file_path: str = ""
+
+
+@dataclass
+class Sample:
+    """The tracks with their audio, and what became of the others."""
+
+    tracks: list[Probed] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def report(config: Config, model: Path, n_tracks: int, server_name: str | None = None) -> str:
+    """Compare, and say what was found.
+
+    Args:
+        config: names the store, or the source of vectors where there is none yet, and the audio.
+        model: the teacher's ONNX.
+        n_tracks: most tracks to embed.
+        server_name: name or id of the server whose tracks are taken; None takes ingest.server, else the one with the
+            most tracks.
+
+    Raises:
+        TeacherError: the model cannot be used.
+        VectorSourceError: there are no vectors to compare with.
+    """
+    cores = available_cores()
+    n_workers = min(cores, n_tracks, 8)
+    teacher = Teacher(model, hop_samples=declared_hop(config), threads=max(1, cores // n_workers))
+    server_id, parts, where = _candidates(config, n_tracks, server_name)
+    sample = _with_audio(config, server_id, parts)
+    found = {teacher.hop_samples: _cosines(teacher, sample, n_workers)}
+    first = found[teacher.hop_samples][0]
+    if len(first) and np.mean(first >= SAME) < MOST:
+        for hop in teacher.other_hops():
+            found[hop] = _cosines(teacher.with_hop(hop), sample, n_workers)
+    return "\n".join(_lines(model, where, sample, found, n_tracks))
+
+
+def verdict(cosines: dict[int | None, npt.NDArray[np.float64]]) -> str:
+    """What the cosines say, in a sentence or two.
+
+    Args:
+        cosines: for every hop that was tried (None: the model hears waveforms) [track], the same tracks each time; not
+            empty.
+    """
+    for hop, of_hop in cosines.items():
+        if np.mean(of_hop >= SAME) >= MOST:
+            odd = int(np.count_nonzero(of_hop < SAME))
+            tail = f" {odd} of {len(of_hop)} differ: their files may have been replaced since." if odd else ""
+            if hop == next(iter(cosines)):
+                return f"the same model made the vectors.{tail}"
+            return f"the same model made the vectors, with STFT hop {hop}: set teacher.hop_length_stft: {hop}.{tail}"
+    # best: [track] by whichever hop fits it best
+    best = np.max(list(cosines.values()), axis=0)
+    same = best >= SAME
+    n, n_same = len(best), int(np.count_nonzero(same))
+    if n_same >= MOST * n:
+        each = ", ".join(f"{int(np.count_nonzero(c >= SAME))} with hop {hop}" for hop, c in cosines.items())
+        return f"the same model made the vectors, but behind two front-ends: {each}."
+    if np.mean(best >= NEAR) >= MOST:
+        if n_same > (1 - MOST) * n:
+            return (
+                f"the same model, but {n - n_same} of {n} tracks behind another front-end or from other files (cosine"
+                f" {best[~same].min():.3f} to {best[~same].max():.3f})."
+            )
+        hops = ", ".join(str(hop) for hop in cosines if hop is not None)
+        return (
+            "the same model behind another front-end (0.97 to 0.99 is usual between two), or a student very close to it"
+            + (f"; no hop that was tried fits exactly ({hops})." if hops else ".")
+        )
+    if n_same > (1 - MOST) * n:
+        return (
+            f"a mixture: {n_same} of {n} vectors are this model's, {n - n_same} are another's (cosine"
+            f" {best[~same].min():.3f} to {best[~same].max():.3f}). Let AudioMuse-AI analyse the library anew with one"
+            " model, or distil from audio with ingest.vectors: teacher."
+        )
+    return f"another model made the vectors (median cosine {np.median(best):.3f})."
+
+
+def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple[str, list[list[Probed]], str]:
+    """(server id, for every part of the rows a few tracks to choose from, where they are from)."""
+    if FeatureStore.is_at(config.store.path):
+        store = FeatureStore.open(config.store.path)
+        servers = Counter(store.strings("server_id"))
+        wanted = server_name or config.ingest.server
+        server_id = wanted or (servers.most_common(1)[0][0] if servers else "")
+        if wanted and wanted not in servers and config.ingest.vectors in _NAMED_SERVERS:
+            # The store has ids; who knows the names is the source.
+            with open_vector_source(config, wanted) as vectors:
+                server_id = vectors.server.server_id
+        parts = list(_from_store(store, server_id, n_tracks))
+        if not parts:
+            known = ", ".join(sorted(servers)) or "none"
+            raise VectorSourceError(f"{store.path} has no vectors of server {server_id!r} (its servers: {known})")
+        return server_id, parts, f"store {store.path}"
+    with open_vector_source(config, server_name) as vectors:
+        if config.ingest.vectors == "teacher":
+            raise VectorSourceError("--probe compares with vectors that are there; ingest.vectors: teacher makes them")
+        n_rows = vectors.count()
+        chosen = {int(p): i for i, part in enumerate(_spread(np.arange(n_rows), n_tracks)) for p in part}
+        found: dict[int, list[Probed]] = {}
+        position = 0
+        store_less: FeatureStore | None = None
+        for batch in vectors.tracks(store_less, _BATCH_ROWS):  # type: ignore[arg-type]  # only teachers ask the store
+            for track in batch:
+                unit = parse_vector(track.embedding).unit if track.embedding is not None else None
+                if unit is not None and position in chosen:
+                    probed = Probed(track.track_id, track.title, unit, "", track.file_path)
+                    found.setdefault(chosen[position], []).append(probed)
+                position += 1
+        if not found:
+            raise VectorSourceError(f"none of the rows of {vectors.server} has a usable vector")
+        return vectors.server.server_id, list(found.values()), str(vectors.server)
+
+
+def _from_store(store: FeatureStore, server_id: str, n_tracks: int) -> Iterator[list[Probed]]:
+    rows = []
+    for begin in range(0, store.n_tracks, _BATCH_ROWS):
+        end = begin + _BATCH_ROWS
+        finite = np.asarray(np.isfinite(store.teacher(begin, end)).all(axis=1))
+        servers = store.strings("server_id", begin, end)
+        rows += [begin + i for i, server in enumerate(servers) if finite[i] and server == server_id]
+    for part in _spread(np.array(rows, np.int64), n_tracks):
+        texts = [[store.strings(name, r, r + 1)[0] for name in ("track_id", "title", "audio")] for r in part.tolist()]
+        vectors = [store.teacher(r, r + 1)[0] for r in part.tolist()]
+        yield [Probed(i, title, v, audio) for (i, title, audio), v in zip(texts, vectors, strict=True)]
+
+
+def _spread(rows: npt.NDArray[np.int64], n_parts: int) -> Iterator[npt.NDArray[np.int64]]:
+    """A few rows, drawn by SEED, of each of `n_parts` equal parts."""
+    rng = np.random.default_rng(SEED)
+    for part in np.array_split(rows, min(n_parts, len(rows))) if len(rows) else []:
+        yield rng.permutation(part)[:_TRIES]
+
+
+def _with_audio(config: Config, server_id: str, parts: Sequence[list[Probed]]) -> Sample:
+    """One track of every part, with its file; a file that is there goes before one that must be fetched."""
+    sample = Sample()
+    missing = []
+    for part in parts:
+        there = next((t for t in part if t.audio and (config.ingest.cache_dir / t.audio).is_file()), None)
+        if there is None:
+            missing.append(part)
+        else:
+            sample.tracks.append(there)
+            sample.files.append(config.ingest.cache_dir / there.audio)
+    if missing:
+        try:
+            _fetch(config, server_id, missing, sample)
+        except SourceError as error:
+            sample.notes.append(f"audio of {len(missing)} tracks is not here and cannot be fetched: {error.message}")
+    return sample
+
+
+def _fetch(config: Config, server_id: str, parts: Sequence[list[Probed]], sample: Sample) -> None:
+    """Get one track of every part through the source of audio. Raises SourceError."""
+    stop = threading.Event()
+    paths = {t.track_id: t.file_path for part in parts for t in part if t.file_path}
+    with ExitStack() as stack:
+        stack.callback(stop.set)
+        cache = None
+        if config.ingest.source != "folder":
+            cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
+        source = stack.enter_context(open_source(config, paths, stop))
+        source.check()
+        for part in tqdm(parts, desc="audio", unit="track", disable=None, leave=False):
+            reason = ""
+            for track in part:
+                try:
+                    path = _get(track, source, cache)
+                except FetchError as error:
+                    reason = reason or f"{track.track_id} ({track.title}): {error.reason}"
+                    continue
+                sample.tracks.append(track)
+                sample.files.append(path)
+                break
+            else:
+                sample.notes.append(f"no audio: {reason}")
+
+
+def _get(track: Probed, source: AudioSource, cache: AudioCache | None) -> Path:
+    if cache is None:
+        return source.fetch(Wanted(-1, track.track_id, track.title, Path()))
+    there = cache.find(track.track_id)
+    return there or source.fetch(Wanted(-1, track.track_id, track.title, cache.stem(track.track_id)))
+
+
+def _cosines(teacher: Teacher, sample: Sample, n_workers: int) -> tuple[npt.NDArray[np.float64], list[Vector | None]]:
+    """[heard track] cosines to the stored vectors, and [track] the new vectors, None for a track that gives none."""
+    stop = threading.Event()
+
+    def proceed() -> None:
+        if stop.is_set():
+            raise StoppedError
+
+    def hear(path: Path) -> Vector | str:
+        try:
+            proceed()
+            return teacher.embed(decode(path, teacher.max_samples), proceed)[0]
+        except (DecodeError, NoVectorError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="probe") as pool:
+        try:
+            bar = tqdm(
+                pool.map(hear, sample.files), "probe", len(sample.files), unit="track", disable=None, leave=False
+            )
+            answers = list(bar)
+        finally:
+            stop.set()
+    for track, answer in zip(sample.tracks, answers, strict=True):
+        note = f"no vector: {track.track_id} ({track.title}): {answer}"
+        if isinstance(answer, str) and note not in sample.notes:
+            sample.notes.append(note)
+    vectors = [None if isinstance(a, str) else a for a in answers]
+    pairs = [(t.stored, v) for t, v in zip(sample.tracks, vectors, strict=True) if v is not None]
+    return np.array([float(stored @ vector) for stored, vector in pairs], np.float64), vectors
+
+
+def _lines(
+    model: Path,
+    where: str,
+    sample: Sample,
+    found: dict[int | None, tuple[npt.NDArray[np.float64], list[Vector | None]]],
+    n_wanted: int,
+) -> Iterator[str]:
+    """The report, line by line."""
+    vectors = next(iter(found.values()))[1]
+    heard = [(t, v) for t, v in zip(sample.tracks, vectors, strict=True) if v is not None]
+    few = f" of {n_wanted} wanted" if len(heard) < n_wanted else ""
+    yield f"probe: {model} against {where}, {len(heard)}{few} tracks"
+    yield from (f"  {note}" for note in sample.notes)
+    if not heard:
+        yield "verdict: none; no track's audio could be had"
+        return
+    yield "  cosine to the stored vectors        min   median      max"
+    for hop, (cosines, _) in found.items():
+        name = "its own input" if hop is None else f"STFT hop {hop}"
+        yield f"  {name:<30}{cosines.min():>9.4f}{np.median(cosines):>9.4f}{cosines.max():>9.4f}"
+    if len(heard) > 1:
+        # grams: [stored, heard]; off the diagonal the tracks differ
+        grams = np.stack([t.stored for t, _ in heard]) @ np.stack([v for _, v in heard]).T
+        unlike = grams[~np.eye(len(heard), dtype=bool)]
+        yield f"  {'of different tracks':<30}{unlike.min():>9.4f}{np.median(unlike):>9.4f}{unlike.max():>9.4f}"
+    best = np.max([cosines for cosines, _ in found.values()], axis=0)
+    worst = np.argsort(best, kind="stable")[:_WORST]
+    yield f"  the {len(worst)} worst:"
+    yield from (f"    {best[i]:.4f}  {heard[i][0].track_id}  {heard[i][0].title}" for i in worst)
+    caution = "" if len(heard) >= min(10, n_wanted) else f" (of {len(heard)} tracks only)"
+    yield f"verdict{caution}: {verdict({hop: cosines for hop, (cosines, _) in found.items()})}"

@@ -1,0 +1,135 @@
+"""Audio from a folder. Files are used where they lie, never copied.
+
+A track's file is, in this order: the one whose path below the folder is the track id; the one whose name without
+extension is the track id; the one whose path below the folder is the longest end of the database's path of the track.
+
+Guarantee: only files below the folder are used, whatever the database says; a file that two tracks' paths lead to is
+given to neither. Links are followed, and every folder is walked once, so that a circle of links ends. Cost: one walk.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.sources.base import Wanted
+
+# Of files with one stem, audio goes before its lyrics, cover or cue sheet.
+NOT_AUDIO_SUFFIXES = frozenset(
+    {".lrc", ".txt", ".jpg", ".jpeg", ".png", ".webp", ".cue", ".log", ".nfo", ".m3u", ".m3u8", ".json"}
+)
+AUDIO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("aac", "aif", "aifc", "aiff", "alac", "ape", "au", "caf", "dsf", "flac", "m4a", "m4b", "mka", "mp2", "mp3"),
+        *("mp4", "mpc", "oga", "ogg", "opus", "tta", "wav", "weba", "webm", "wma", "wv"),
+    )
+)
+
+
+class FolderSource:
+    """The files below `folder`."""
+
+    def __init__(self, folder: Path | None, file_paths: Mapping[str, str]) -> None:
+        if folder is None:
+            raise SourceError("folder.path is not set; ingest.source is `folder` and needs the folder of the audio")
+        self._folder = folder.absolute()
+        self._file_paths = file_paths
+        self._by_path: dict[str, Path] = {}  # path below the folder, with `/`
+        self._by_stem: dict[str, Path] = {}
+        self._claims: Counter[Path] = Counter()
+
+    def check(self) -> None:
+        """List the folder. Raises SourceError if it is not there or empty."""
+        if not self._folder.is_dir():
+            raise SourceError(f"folder.path {self._folder} is no folder; is the disk mounted?")
+        for path_id, path in walk_files(self._folder):
+            self._by_path.setdefault(path_id, path)
+            self._by_stem.setdefault(normal_text(path.stem), path)
+        if not self._by_path:
+            raise SourceError(f"folder.path {self._folder} holds no files; is the disk mounted?")
+        found = (self._by_file_path(p) for t, p in self._file_paths.items() if self._by_id(t) is None)
+        self._claims.update(path for path in found if path is not None)
+
+    def fetch(self, wanted: Wanted) -> Path:
+        """Find one track's file."""
+        path = self._by_id(wanted.track_id)
+        if path is None:
+            file_path = self._file_paths.get(wanted.track_id, "")
+            path = self._by_file_path(file_path)
+            if path is None:
+                also = f", and none that the database's path {file_path!r} ends in" if file_path else ""
+                raise FetchError(
+                    f"{self._folder} has no file named by the track id{also}", permanent=True, kind="not in the folder"
+                )
+            if self._claims[path] > 1:
+                raise FetchError(
+                    f"{path} fits the database's paths of {self._claims[path]} tracks; set folder.path so that the"
+                    " paths below it tell them apart",
+                    permanent=True,
+                    kind="ambiguous path",
+                )
+        try:
+            with path.open("rb") as file:
+                audio_extension(file.read(HEAD_BYTES))
+        except NotAudioError as error:
+            raise FetchError(f"{path} is no audio: {error}", permanent=True, kind="no audio") from None
+        except OSError as error:
+            raise FetchError(
+                f"{path} cannot be read: {error.strerror}", permanent=False, kind="unreadable file"
+            ) from None
+        return path
+
+    def _by_id(self, track_id: str) -> Path | None:
+        name = normal_text(track_id)
+        return self._by_path.get(name) or self._by_stem.get(name)
+
+    def _by_file_path(self, file_path: str) -> Path | None:
+        parts = [p for p in normal_text(file_path).replace("\\", "/").split("/") if p]
+        for begin in range(len(parts)):
+            if (found := self._by_path.get("/".join(parts[begin:]))) is not None:
+                return found
+        return None
+
+
+def walk_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, Path]]:
+    """Every file below `folder` that is not by its suffix something else, as (its path below the folder, the file).
+
+    Args:
+        folder: absolute.
+        on_error: told of every folder that cannot be listed; None passes over it.
+
+    Returns:
+        In an order that two walks share. The path has `/` and one spelling for accents; where two files have the same,
+        both are given, and the first is the one that FolderSource finds.
+    """
+    walked: set[tuple[int, int]] = set()
+    for directory, directories, names in os.walk(folder, onerror=on_error, followlinks=True):
+        if (place := _place(directory)) is None or place in walked:
+            directories.clear()
+            continue
+        walked.add(place)
+        directories.sort()
+        for name in sorted(names):
+            path = Path(directory, name)
+            if path.suffix.lower() not in NOT_AUDIO_SUFFIXES:
+                yield normal_text(path.relative_to(folder).as_posix()), path
+
+
+def normal_text(text: str) -> str:
+    """One spelling for accents, which file systems write in two ways."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _place(directory: str) -> tuple[int, int] | None:
+    """What tells a folder from every other, however it was reached; None if it has gone."""
+    try:
+        stat = os.stat(directory)  # noqa: PTH116  a hundred thousand times
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

@@ -1,0 +1,247 @@
+"""What the sources of all media servers share: who may ask, what a refusal means, and lists in pages.
+
+A server's module says how its credentials travel, how it greets, at which addresses a track's bytes lie, and how it
+lists; the rest is here. Guarantee: one track's fault is a FetchError, a fault of the server or of its credentials is a
+SourceError with the remedy; a list gives every id once, or ends with the error that says how far it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+from student_clap.config.schema import IngestConfig
+from student_clap.ingest.http.client import Credentials, HttpClient
+from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.sources.base import ListedTrack, Wanted
+
+logger = logging.getLogger(__name__)
+
+PAGE_TRACKS = 500  # asked for at a time; servers may give fewer
+
+
+@dataclass(frozen=True)
+class Address:
+    """A place below the server's URL."""
+
+    path: str
+    query: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A piece of a list."""
+
+    tracks: list[ListedTrack]
+    n_items: int  # entries of the server's answer, those that are no track included
+    total: int | None = None  # entries of the whole list, where the server says
+    full: bool = True  # as many entries as were asked for
+
+
+Ask = Callable[[int], Page]  # the page from that entry on
+
+
+class ServerSettings(Protocol):
+    """What the configuration's sections of all servers have in common."""
+
+    @property
+    def url(self) -> str: ...
+
+
+SettingsT = TypeVar("SettingsT", bound=ServerSettings)
+
+
+class RemoteServer(ABC, Generic[SettingsT]):
+    """A media server that is reached over HTTP. Use as a context manager.
+
+    Args:
+        settings: the server's section of the configuration.
+        config: gives concurrency, timeout and retries.
+        stop: set to end waits and downloads early.
+
+    Raises:
+        SourceError: on construction, if a setting is missing or cannot be right.
+    """
+
+    section: ClassVar[str]  # of the configuration
+    product: ClassVar[str]
+    example_url: ClassVar[str]
+    credential: str = "token"  # what messages call it
+    track_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may stand in a URL's path
+
+    def __init__(self, settings: SettingsT, config: IngestConfig, stop: threading.Event) -> None:
+        self._settings = settings
+        if not settings.url:
+            raise SourceError(f"{self.section}.url is not set; expected such as {self.example_url}")
+        self._credentials = self.credentials()
+        self._client = HttpClient(self.base_url(settings.url), config, stop)
+        self._client.credentials = self._credentials[0]
+        self._checking = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.__exit__()
+
+    # --- what differs between servers
+
+    @staticmethod
+    def base_url(url: str) -> str:
+        """What every path is put behind."""
+        return url
+
+    @abstractmethod
+    def credentials(self) -> Sequence[Credentials]:
+        """Ways to say who asks, the preferred first. Raises SourceError where settings are missing."""
+
+    @abstractmethod
+    def greet(self, credentials: Credentials) -> str | None:
+        """Ask the server who it is, in a way that needs the credentials.
+
+        Returns:
+            What the log says of it; None where the answer is not this product's.
+
+        Raises:
+            FetchError: with status 401 where these credentials are not taken, though others might be.
+            SourceError: it is clear that no others would be.
+        """
+
+    @abstractmethod
+    def addresses(self, track_id: str) -> Sequence[Address]:
+        """Where the track's original bytes lie; each next one is for those who may not read the one before."""
+
+    @abstractmethod
+    def lists(self) -> Iterator[Ask]:
+        """The lists that together name every track."""
+
+    @property
+    @abstractmethod
+    def remedy(self) -> str:
+        """What to do where the credentials are refused."""
+
+    def explain(self, head: bytes) -> Exception | None:  # noqa: ARG002  of those that report errors with status 200
+        """The error that stands where audio should be, if this server is known to send such."""
+        return None
+
+    def missing(self, track_id: str) -> FetchError:  # noqa: ARG002
+        """Why the server does not know the track."""
+        return FetchError("it is gone from the media server (404)", permanent=True, status=404)
+
+    # --- what is the same
+
+    def check(self) -> None:
+        """Ask the server who it is, and keep the credentials that it accepts. Raises SourceError."""
+        hint = f"check {self.section}.url, and a reverse proxy's path in it"
+        refused = ""
+        with self._checking:
+            for credentials in self._credentials:
+                try:
+                    name = self.greet(credentials)
+                except FetchError as error:
+                    if error.status == 401:
+                        refused = error.reason
+                        continue
+                    raise SourceError(
+                        f"{self.product} at {self._client.address} cannot be used: {error.reason}; {hint}"
+                    ) from None
+                if name is None:
+                    raise SourceError(f"{self._client.address} answers, but not as {self.product} does; {hint}")
+                logger.info("%s at %s", name, self._client.address)
+                self._client.credentials = credentials
+                return
+        raise self.refusal(refused)
+
+    def fetch(self, wanted: Wanted) -> Path:
+        """Download one track."""
+        track_id = wanted.track_id
+        if not self.track_ids.fullmatch(track_id):
+            raise FetchError(
+                f"the track id {track_id!r} is none of {self.product}'s", permanent=True, kind="strange id"
+            )
+        try:
+            return self._download(track_id, wanted.stem)
+        except FetchError as error:
+            if error.status == 401:
+                # The credentials, or this one track? If the credentials, that ends the run.
+                self.check()
+                raise FetchError(
+                    f"the server refuses this track, though not the {self.credential} (401)", permanent=True, status=401
+                ) from None
+            if error.status == 404:
+                raise self.missing(track_id) from None
+            raise
+
+    def list_tracks(self) -> Iterator[list[ListedTrack]]:
+        """Every track of the server once, a page at a time. Raises SourceError where the list breaks off."""
+        seen: set[str] = set()
+        try:
+            for ask in self.lists():
+                yield from self._walk(ask, seen)
+        except FetchError as error:
+            if error.status == 401:
+                self.check()
+            raise SourceError(
+                f"the list of {self.product}'s tracks at {self._client.address} broke off after {len(seen)} tracks:"
+                f" {error.reason}; run ingest again"
+            ) from None
+
+    def refusal(self, reason: str) -> SourceError:
+        """The error of a server that does not take the credentials."""
+        reason = reason.removeprefix("the server answers ").removeprefix("the server reports ")
+        return SourceError(
+            f"{self.product} at {self._client.address} refuses the {self.credential} ({reason}); {self.remedy}"
+        )
+
+    def unlike(self, what: str) -> FetchError:
+        """The error of an answer that does not have the expected form."""
+        return FetchError(f"{what} is not as {self.product} gives it", permanent=True, kind="unusable answer")
+
+    def _download(self, track_id: str, stem: Path) -> Path:
+        addresses = self.addresses(track_id)
+        for address in addresses:
+            try:
+                return self._client.download(address.path, stem, query=address.query, explain=self.explain)
+            except FetchError as error:
+                if error.status != 403:
+                    raise
+        reason = "allows neither its download nor its stream" if len(addresses) > 1 else "does not allow its download"
+        raise FetchError(f"the server {reason} (403)", permanent=True, status=403)
+
+    def _walk(self, ask: Ask, seen: set[str]) -> Iterator[list[ListedTrack]]:
+        start, before = 0, len(seen)
+        while True:
+            page = ask(start)
+            # A dict, for a page may repeat itself too.
+            fresh = list({t.track_id: t for t in page.tracks if t.track_id not in seen}.values())
+            seen.update(t.track_id for t in fresh)
+            if fresh:
+                yield fresh
+            start += page.n_items
+            if not page.n_items or (page.total is not None and start >= page.total):
+                break
+            if not fresh:
+                if page.full:
+                    raise SourceError(
+                        f"the list of {self.product}'s tracks at {self._client.address} does not end: after"
+                        f" {len(seen)} tracks it begins again; is a cache or a proxy between that ignores the query?"
+                    )
+                break
+        if page.total is not None and len(seen) - before < page.total:
+            logger.warning(
+                "%s counts %d tracks and listed %d; it may have changed meanwhile",
+                self.product, page.total, len(seen) - before,
+            )  # fmt: skip
+
+
+def header_token(token: str, key: str) -> str:
+    """`token`, if it may stand in a header. Raises SourceError; never shows the token."""
+    if not token.isprintable() or not token.isascii() or '"' in token or token != token.strip() or not token:
+        raise SourceError(f"{key} has characters that no API key has; was it copied whole?")
+    return token

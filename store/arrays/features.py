@@ -1,0 +1,250 @@
+"""One recipe's features: a strip of one-byte codes per track, one shard per track.
+
+Guarantee: a strip is written before its mark, in one object that appears whole; each inner chunk carries a crc32c.
+Tasks may write strips of different rows at once; marks are the driver's alone.
+Cost: see `shard`; stores whose shards are of another make are read and written through zarr.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from student_clap.store.arrays.metadata import add_members, read_document
+from student_clap.store.arrays.shard import ZSTD_LEVEL, ShardFormat
+from student_clap.store.arrays.tracks import array, column_codecs, read_column, read_strings, update_column
+from student_clap.store.arrays.windows import window_index
+from student_clap.store.layout.codes import MISSING, dequantise_columns
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
+from student_clap.store.storage.base import Place
+from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
+
+CHUNK_FRAMES = 4096
+NOT_MADE = 0
+FAILED = -1
+_MARK_CHUNK_ROWS = 65_536
+
+
+def create_features(store: Place, recipe: Recipe, n_tracks: int) -> None:
+    """Create the recipe's group, whole, in the store, for `n_tracks` rows."""
+    add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
+
+
+def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
+    """What creates the recipe's group in a root group."""
+    name = f"features/{recipe.name}"
+    shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
+
+    def make(root: zarr.Group) -> None:
+        group = root.create_group(
+            name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
+        )
+        with _quiet():
+            # Imported here: it warns in a store that has no need of it.
+            from zarr.codecs.numcodecs import Delta
+
+            group.create_array(
+                "mel",
+                shape=(n_tracks, recipe.n_mels, shard_frames),
+                chunks=(1, recipe.n_mels, CHUNK_FRAMES),
+                shards=(1, recipe.n_mels, shard_frames),
+                dtype="uint8",
+                fill_value=MISSING,
+                filters=[Delta(dtype="|u1")],
+                compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+                dimension_names=("track", "mel_band", "frame"),
+                attributes={
+                    "units": "dB",
+                    "long_name": "log-mel strip; frame_index gives the segments",
+                    "scale_factor": recipe.scale_db,
+                    "add_offset": recipe.offset_db,
+                    "_FillValue": MISSING,
+                },
+            )
+        group.create_array(
+            "n_samples",
+            shape=(n_tracks,),
+            chunks=(_MARK_CHUNK_ROWS,),
+            dtype="int64",
+            fill_value=NOT_MADE,
+            compressors=column_codecs(),
+            dimension_names=("track",),
+            attributes={"long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
+        )
+        group.create_array(
+            "error",
+            shape=(n_tracks,),
+            chunks=(_MARK_CHUNK_ROWS,),
+            dtype="string",
+            fill_value="",
+            compressors=column_codecs(),
+            dimension_names=("track",),
+        )
+
+    return make
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    """Do without zarr's remark that a filter of numcodecs extends the standard; docs/store.md tells of it."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+class Features:
+    """The features of one recipe. Obtain it from `FeatureStore.features`."""
+
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, place: Place) -> None:
+        self._group = group
+        self._shards = place / "mel" / "c"
+        self._format = ShardFormat.of(read_document(place / "mel"))
+        self.recipe = recipe
+        self._n_tracks = n_tracks
+
+    def n_samples(self) -> npt.NDArray[np.int64]:
+        """[track] samples at 48 kHz after the cap; 0 no features yet, -1 failed."""
+        return read_column(array(self._group, "n_samples"), 0, self._n_tracks)
+
+    def errors(self, begin: int = 0, end: int | None = None) -> list[str]:
+        """Rows [begin, end): why a track has no features; empty where it has, or was not tried."""
+        end = self._n_tracks if end is None else min(end, self._n_tracks)
+        return read_strings(array(self._group, "error"), begin, end)
+
+    def made(self) -> npt.NDArray[np.bool_]:
+        """[track] whether the features are complete."""
+        return self.n_samples() > 0
+
+    def stored_bytes(self) -> int:
+        """Bytes of the shards that count."""
+        sizes = self._shards.row_sizes()
+        return sum(sizes.get(row, 0) for row in np.flatnonzero(self.made()).tolist())
+
+    def shard_path(self, row: int) -> Path | str:
+        """The file or the URL of the object that holds the strip of `row`."""
+        return self._shard(row).path
+
+    def _shard(self, row: int) -> Place:
+        return self._shards / f"{row}/0/0"
+
+    @property
+    def shards(self) -> Place:
+        """The folder that the shards lie in."""
+        return self._shards
+
+    def shard_rows(self) -> set[int]:
+        """Rows that have a shard, marked or not."""
+        return set(self._shards.row_sizes())
+
+    def delete_shard(self, row: int) -> None:
+        """Remove the shard of `row`, and what a killed writer left beside it."""
+        self._shard(row).unlink()
+        self._shard(row).parent.sweep()
+
+    def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
+        """Write the shard of `row`; `mark` makes it count.
+
+        Args:
+            row: the track's row.
+            codes: [mel, frame] as `strip_layout(n_samples, recipe)` orders them, 1..255.
+            n_samples: of the audio they were made from.
+
+        Raises:
+            StoreError: the shape does not fit `n_samples`, or a code is the fill value.
+        """
+        expected = (self.recipe.n_mels, strip_frames(n_samples, self.recipe))
+        if codes.shape != expected or codes.dtype != np.uint8:
+            raise StoreError(
+                f"row {row}: strip is {codes.dtype} {codes.shape}; {n_samples} samples need uint8 {expected}"
+            )
+        if codes.min() == MISSING:
+            raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
+        shard = self._shard(row)
+        shard.parent.sweep()
+        if self._format is not None:
+            shard.write(self._format.encode(codes))
+            return
+        mel = self._mel
+        whole = np.full((1, *mel.shape[1:]), MISSING, np.uint8)
+        whole[0, :, : codes.shape[1]] = codes
+        mel[row : row + 1] = whole
+
+    def mark(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
+        """Record the outcome of `rows`: samples and "", or FAILED and the reason. The driver alone calls this."""
+        at = np.asarray(rows, np.int64)
+        update_column(array(self._group, "error"), at, np.array(errors, dtype=np.dtypes.StringDType()))
+        update_column(array(self._group, "n_samples"), at, np.asarray(n_samples, np.int64))
+
+    def strip(self, row: int, n_samples: int | None = None) -> npt.NDArray[np.uint8]:
+        """The strip of `row`, [mel, frame] codes 1..255.
+
+        Args:
+            row: the track's row.
+            n_samples: the row's value of `n_samples()`, if the caller has it at hand.
+
+        Raises:
+            MissingFeaturesError: the track is not made, or its shard is gone or incomplete.
+            CorruptShardError: the shard fails its checksum.
+        """
+        if n_samples is None:
+            n_samples = self._n_samples_of(row)
+        if n_samples <= 0:
+            raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
+        frames = strip_frames(n_samples, self.recipe)
+        try:
+            codes = self._read(row, frames)
+        except (ValueError, RuntimeError) as error:
+            raise CorruptShardError(
+                f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
+            ) from error
+        if codes.min() == MISSING:
+            raise MissingFeaturesError(
+                f"row {row} is marked as made, but its {self.recipe.name} shard is gone or incomplete; "
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
+            )
+        return codes
+
+    def _read(self, row: int, frames: int) -> npt.NDArray[np.uint8]:
+        """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""
+        if self._format is None:
+            return np.asarray(self._mel[row, :, :frames])
+        try:
+            data = self._shard(row).read_bytes()
+        except FileNotFoundError:
+            return np.full((self.recipe.n_mels, frames), MISSING, np.uint8)
+        return self._format.decode(data, frames)
+
+    @property
+    def _mel(self) -> zarr.Array[Any]:
+        with _quiet():
+            return array(self._group, "mel")
+
+    def _n_samples_of(self, row: int) -> int:
+        return int(read_column(array(self._group, "n_samples"), row, row + 1)[0])
+
+    def segments(self, row: int) -> npt.NDArray[np.float32]:
+        """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step."""
+        n_samples = self._n_samples_of(row)
+        return self.decibels(self.strip(row, n_samples), n_samples)
+
+    def windows(self, row: int, *, length_s: float, hop_s: float) -> npt.NDArray[np.float32]:
+        """Segments of another length or hop, [window, mel, frame] dB; see `windows` for what they are, exactly.
+
+        Raises:
+            StoreError: the strip has no such windows; or as `strip` does.
+        """
+        n_samples = self._n_samples_of(row)
+        codes = self.strip(row, n_samples)
+        return dequantise_columns(
+            codes, window_index(n_samples, self.recipe, length_s=length_s, hop_s=hop_s), self.recipe
+        )
+
+    def decibels(self, codes: npt.NDArray[np.uint8], n_samples: int) -> npt.NDArray[np.float32]:
+        """The segments of a strip that was read, [segment, mel, frame] dB."""
+        return dequantise_columns(codes, frame_index(n_samples, self.recipe), self.recipe)

@@ -1,0 +1,136 @@
+"""The zarr.json files: read, checked and written with a checksum of their own.
+
+Zarr protects chunks, not metadata: one flipped bit in a `scale_factor` or a fill value would give wrong decibels
+without a word. So every zarr.json carries, among its attributes, the crc32c of everything else in it.
+
+Guarantee: a document is read as it was written, or not at all. A document without a checksum is accepted only in stores
+whose root has none either (made before there was one).
+Cost: 0.1 ms per document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import google_crc32c
+import zarr
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.errors import CorruptMetadataError
+
+CHECKSUM = "zarr_json_crc32c"
+Document = dict[str, Any]
+
+
+def read_document(folder: Somewhere, *, sealed: bool = False) -> Document:
+    """The zarr.json of the array or group in `folder`.
+
+    Args:
+        folder: of the array or group.
+        sealed: whether it must carry a checksum.
+
+    Raises:
+        CorruptMetadataError: it is gone, is no JSON object, or its checksum is wrong.
+    """
+    path = place_of(folder) / "zarr.json"
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise _damaged(path, "it is not there") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise _damaged(path, f"it is no JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+        raise _damaged(path, "it is no object with attributes")
+    stored = document.get("attributes", {}).get(CHECKSUM)
+    if stored is None and sealed:
+        raise _damaged(path, f"its checksum {CHECKSUM} is gone")
+    if stored is not None and stored != checksum(document):
+        raise _damaged(path, f"its checksum is {stored!r}, its content gives {checksum(document)!r}")
+    return document
+
+
+def write_document(folder: Somewhere, document: Document) -> None:
+    """Write the zarr.json of `folder` with its checksum. Raises StoreError if it cannot be written."""
+    (place_of(folder) / "zarr.json").write(sealed_bytes(document), name_too=False)
+
+
+def sealed_bytes(document: Document) -> bytes:
+    """A zarr.json with its checksum."""
+    document = {**document, "attributes": dict(document.get("attributes", {}))}
+    document["attributes"][CHECKSUM] = checksum(document)
+    return json.dumps(document, indent=2).encode()
+
+
+def checksum(document: Document) -> str:
+    """crc32c, eight hex digits, of the canonical JSON of all but the checksum itself."""
+    attributes = {k: v for k, v in document.get("attributes", {}).items() if k != CHECKSUM}
+    text = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"))
+    return f"{google_crc32c.value(text.encode()):08x}"
+
+
+def is_sealed(document: Document) -> bool:
+    """Whether it carries a checksum."""
+    return CHECKSUM in document.get("attributes", {})
+
+
+def set_rows(folder: Somewhere, n_tracks: int) -> None:
+    """Give the array in `folder` `n_tracks` rows. Chunks are left as they are: rows are written before they count.
+
+    zarr's own resize lists every chunk of the array, which takes seconds for a million shards.
+    """
+    document = read_document(folder)
+    if document["shape"][0] != n_tracks:
+        write_document(folder, {**document, "shape": [n_tracks, *document["shape"][1:]]})
+
+
+def set_attributes(folder: Somewhere, changes: Document) -> Document:
+    """Change attributes of the array or group in `folder`. Returns all of them."""
+    document = read_document(folder)
+    before = document.get("attributes", {})
+    document["attributes"] = {**before, **changes}
+    if document["attributes"] != before:
+        write_document(folder, document)
+    return dict(document["attributes"])
+
+
+def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
+    """The zarr.json documents of what `make` creates in the empty group that it is given, by the member's path.
+
+    The group itself is "". Nothing is written anywhere.
+    """
+    files: dict[str, Buffer] = {}
+    make(zarr.create_group(MemoryStore(files)))
+    documents = {name.removesuffix("zarr.json").rstrip("/"): data.to_bytes() for name, data in sorted(files.items())}
+    return {name: json.loads(data) for name, data in documents.items()}
+
+
+def as_files(documents: dict[str, Document], below: str = "") -> dict[str, bytes]:
+    """The documents of a member and of what is below it as files, each with its checksum, by their paths below it."""
+    prefix = f"{below}/" if below else ""
+    inside = {name.removeprefix(prefix): d for name, d in documents.items() if name == below or name.startswith(prefix)}
+    inside = {"" if name == below else name: document for name, document in inside.items()}
+    return {f"{name}/zarr.json".lstrip("/"): sealed_bytes(document) for name, document in inside.items()}
+
+
+def add_members(store: Place, names: Sequence[str], make: Callable[[zarr.Group], None]) -> None:
+    """Create arrays or groups, each of them appearing whole.
+
+    Args:
+        store: the store.
+        names: of the members, in the order in which they are to appear, each below the root or a group that is there.
+        make: creates them in an empty group that it is given.
+    """
+    documents = describe(make)
+    for name in names:
+        (store / name).create(as_files(documents, name))
+
+
+def _damaged(path: Place, reason: str) -> CorruptMetadataError:
+    return CorruptMetadataError(
+        f"{path} is damaged: {reason}. `student-clap store repair` writes an array's anew; "
+        "one of a group has to come from a copy of the store"
+    )

@@ -1,0 +1,219 @@
+"""The track table: one row per (server_id, track_id), in one-dimensional Zarr arrays of the root group.
+
+Guarantee: a row exists once its `state` is written, which happens last and in order; whatever a killed writer left
+behind it is cut off when the store is next opened for writing. Every chunk up to the last row is a file with a crc32c:
+a damaged or lost one is an error, never empty texts. One process writes at a time (see `FeatureStore`).
+Cost: an update rewrites the chunks it touches (4096 rows of texts, 1024 of the teacher's vectors), so callers batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store.arrays.metadata import CHECKSUM
+from student_clap.store.storage.base import Place, PlacedStore
+from student_clap.store.storage.errors import CorruptColumnError
+
+_CHUNK_ROWS = 65_536
+TEXT_CHUNK_ROWS = 4096  # a chunk of texts is rewritten for every batch of new rows, and is read as Python objects
+_TEACHER_CHUNK_ROWS = 1024  # 2 MiB
+STRING_COLUMNS = ("track_id", "server_id", "item_id", "title", "artist", "album", "audio", "error")
+TABLE_COLUMNS = (*STRING_COLUMNS, "teacher", "state")
+_UNREADABLE = (ValueError, RuntimeError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
+
+
+class State(IntEnum):
+    """How far a track has come. 0 is the fill value: such a row was never committed."""
+
+    ABSENT = 0
+    LISTED = 1  # vector here, audio not yet
+    FETCHED = 2  # audio here
+    GONE = 3  # no longer in the source; its data are kept
+    FAILED = 4  # cannot be used, `error` says why
+
+
+@dataclass(frozen=True)
+class Track:
+    """A row to be added."""
+
+    server_id: str
+    track_id: str  # the media server's id
+    item_id: str = ""  # AudioMuse-AI's id, an attribute only
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    audio: str = ""  # path of the audio file, relative to the audio cache unless absolute
+    error: str = ""
+    state: State = State.LISTED
+    # [512] float32, L2-normalised; None where there is no usable one
+    teacher: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+def column_codecs() -> list[ZstdCodec | Crc32cCodec]:
+    """What the chunks of columns are packed with."""
+    return [ZstdCodec(level=0), Crc32cCodec()]
+
+
+def create_table(root: zarr.Group) -> None:
+    """Create the empty columns."""
+    for name in STRING_COLUMNS:
+        root.create_array(
+            name,
+            shape=(0,),
+            chunks=(TEXT_CHUNK_ROWS,),
+            dtype="string",
+            fill_value="",
+            compressors=column_codecs(),
+            dimension_names=("track",),
+        )
+    root.create_array(
+        "teacher",
+        shape=(0, EMBEDDING_DIM),
+        chunks=(_TEACHER_CHUNK_ROWS, EMBEDDING_DIM),
+        dtype="float32",
+        fill_value=np.nan,
+        compressors=column_codecs(),
+        dimension_names=("track", "embedding"),
+        attributes={"long_name": "teacher's track vector, unit length; NaN where there is none"},
+    )
+    root.create_array(
+        "state",
+        shape=(0,),
+        chunks=(_CHUNK_ROWS,),
+        dtype="uint8",
+        fill_value=int(State.ABSENT),
+        compressors=column_codecs(),
+        dimension_names=("track",),
+        attributes={
+            "flag_values": [int(s) for s in State],
+            "flag_meanings": " ".join(s.name.lower() for s in State),
+        },
+    )
+
+
+def committed_rows(root: zarr.Group) -> int:
+    """Rows up to the first that was never committed."""
+    column = array(root, "state")
+    state = _read(column, 0, column.shape[0])
+    absent = np.flatnonzero(state == State.ABSENT)
+    return int(absent[0]) if len(absent) else len(state)
+
+
+def append_rows(root: zarr.Group, n_tracks: int, tracks: Sequence[Track]) -> None:
+    """Write `tracks` behind the `n_tracks` committed rows. Every column must already have room for them."""
+    end = n_tracks + len(tracks)
+
+    def write(name: str) -> None:
+        texts = np.array([getattr(t, name) for t in tracks], dtype=np.dtypes.StringDType())
+        array(root, name)[n_tracks:end] = texts
+
+    with ThreadPoolExecutor(len(STRING_COLUMNS)) as threads:  # the disk flushes several files in the time of one
+        list(threads.map(write, STRING_COLUMNS))
+    teacher = np.full((len(tracks), EMBEDDING_DIM), np.nan, np.float32)
+    for row, track in enumerate(tracks):
+        if track.teacher is not None:
+            teacher[row] = track.teacher
+    array(root, "teacher")[n_tracks:end] = teacher
+    state = np.array([t.state for t in tracks], np.uint8)
+    column = array(root, "state")
+    for begin, stop in chunk_spans(n_tracks, end, column.chunks[0]):
+        column[begin:stop] = state[begin - n_tracks : stop - n_tracks]
+
+
+def update_column(column: zarr.Array[Any], rows: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
+    """Set `column[rows] = values`, reading and writing each chunk once, and only where something changes."""
+    chunk_rows = column.chunks[0]
+    for chunk in np.unique(rows // chunk_rows):
+        begin = int(chunk) * chunk_rows
+        stop = min(begin + chunk_rows, column.shape[0])
+        here = rows // chunk_rows == chunk
+        block = read_column(column, begin, stop)
+        if not np.array_equal(block[rows[here] - begin], values[here]):
+            block[rows[here] - begin] = values[here]
+            column[begin:stop] = block
+
+
+def chunk_spans(begin: int, end: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut [begin, end) at multiples of `chunk`.
+
+    >>> chunk_spans(3, 9, 4)
+    [(3, 4), (4, 8), (8, 9)]
+    """
+    cuts = [begin, *range((begin // chunk + 1) * chunk, end, chunk), end]
+    return [(a, b) for a, b in itertools.pairwise(cuts) if a < b]
+
+
+def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """The array `name` of `group`. What is written to it becomes files, also where it is all fill value."""
+    member = group[name]
+    if not isinstance(member, zarr.Array):
+        raise TypeError(f"{name} is a group, expected an array")
+    return member.with_config({"write_empty_chunks": True})
+
+
+def read_column(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
+    """Rows [begin, end) of a column.
+
+    Raises:
+        CorruptColumnError: a chunk is damaged, or one is gone that must be there.
+    """
+    if column.path in TABLE_COLUMNS and CHECKSUM in column.attrs:
+        chunk = column.chunks[0]
+        for number, path in absent_chunks(column, range(begin // chunk, -(-end // chunk))).items():
+            raise _damaged(column, number * chunk, (number + 1) * chunk, f"{path} is not there")
+    return _read(column, begin, end)
+
+
+def read_strings(column: zarr.Array[Any], begin: int, end: int) -> list[str]:
+    """Entries [begin, end) of a text column. Raises CorruptColumnError as `read_column` does."""
+    strings: list[str] = read_column(column, begin, end).tolist()
+    return strings
+
+
+def chunk_place(column: zarr.Array[Any], number: int) -> Place | None:
+    """Where chunk `number` along the rows lies; None in a zarr store of somebody else's."""
+    folder = _chunk_folder(column)
+    return None if folder is None else folder / _chunk_name(column, number)
+
+
+def absent_chunks(column: zarr.Array[Any], numbers: range) -> dict[int, str]:
+    """Those chunks along the rows that are not there -> where they should be."""
+    folder = _chunk_folder(column)
+    if folder is None:
+        return {}
+    names = {_chunk_name(column, number): number for number in numbers}
+    return {names[name]: str(folder / name) for name in folder.absent(list(names))}
+
+
+def _chunk_folder(column: zarr.Array[Any]) -> Place | None:
+    store = column.store
+    return store.place / column.path / "c" if isinstance(store, PlacedStore) else None
+
+
+def _chunk_name(column: zarr.Array[Any], number: int) -> str:
+    return "/".join([str(number), *["0"] * (column.ndim - 1)])
+
+
+def _read(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(column[begin:end])
+    except _UNREADABLE as error:
+        raise _damaged(column, begin, end, str(error)) from error
+
+
+def _damaged(column: zarr.Array[Any], begin: int, end: int, reason: str) -> CorruptColumnError:
+    return CorruptColumnError(
+        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {reason}; "
+        "`student-clap store repair --deep` empties what is damaged, the stage that made it makes it again"
+    )

@@ -1,0 +1,44 @@
+"""Where a track's segments start: production's rule, pinned as ``legacy``.
+
+Source: AudioMuse-AI, tasks/clap_analyzer.py (described in the original README, "Critical: Segmentation Strategy").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.store.layout.recipe import Recipe
+
+
+def segment_starts(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:
+    """First sample of every segment, in production's order.
+
+    Up to one segment's length the track is padded at its end and gives one segment. Longer tracks give one every
+    hop, and then always a tail that ends with the track: at whole multiples of the hop it repeats the last one, and so
+    counts twice in the mean.
+
+    Args:
+        n_samples: length at the recipe's rate, after the cap; one more, because resampling rounds up.
+        recipe: gives segment and hop, samples.
+
+    Returns:
+        [segment] int64.
+
+    Raises:
+        ValueError: `n_samples` is not positive or is over the cap.
+    """
+    if not 0 < n_samples <= recipe.max_samples + 1:
+        raise ValueError(f"{n_samples} samples; expected 1 to {recipe.max_samples + 1}")
+    length, hop = recipe.segment_samples, recipe.segment_hop_samples
+    if n_samples <= length:
+        return np.zeros(1, np.int64)
+    regular = np.arange(0, n_samples - length + 1, hop, dtype=np.int64)
+    if len(regular) * hop < n_samples:
+        return np.append(regular, n_samples - length)
+    return regular
+
+
+def segment_count(n_samples: int, recipe: Recipe) -> int:
+    """Number of segments of a track of `n_samples`."""
+    return len(segment_starts(n_samples, recipe))

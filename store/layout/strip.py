@@ -1,0 +1,93 @@
+"""The strip: a track's unique mel frames, and the index that turns it back into segments.
+
+A segment is a centred STFT of its own, reflect-padded at its own ends. Segments that start on the STFT grid share
+their inner frames with the STFT of the whole track; only the frames within n_fft/2 of a segment's ends differ. So the
+strip is
+
+    [ inner grid frames | 2E edge frames of every distinct segment | inner frames of a tail that is off the grid ]
+
+and is exact. It has half the frames of the segments. Pure functions of the sample count and the recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import segment_starts
+
+
+@dataclass(frozen=True)
+class StripLayout:
+    """What stands in which column of a strip."""
+
+    starts: npt.NDArray[np.int64]  # [distinct segment] first samples, rising
+    segment: npt.NDArray[np.int64]  # [segment] which distinct segment it is
+    grid_first: int  # first grid frame of the strip; grid frame g is centred on sample g * hop
+    grid_frames: int
+    tail_off_grid: bool  # the last distinct segment has its inner frames to itself
+    inner_frames: int  # per segment
+    edge_frames: int  # per side
+
+    @property
+    def n_frames(self) -> int:
+        """Columns of the strip."""
+        own = self.inner_frames if self.tail_off_grid else 0
+        return self.grid_frames + 2 * self.edge_frames * len(self.starts) + own
+
+
+def strip_layout(n_samples: int, recipe: Recipe) -> StripLayout:
+    """Lay out the strip of a track of `n_samples`. Raises ValueError as `segment_starts` does."""
+    edge = recipe.edge_frames
+    inner = recipe.segment_frames - 2 * edge
+    starts, segment = np.unique(segment_starts(n_samples, recipe), return_inverse=True)
+    off_grid = bool(starts[-1] % recipe.hop_samples)
+    on_grid = starts[:-1] if off_grid else starts
+    # Neighbouring segments overlap or touch in their inner frames, or leave a gap that no segment reads.
+    grid_end = int(on_grid[-1]) // recipe.hop_samples + edge + inner if len(on_grid) else edge
+    return StripLayout(
+        starts=starts,
+        segment=segment.astype(np.int64),
+        grid_first=edge,
+        grid_frames=grid_end - edge,
+        tail_off_grid=off_grid,
+        inner_frames=inner,
+        edge_frames=edge,
+    )
+
+
+def strip_frames(n_samples: int, recipe: Recipe) -> int:
+    """Columns of the strip of a track of `n_samples`."""
+    return strip_layout(n_samples, recipe).n_frames
+
+
+def frame_index(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int32]:
+    """Columns of the strip that make up each segment.
+
+    Returns:
+        [segment, frame] int32; segment s of the track is ``strip[:, index[s]]``.
+    """
+    layout = strip_layout(n_samples, recipe)
+    edge, inner = layout.edge_frames, layout.inner_frames
+    n_distinct = len(layout.starts)
+    # index: [distinct segment, frame]
+    index = np.empty((n_distinct, recipe.segment_frames), np.int32)
+    first_grid = layout.starts // recipe.hop_samples
+    index[:, edge : edge + inner] = first_grid[:, None] + np.arange(inner)
+    edges = layout.grid_frames + 2 * edge * np.arange(n_distinct)[:, None] + np.arange(2 * edge)
+    index[:, :edge] = edges[:, :edge]
+    index[:, edge + inner :] = edges[:, edge:]
+    if layout.tail_off_grid:
+        index[-1, edge : edge + inner] = layout.grid_frames + 2 * edge * n_distinct + np.arange(inner)
+    return index[layout.segment]
+
+
+def max_strip_frames(recipe: Recipe) -> int:
+    """An upper bound of `strip_frames` over every length the recipe allows."""
+    longest = recipe.max_samples + 1
+    grid = longest // recipe.hop_samples + 1
+    segments = (longest - recipe.segment_samples) // recipe.segment_hop_samples + 2
+    return grid + 2 * recipe.edge_frames * segments + recipe.segment_frames

@@ -1,0 +1,270 @@
+"""A store in a bucket, `s3://BUCKET/NAME.zarr`: Amazon's S3, and what speaks as it does (MinIO, Ceph, R2, Garage).
+
+Endpoint, region and credentials come from the usual environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; without keys from the machine's role.
+
+Guarantee: an object appears whole, by one PUT, and is seen by every request that begins later (S3 promises both). No
+conditional request is made. Requests that time out or are refused for load (503 SlowDown) are repeated for a minute.
+Cost: a track is read by one GET and written by one PUT; opening takes some 30 GETs, most at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+import obstore
+from obstore.store import S3Store
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from student_clap.store.storage.base import Place
+from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.object_errors import asking
+from student_clap.store.storage.object_lock import ObjectLock
+
+_RETRIES = 8
+_RETRY_S = 60
+_TIMEOUT_S = 30
+_CONNECT_S = 5
+_FEW = 2  # so many are asked for one by one
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass
+class Bucket:
+    """A connection to a bucket."""
+
+    name: str
+    client: S3Store
+    guard: Callable[[], None] = _nothing  # called before each write; raises where the writer's lock was lost
+
+    @classmethod
+    def connect(cls, name: str) -> Self:
+        """Read the environment; no request is made."""
+        return cls(name, _client(name, None))
+
+
+def _client(bucket: str, prefix: str | None) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://")
+    if not endpoint.startswith(("http://", "https://")):
+        raise StoreError("AWS_ENDPOINT_URL has to begin with http:// or https://")
+    plain = endpoint.startswith("http://")  # only where the user asks for it
+    return S3Store(
+        bucket,
+        prefix=prefix,
+        client_options={"allow_http": plain, "timeout": f"{_TIMEOUT_S}s", "connect_timeout": f"{_CONNECT_S}s"},
+        retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing."""
+
+    name: str  # below the folder that was listed
+    size: int
+    modified: datetime  # by the object store's clock
+
+
+class ObjectPlace(Place):
+    """A prefix or a key of a bucket."""
+
+    threads = 16
+    locks_before_it_is_there = True
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The place of an s3:// URL. Raises StoreError where it is none."""
+        name, _, key = url.removeprefix("s3://").rstrip("/").partition("/")
+        if "@" in name:
+            raise StoreError("store.path holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+        if not name or any(part in ("", ".", "..") for part in key.split("/")):
+            raise StoreError(f"store.path is {url!r}; expected s3://BUCKET/NAME.zarr")
+        with asking(url):
+            return cls(Bucket.connect(name), key)
+
+    # --- names
+
+    @property
+    def path(self) -> str:
+        """The URL."""
+        return f"s3://{self._bucket.name}/{self._key}"
+
+    @property
+    def address(self) -> str:
+        """The URL."""
+        return self.path
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Self:
+        """The prefix around it."""
+        return type(self)(self._bucket, self._key.rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(self._bucket, f"{self._key}/{name}".strip("/"))
+
+    # --- an object
+
+    def read_bytes(self) -> bytes:
+        """The content, by one GET. Raises FileNotFoundError, StoreError."""
+        with asking(self.path):
+            return obstore.get(self._bucket.client, self._key).bytes().to_bytes()
+
+    def write(self, data: bytes, *, name_too: bool = True) -> None:  # noqa: ARG002
+        """Make `data` the content, by one PUT."""
+        self._bucket.guard()
+        self.put(data)
+
+    def put(self, data: bytes) -> None:
+        """As `write`, whoever has the lock."""
+        with asking(self.path, write=True):
+            obstore.put(self._bucket.client, self._key, data, use_multipart=False)
+
+    def exists(self) -> bool:
+        """Whether there is an object."""
+        try:
+            with asking(self.path):
+                obstore.head(self._bucket.client, self._key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unlink(self, *, missing_ok: bool = True) -> None:
+        """Remove the object."""
+        self._bucket.guard()
+        self.delete(missing_ok=missing_ok)
+
+    def delete(self, *, missing_ok: bool = True) -> None:
+        """As `unlink`, whoever has the lock."""
+        try:
+            with asking(self.path, write=True):
+                obstore.delete(self._bucket.client, self._key)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    # --- a prefix
+
+    def entries(self) -> Iterator[Entry]:
+        """The objects below, however deep. A thousand per request."""
+        with asking(self.path):
+            for page in obstore.list(self._bucket.client, self._key + "/"):
+                for found in page:
+                    below = str(found["path"]).removeprefix(self._key + "/")
+                    yield Entry(below, int(found["size"]), found["last_modified"])
+
+    def folders(self) -> list[str]:
+        """Names of the prefixes below this one."""
+        with asking(self.path):
+            found = obstore.list_with_delimiter(self._bucket.client, self._key + "/")
+        return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
+
+    def row_sizes(self) -> dict[int, int]:
+        """Row -> bytes."""
+        parts = ((entry.name.split("/"), entry.size) for entry in self.entries())
+        return {int(name[0]): size for name, size in parts if name[0].isdecimal() and name[1:] == ["0", "0"]}
+
+    def absent(self, names: Sequence[str]) -> list[str]:
+        """Those that are not there."""
+        if len(names) <= _FEW:
+            return [name for name in names if not (self / name).exists()]
+        there = {entry.name for entry in self.entries()}
+        return [name for name in names if name not in there]
+
+    def create(self, files: dict[str, bytes]) -> None:
+        """Write the objects, this folder's own zarr.json last."""
+        self.each(lambda name: (self / name).write(files[name]), [name for name in files if name != "zarr.json"])
+        (self / "zarr.json").write(files["zarr.json"])
+
+    def clear(self) -> None:
+        """Remove all objects below."""
+        self.each(lambda entry: (self / entry.name).unlink(), list(self.entries()))
+
+    def sweep(self, *, unfinished: bool = False) -> None:
+        """Nothing to do: a PUT that was broken off leaves nothing."""
+
+    def flush(self) -> None:
+        """Nothing to do: a PUT that was answered is safe."""
+
+    # --- the root
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Raise StoreError if there is anything but what a `create` that was killed left."""
+        half_made = set(names) - {"zarr.json"}
+        self.check_reachable()
+        if any(entry.name not in half_made for entry in self.entries()):
+            raise StoreError(f"{self} is there already; choose another store.path or delete it")
+
+    def check_reachable(self) -> None:
+        """Raise StoreError where there is no such bucket, or its objects may not be listed."""
+        try:
+            next(self.entries(), None)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self}: there is no bucket {self._bucket.name!r}; make it, or set another store.path or "
+                "AWS_ENDPOINT_URL"
+            ) from None
+
+    def zarr_store(self, *, read_only: bool) -> BucketStore:
+        """zarr's view of the store."""
+        return BucketStore(self, read_only=read_only)
+
+    def take_lock(self) -> ObjectLock:
+        """Take the writer's lock, an object beside the store; writes from here on are made under it."""
+        lock = ObjectLock.take(self)
+        self._bucket.guard = lock.check
+        return lock
+
+    def client_below(self) -> S3Store:
+        """A client to which keys below this prefix are relative."""
+        return _client(self._bucket.name, self._key)
+
+    def may_write(self) -> None:
+        """Raise StoreError where the writer's lock was lost."""
+        self._bucket.guard()
+
+
+class BucketStore(ObjectStore[Any]):
+    """zarr's store in a bucket, its errors clear and its writes under the writer's lock."""
+
+    def __init__(self, place: ObjectPlace, *, read_only: bool) -> None:
+        super().__init__(place.client_below(), read_only=read_only)
+        self.place = place
+
+    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002  zarr's signature
+        """The same store, read-only or not."""
+        return type(self)(self.place, read_only=read_only)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The content of an object, or of a part; None where there is none."""
+        with asking(f"{self.place}/{key}"):
+            return await super().get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        with asking(f"{self.place}/{key}"):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object."""
+        self._check_writable()
+        self.place.may_write()
+        with asking(f"{self.place}/{key}", write=True):
+            await obstore.put_async(self.store, key, value.to_bytes(), use_multipart=False)

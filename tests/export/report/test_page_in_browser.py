@@ -1,0 +1,145 @@
+"""report.html in a real browser: what a click changes, on a desk, on a phone and on paper; no network, no errors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from student_clap.export.report.page import render_report
+
+from .test_page import EPOCHS, EVIL, evaluation
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: chromium, google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page whose titles try to break it."""
+    done = evaluation()
+    for number, track in enumerate(done.record["tracks"]):
+        track["title"] = f"{EVIL} {number}" if number % 2 else f"Donaudampfschifffahrtsgesellschaft{'x' * 60}{number}"
+        track["artist"] = "An artist with a name that goes on for longer than a phone is wide " * 2
+    done.record["text"]["queries"][1]["name"] = EVIL
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_report(done, EPOCHS), encoding="utf-8")
+    return path
+
+
+class Opened:
+    """A page and all that went wrong in it."""
+
+    def __init__(self, browser: Any, path: Path, width: int, **settings: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, **settings)
+        self.page = self.context.new_page()
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def close(self) -> None:
+        """Nothing but the file itself was asked for, and nothing went wrong."""
+        self.context.close()
+        assert self.faults == []
+        assert len(self.requests) == 1
+
+
+@needs_chromium
+def test_a_click_on_a_query_shows_both_its_rankings(browser: Any, page_file: Path) -> None:
+    opened = Opened(browser, page_file, 1200)
+    page = opened.page
+    assert page.locator(".query:visible").count() == 1
+    assert page.locator(".query:visible h3").inner_text() == "“query 0”"
+    page.get_by_role("button", name="query 2").click()
+    assert page.locator(".query:visible").count() == 1
+    assert page.locator(".query:visible h3").inner_text() == "“query 2”"
+    assert page.locator(".query:visible ol").count() == 2
+    assert page.locator(".query:visible ol").first.locator("li").count() == 10
+    assert page.locator('button[aria-pressed="true"]').inner_text() == "query 2"
+
+    first = page.locator(".query:visible ol").first.locator("li").first
+    track = first.get_attribute("data-track")
+    first.click()
+    picked = page.locator(".query:visible li.picked")
+    assert picked.count() == page.locator(f'.query:visible li[data-track="{track}"]').count() == 2
+    first.click()
+    assert page.locator(".query:visible li.picked").count() == 0
+    opened.close()
+
+
+@needs_chromium
+def test_a_tap_on_the_map_names_the_pair(browser: Any, page_file: Path) -> None:
+    opened = Opened(browser, page_file, 390, has_touch=True)
+    page = opened.page
+    assert page.locator("#map-title").inner_text() == ""
+    pair = page.locator("#map .pair").nth(7)
+    pair.locator("circle").scroll_into_view_if_needed()
+    box = pair.locator("circle").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    title = page.locator("#map .pair.picked title").text_content()
+    assert page.locator("#map .pair.picked").count() == 1
+    assert " ".join(page.locator("#map-title").inner_text().split()) == " ".join(title.split())
+    assert "cosine" in title
+    opened.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (390, "light"), (820, "dark"), (1280, "light")])
+def test_no_width_needs_sideways_scrolling(
+    browser: Any, page_file: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    opened = Opened(browser, page_file, width, color_scheme=scheme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # Nor does any table scroll within itself, as the figures of a library of this size fit.
+    boxes = page.locator(".scroll").evaluate_all("boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length")
+    assert boxes == 0
+    # The verdict is what one sees first.
+    assert page.locator("h1").bounding_box()["y"] < 200
+    image = tmp_path / "page.png"
+    page.screenshot(path=image, full_page=True)
+    from PIL import Image
+
+    with Image.open(image) as shot:
+        pixels = np.asarray(shot.convert("L"))
+    assert pixels.shape[1] == width
+    assert (np.median(pixels) < 60) == (scheme == "dark")
+    assert pixels.std() > 5
+    opened.close()
+
+
+@needs_chromium
+def test_it_prints_and_works_without_its_script(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    opened = Opened(browser, page_file, 1000, java_script_enabled=False)
+    assert opened.page.locator(".query:visible").count() == 4
+    opened.page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    opened.close()
+
+
+@needs_chromium
+def test_no_script_but_the_pages_own_may_run(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.html"
+    text = page_file.read_text(encoding="utf-8")
+    path.write_text(text.replace("</main>", '<script>document.title = "taken"</script></main>'), encoding="utf-8")
+    opened = Opened(browser, path, 1000)
+    assert opened.page.title() != "taken"
+    opened.context.close()
+    assert any("Content Security Policy" in fault for fault in opened.faults)

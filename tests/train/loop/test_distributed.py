@@ -1,0 +1,124 @@
+"""Several processes train as one: torchrun and gloo on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from student_clap.config.schema import Config
+from student_clap.train.loop.distributed import Ranks, SyncedNorm, synchronise_norms
+from student_clap.train.runs.checkpoint import load_student
+
+if TYPE_CHECKING:
+    from tests.train.conftest import Library
+
+MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def train(library: Library, config: Config, name: str, processes: int) -> list[dict[str, Any]]:
+    """Train by torchrun. Returns the lines of metrics.jsonl without what is measured."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
+            *("--master-addr", "127.0.0.1", "--master-port", str(free_port())),
+            *("-m", "student_clap.train", "--", "--config", str(library.config_file(config)), "--run", name),
+        ],
+        cwd=library.root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("best held-out cosine") == 1  # one process speaks
+    lines = (library.root / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
+
+
+def test_two_processes_have_the_losses_of_one(library: Library) -> None:
+    # Twelve training tracks in batches of five: the last batch has two, one for each process.
+    config = library.config(
+        model={"dropout": 0.0},
+        loss={"relational": 0.5, "bank": 0.5, "bank_size": 6},
+        augmentation={"gain_db": 6, "time_mask": 0.2},
+        training={
+            "batch_size": 5,
+            "segments_per_track": 3,
+            "segments_per_pass": 6,
+            "learning_rate": 1e-4,
+            "ema_decay": 0.9,
+        },
+    )
+    # In one process a pass is six segments, and so a batch has three passes, whose BatchNorm statistics differ from
+    # those of two processes with two passes each: passes as large as a batch make them comparable.
+    config = config.model_copy(update={"training": config.training.model_copy(update={"segments_per_pass": 64})})
+    alone, together = train(library, config, "alone", 1), train(library, config, "together", 2)
+    assert len(alone) == len(together) == 3
+    for one, two in zip(alone, together, strict=True):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            assert two[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+    students = [
+        load_student(library.root / "runs" / name / "best.pt")[0].state_dict() for name in ("alone", "together")
+    ]
+    assert students[0].keys() == students[1].keys()
+
+
+def test_a_process_may_have_no_track_of_a_batch(library: Library) -> None:
+    # Batches of one track: every one leaves a process without.
+    config = library.config(
+        training={"batch_size": 1, "segments_per_track": 2, "epochs": 1, "warmup_epochs": 0, "segments_per_pass": 2}
+    )
+    (metrics,) = train(library, config, "sparse", 2)
+    assert metrics["step"] == 12
+    assert metrics["train_loss"] > 0
+
+
+@given(n=st.integers(0, 50), world=st.integers(1, 9))
+def test_shares_are_neighbours_and_make_up_the_whole(n: int, world: int) -> None:
+    items = list(range(n))
+    shares = [items[Ranks(rank, world).share(n)] for rank in range(world)]
+    assert [item for share in shares for item in share] == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_synced_norm_has_the_names_and_values_of_the_one_it_replaces(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8))
+        synced = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8))
+        synced.load_state_dict(plain.state_dict())
+        synchronise_norms(synced)
+        assert sum(isinstance(m, SyncedNorm) for m in synced.modules()) == 2
+        assert synced.state_dict().keys() == plain.state_dict().keys()
+        x = torch.randn(6, 2, 5, 5) * 3 + 1
+        torch.testing.assert_close(synced(x), plain(x), rtol=1e-4, atol=1e-5)
+        for name, value in plain.state_dict().items():
+            if "num_batches" not in name:
+                torch.testing.assert_close(synced.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+        synced(x).square().sum().backward()
+        plain(x).square().sum().backward()
+        for one, two in zip(plain.parameters(), synced.parameters(), strict=True):
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-3, atol=1e-4)
+        assert synced(x[:0]).shape == (0, 8)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,84 @@
+"""The fixed vectors of the loss: what is read is right, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+import pytest
+import torch
+
+from student_clap.config.schema import LossConfig
+from student_clap.train.loop.loss import Teaching
+from student_clap.train.loop.session import open_display, open_stream, open_trainer
+from student_clap.train.loop.targets import build_objective, read_text_vectors
+
+if TYPE_CHECKING:
+    from tests.train.conftest import Library
+
+
+def test_text_vectors_are_brought_to_unit_length(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, 512))
+    np.savez(tmp_path / "texts.npz", name=np.array(["a", "b", "c"]), vector=vectors)
+    found = read_text_vectors(tmp_path / "texts.npz")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"vectors": np.ones((2, 512))}, "array `vector`"),
+        ({"vector": np.ones((2, 511))}, r"\[2, 511\]"),
+        ({"vector": np.ones((0, 512))}, r"\[0, 512\]"),
+        ({"vector": np.zeros((2, 512))}, "zero, NaN or infinite"),
+        ({"vector": np.full((2, 512), np.nan)}, "zero, NaN or infinite"),
+    ],
+)
+def test_text_vectors_that_cannot_be_used_are_refused(
+    tmp_path: Path, content: dict[str, np.ndarray], message: str
+) -> None:
+    np.savez(tmp_path / "texts.npz", **content)
+    with pytest.raises(click.ClickException, match=message):
+        read_text_vectors(tmp_path / "texts.npz")
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
+    for name in ("broken.npz", "missing.npz"):
+        with pytest.raises(click.ClickException, match=name):
+            read_text_vectors(tmp_path / name)
+
+
+def test_the_bank_is_of_training_rows_alone_and_no_larger_than_asked() -> None:
+    teacher = np.eye(20, 512, dtype=np.float32)
+    settings = LossConfig.model_validate({"cosine": 0.0, "bank": 1.0, "bank_size": 4})
+    rows = np.arange(0, 20, 2)
+    objective = build_objective(settings, teacher, rows, 0, torch.device("cpu"))
+    bank = objective._bank
+    assert bank is not None
+    assert bank.shape == (4, 512)
+    assert set(bank.argmax(dim=1).tolist()) <= set(rows.tolist())
+    again = build_objective(settings, teacher, rows, 0, torch.device("cpu"))._bank
+    assert again is not None
+    assert torch.equal(bank, again)
+    student = torch.from_numpy(teacher[:2])
+    losses, _ = objective(student, Teaching(student, torch.zeros(2, 512), torch.eye(2)))
+    torch.testing.assert_close(losses, torch.zeros(2))
+
+
+def test_a_run_learns_from_texts(library: Library, tmp_path: Path) -> None:
+    np.savez(tmp_path / "texts.npz", vector=np.random.default_rng(0).normal(size=(5, 512)))
+    config = library.config(
+        loss={"cosine": 0.5, "text": 1.0, "text_vectors": tmp_path / "texts.npz"},
+        training={"epochs": 1, "warmup_epochs": 0},
+    )
+    with (
+        open_trainer(config) as trainer,
+        open_stream(config, trainer) as stream,
+        open_display(trainer) as display,
+    ):
+        trainer.train(stream, display)
+    assert trainer.progress.epoch == 1

@@ -1,0 +1,291 @@
+"""From the store to the device: strips of codes and the index that makes segments of them.
+
+A batch carries uint8 strips laid side by side, [mel, frame], and the columns of every segment; decibels, segments and
+augmentation are made on the device. A segment that production counts twice (a tail that repeats the last segment) is
+embedded once and weighted twice. With `segments_per_track` only the columns that the chosen segments need are shipped.
+
+Guarantee: what a batch holds of a track is a pure function of (seed, epoch, row); nothing is carried from one to the
+next.
+Cost: one strip read per track (2 ms per minute of audio), 51 kB per 10 s segment where neighbours overlap by half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store import Features, FeatureStore, Recipe, frame_index
+from student_clap.store.layout.codes import dequantise_columns
+from student_clap.store.layout.segments import segment_starts
+from student_clap.store.storage.base import Place, place_of
+from student_clap.train.data.augment import N_DRAWS
+from student_clap.train.data.order import choose_segments, uniform
+from student_clap.train.data.shift import interpolate, shift_segments
+from student_clap.train.loop.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Which tracks to read."""
+
+    rows: tuple[int, ...]
+    n_samples: tuple[int, ...]  # of each track
+    epoch: int | None  # picks and changes the segments; None: all of them, as they are
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some tracks' segments, still as codes. Tracks that could not be read are in `failures`, not in `rows`."""
+
+    rows: tuple[int, ...]  # [track] of the store
+    codes: Tensor  # [mel, frame] uint8, the tracks' strips side by side
+    index: Tensor  # [segment, frame] int32, columns of `codes`
+    weights: Tensor  # [track, segment] float32; rows sum to 1
+    segment_teacher: Tensor  # [segment, 512] float32; zeros where the teacher's vector of the segment is not known
+    draws: Tensor  # [segment, N_DRAWS] float32 in [0, 1), what chance says of each segment
+    segments_of: tuple[int, ...]  # [track] how many segments, in order
+    failures: tuple[tuple[int, str], ...]  # (row, reason)
+
+    @property
+    def n_segments(self) -> int:
+        """Distinct segments."""
+        return self.index.shape[0]
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from where a GPU copies by itself."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on `device`; from pinned memory the copy overlaps with what runs there."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            codes=change(self.codes),
+            index=change(self.index),
+            weights=change(self.weights),
+            segment_teacher=change(self.segment_teacher),
+            draws=change(self.draws),
+        )
+
+
+@dataclass(frozen=True)
+class _Track:
+    """One track's share of a batch."""
+
+    strip: npt.NDArray[np.uint8]  # [mel, frame], only the columns that are used
+    index: npt.NDArray[np.int32]  # [segment, frame]
+    shares: npt.NDArray[np.float32]  # [segment] of the mean
+    teacher: npt.NDArray[np.float32]  # [segment, 512]
+    draws: npt.NDArray[np.float32]  # [segment, N_DRAWS]
+
+
+class TrackReader:
+    """Reads batches. It can be sent to another process: the store is opened where it is first read.
+
+    Args:
+        store_path: the store.
+        recipe: of the features.
+        seed: of every random choice.
+        segments_per_track: random ones for training; None: all.
+        shift_s: training segments begin earlier or later by at most this.
+        segment_targets: whether the teacher's vectors of segments are read where there are any.
+    """
+
+    def __init__(
+        self,
+        store_path: str,
+        recipe: Recipe,
+        *,
+        seed: int,
+        segments_per_track: int | None,
+        shift_s: float = 0.0,
+        segment_targets: bool = False,
+    ) -> None:
+        self._store_path = store_path
+        self._recipe = recipe
+        self._seed = seed
+        self._segments_per_track = segments_per_track
+        self._shift_frames = round(shift_s * recipe.sample_rate / recipe.hop_samples)
+        self._segment_targets = segment_targets
+        self._opened: _Opened | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None}
+
+    def read(self, request: BatchRequest) -> Batch:
+        """Read the tracks of `request`, in its order."""
+        opened = self._open()
+
+        def attempt(wanted: tuple[int, int]) -> _Track | str:
+            try:
+                return self._track(opened, *wanted, request.epoch)
+            except (click.ClickException, OSError) as error:
+                if isinstance(error.__cause__, ConnectionError):
+                    raise  # the store is out of reach; no track is to blame
+                return error.message if isinstance(error, click.ClickException) else str(error)
+
+        # From a bucket, where an answer takes its time, several are asked for at once.
+        results = opened.place.each(attempt, zip(request.rows, request.n_samples, strict=True))
+        found = list(zip(request.rows, results, strict=True))
+        rows = [row for row, result in found if isinstance(result, _Track)]
+        tracks = [result for _, result in found if isinstance(result, _Track)]
+        failures = [(row, result) for row, result in found if isinstance(result, str)]
+        offsets = np.cumsum([0, *(track.strip.shape[1] for track in tracks)])
+        frames = self._recipe.segment_frames
+        return Batch(
+            rows=tuple(rows),
+            codes=_join([t.strip for t in tracks], 1, (self._recipe.n_mels, 0), np.uint8),
+            index=_join(
+                [t.index + np.int32(o) for t, o in zip(tracks, offsets, strict=False)], 0, (0, frames), np.int32
+            ),
+            weights=torch.from_numpy(_block_diagonal([track.shares for track in tracks])),
+            segment_teacher=_join([t.teacher for t in tracks], 0, (0, EMBEDDING_DIM), np.float32),
+            draws=_join([t.draws for t in tracks], 0, (0, N_DRAWS), np.float32),
+            segments_of=tuple(len(track.shares) for track in tracks),
+            failures=tuple(failures),
+        )
+
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            store = FeatureStore.open(self._store_path)
+            taught = store.n_segment_teacher() if self._segment_targets else None
+            self._opened = _Opened(store, store.features(self._recipe), taught, place_of(self._store_path))
+        return self._opened
+
+    def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
+        recipe = self._recipe
+        strip = opened.features.strip(row, n_samples)
+        starts = segment_starts(n_samples, recipe)
+        chosen = choose_segments(
+            len(starts), None if epoch is None else self._segments_per_track, self._seed, epoch or 0, row
+        )
+        _, first, counts = np.unique(starts[chosen], return_index=True, return_counts=True)
+        chosen = chosen[first]
+        index = frame_index(n_samples, recipe)[chosen]
+        at = starts[chosen]
+        if epoch is not None and self._shift_frames:
+            moved = uniform((len(chosen),), "shift", self._seed, epoch, row) * (2 * self._shift_frames + 1)
+            shifted = shift_segments(n_samples, recipe, at, np.floor(moved).astype(np.int64) - self._shift_frames)
+            if shifted is not None:
+                index, at = shifted.columns, shifted.starts
+        # used: [frame] whether some segment needs that column of the strip
+        used = np.zeros(strip.shape[1], np.bool_)
+        used[index] = True
+        return _Track(
+            strip=strip if used.all() else _columns(strip, used),
+            index=(np.cumsum(used, dtype=np.int32) - np.int32(1))[index],
+            shares=(counts / counts.sum()).astype(np.float32),
+            teacher=opened.segment_teacher(row, starts, at),
+            draws=np.zeros((len(chosen), N_DRAWS), np.float32)
+            if epoch is None
+            else uniform((len(chosen), N_DRAWS), "augment", self._seed, epoch, row),
+        )
+
+
+class _Opened:
+    """The store as one process reads it."""
+
+    def __init__(
+        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, place: Place
+    ) -> None:
+        self._store, self.features, self._taught, self.place = store, features, taught, place
+
+    def segment_teacher(
+        self, row: int, starts: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """The teacher's vectors of segments that begin at `wanted`, [segment, 512]; zeros where the store has none."""
+        if self._taught is None or self._taught[row] != len(starts):
+            return np.zeros((len(wanted), EMBEDDING_DIM), np.float32)
+        vectors = self._store.segment_teacher(row, len(starts)).astype(np.float32)
+        at, first = np.unique(starts, return_index=True)
+        return interpolate(vectors[first], at, wanted)
+
+
+def make_segments(codes: Tensor, index: Tensor, recipe: Recipe) -> Tensor:
+    """Segments in decibels, on the device where the codes are.
+
+    Args:
+        codes: [mel, frame] uint8.
+        index: [segment, frame] int32.
+        recipe: gives the scale.
+
+    Returns:
+        [segment, 1, mel, frame] float32 dB.
+    """
+    if codes.device.type == "cpu":
+        # run by run of neighbouring columns, which an index_select does not know of
+        return torch.from_numpy(dequantise_columns(codes.numpy(), index.numpy(), recipe))[:, None]
+    # picked: [mel, segment, frame]
+    picked = codes.index_select(1, index.reshape(-1)).reshape(codes.shape[0], *index.shape)
+    # one pass over the data: the copy to float also brings the segments to the front
+    decibels = picked.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return decibels.mul_(recipe.scale_db).add_(recipe.offset_db)[:, None]
+
+
+def plan_passes(segments_of: Sequence[int], limit: int) -> list[range]:
+    """Cut a batch into runs of whole tracks of at most `limit` segments; a track with more goes alone.
+
+    >>> plan_passes([3, 3, 9, 1], 6)
+    [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    passes: list[range] = []
+    begin, total = 0, 0
+    for track, count in enumerate(segments_of):
+        if track > begin and total + count > limit:
+            passes.append(range(begin, track))
+            begin, total = track, 0
+        total += count
+    if begin < len(segments_of):
+        passes.append(range(begin, len(segments_of)))
+    return passes
+
+
+def requests_for(
+    rows: npt.NDArray[np.int64],
+    n_samples: npt.NDArray[np.int64],
+    batch_size: int,
+    epoch: int | None,
+    ranks: Ranks | None = None,
+) -> list[BatchRequest]:
+    """Cut `rows` into requests of `batch_size` tracks, the last one with what is left.
+
+    Args:
+        rows: in the order in which they are to come.
+        n_samples: [track] of the whole store, by row.
+        batch_size: tracks.
+        epoch: picks the segments; None: all of them.
+        ranks: cuts every batch into shares, of which this process gets its own.
+    """
+    parts = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+    if ranks is not None:
+        parts = [part[ranks.share(len(part))] for part in parts]
+    return [BatchRequest(tuple(int(r) for r in part), tuple(int(n) for n in n_samples[part]), epoch) for part in parts]
+
+
+def _join(parts: Sequence[npt.NDArray[Any]], axis: int, empty: tuple[int, int], dtype: type) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, axis=axis)) if parts else np.zeros(empty, dtype))
+
+
+def _columns(strip: npt.NDArray[np.uint8], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """The used columns, copied run by run; an array picked by a mask would lie the other way round in memory."""
+    edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).reshape(-1, 2)
+    return np.concatenate([strip[:, begin:end] for begin, end in edges], axis=1)
+
+
+def _block_diagonal(shares: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    weights = np.zeros((len(shares), sum(len(s) for s in shares)), np.float32)
+    begin = 0
+    for track, share in enumerate(shares):
+        weights[track, begin : begin + len(share)] = share
+        begin += len(share)
+    return weights

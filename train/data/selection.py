@@ -1,0 +1,133 @@
+"""Which rows of the store a run trains on and which it holds out.
+
+Guarantee: a chosen row has features, a finite teacher vector and was not marked as failed; every other row is counted
+under its reason. The choice is made once, when the run begins, and kept in its directory: rows that come later belong
+to the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.config.schema import SplitConfig
+from student_clap.store import Features, FeatureStore, Recipe, State
+from student_clap.store.layout.segments import segment_count
+from student_clap.train.data.split import held_out
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrackTable:
+    """What the trainer needs of every track of the store, by row."""
+
+    n_samples: npt.NDArray[np.int64]  # [track] 0 no features, -1 failed
+    teacher: npt.NDArray[np.float32]  # [track, 512] NaN where there is none
+    names: list[str]  # [track] server_id/track_id, for messages
+    artists: list[str]
+    states: npt.NDArray[np.uint8]
+    recipe: Recipe
+
+    @classmethod
+    def read(cls, store: FeatureStore, features: Features) -> TrackTable:
+        """Read the columns."""
+        pairs = zip(store.strings("server_id"), store.strings("track_id"), strict=True)
+        return cls(
+            n_samples=features.n_samples(),
+            teacher=store.teacher(),
+            names=[f"{server}/{track}" for server, track in pairs],
+            artists=store.strings("artist"),
+            states=store.states(),
+            recipe=features.recipe,
+        )
+
+    def digest(self, rows: Rows) -> str:
+        """First 16 hex digits of a SHA-256 over names, lengths and teacher vectors of `rows`."""
+        content = hashlib.sha256()
+        for row in rows:
+            content.update(f"{self.names[row]}\0{self.n_samples[row]}\0".encode())
+        content.update(np.ascontiguousarray(self.teacher[rows]).tobytes())
+        return content.hexdigest()[:16]
+
+    def n_segments(self, rows: Rows) -> int:
+        """Segments of all `rows` together."""
+        count: Callable[[int], int] = lru_cache(maxsize=None)(lambda n: segment_count(n, self.recipe))
+        return sum(count(int(n)) for n in self.n_samples[rows])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The two sides of the split."""
+
+    training_rows: Rows
+    held_out_rows: Rows
+    held_out_artists: tuple[str, ...]
+    left_out: dict[str, int]  # reason -> tracks
+
+
+def select(table: TrackTable, split: SplitConfig) -> Selection:
+    """Choose and split the rows.
+
+    Raises:
+        click.ClickException: a side is empty; the message says why and what to change.
+    """
+    failed = table.states == State.FAILED
+    no_features = ~failed & (table.n_samples <= 0)
+    no_teacher = ~failed & ~no_features & ~np.isfinite(table.teacher).all(axis=1)
+    usable = ~(failed | no_features | no_teacher)
+    left_out = {
+        reason: int(mask.sum())
+        for reason, mask in (
+            ("failed", failed),
+            ("without features", no_features),
+            ("without a teacher vector", no_teacher),
+        )
+        if mask.any()
+    }
+    rows = np.flatnonzero(usable)
+    artists = [table.artists[row] for row in rows]
+    mask = held_out(artists, split)
+    selection = Selection(
+        training_rows=rows[~mask],
+        held_out_rows=rows[mask],
+        held_out_artists=tuple(sorted({a for a, out in zip(artists, mask, strict=True) if out})),
+        left_out=left_out,
+    )
+    _refuse_empty(selection, artists, split)
+    return selection
+
+
+def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) -> None:
+    if len(selection.training_rows) and len(selection.held_out_rows):
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+    if not artists:
+        raise click.ClickException(
+            f"the store has no track to train on ({reasons or 'it has no tracks'}); "
+            "run `student-clap ingest` and `student-clap featurize` first"
+        )
+    named = {a for a in artists if a.strip()}
+    nameless = sum(not a.strip() for a in artists)
+    side = "held-out" if len(selection.training_rows) else "training"
+    facts = f"{len(artists)} usable tracks by {len(named)} artists"
+    if nameless:
+        facts += f", {nameless} of the tracks without an artist's name, which are never held out"
+    if reasons:
+        facts += f"; left out: {reasons}"
+    if len(named) < 2:
+        remedy = "tracks of at least two artists are needed; ingest and featurize more"
+    elif split.method == "hash":
+        remedy = "`--set split.method=sorted` deals artists out evenly"
+    else:
+        remedy = f"choose fewer split.folds, at most {len(named)}, or another split.fold"
+    raise click.ClickException(
+        f"the {side} side of the split is empty (split.method {split.method}, fold {split.fold} of {split.folds}; "
+        f"{facts}): {remedy}"
+    )

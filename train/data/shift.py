@@ -1,0 +1,73 @@
+"""Segments that begin off the recipe's grid: which columns of a strip they are, and where between segments they lie.
+
+A shifted segment takes the strip's grid frames alone. The frames at its ends (two on each side) are then the track's
+own instead of the reflection that a segment has at its borders; a student that hears both does not mind.
+
+Pure functions of the layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.store import Recipe
+from student_clap.store.layout.strip import StripLayout, strip_layout
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Some segments of a track, moved in time."""
+
+    columns: npt.NDArray[np.int32]  # [segment, frame] of the strip
+    starts: npt.NDArray[np.int64]  # [segment] samples
+
+
+def shift_segments(
+    n_samples: int, recipe: Recipe, starts: npt.NDArray[np.int64], frames: npt.NDArray[np.int64]
+) -> Shifted | None:
+    """Move segments by whole frames, at most to the ends of the track.
+
+    Args:
+        n_samples: of the track.
+        recipe: of its strip.
+        starts: [segment] first samples, before.
+        frames: [segment] later by so many mel frames; negative: earlier.
+
+    Returns:
+        None where the track is too short for a segment that lies in its grid frames alone.
+    """
+    layout: StripLayout = strip_layout(n_samples, recipe)
+    room = layout.grid_frames - recipe.segment_frames
+    if room < 0:
+        return None
+    # first: [segment] column of the strip; grid frame g stands in column g - grid_first
+    first = np.clip(starts // recipe.hop_samples + frames - layout.grid_first, 0, room)
+    return Shifted(
+        columns=(first[:, None] + np.arange(recipe.segment_frames)).astype(np.int32),
+        starts=(first + layout.grid_first) * recipe.hop_samples,
+    )
+
+
+def interpolate(
+    vectors: npt.NDArray[np.float32], at: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The teacher's vectors between two segments, as the weighted mean of both at unit length.
+
+    Args:
+        vectors: [distinct segment, 512].
+        at: [distinct segment] where they begin, rising.
+        wanted: [segment] where vectors are wanted; before the first and after the last it is theirs.
+
+    Returns:
+        [segment, 512].
+    """
+    after = np.clip(np.searchsorted(at, wanted), 1, max(1, len(at) - 1))
+    if len(at) == 1:
+        return np.repeat(vectors, len(wanted), axis=0)
+    share = ((wanted - at[after - 1]) / (at[after] - at[after - 1])).clip(0.0, 1.0)[:, None]
+    mixed = (1 - share) * vectors[after - 1] + share * vectors[after]
+    unit: npt.NDArray[np.float32] = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True).clip(1e-9)).astype(np.float32)
+    return unit

@@ -1,0 +1,118 @@
+"""What a running training shows: a bar with loss, cosine and the time left, and a line per epoch.
+
+On a terminal the bar runs over all epochs. Elsewhere (a log file, a test) there is no bar; an epoch that takes long
+has a line every few minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+import click
+from tqdm import tqdm
+
+from student_clap.config.runtime.durations import format_duration
+from student_clap.train.runs.checkpoint import Progress
+
+_LINE_EVERY_S = 300.0
+_BAR = "{desc} |{bar}| {percentage:.0f} %, step {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+
+
+class Display:
+    """Use as a context manager.
+
+    Args:
+        total: steps of the whole run.
+        done: of these, before now.
+        epochs: of the whole run.
+        line_every_s: longest time without a line where there is no bar.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: int,
+        done: int,
+        epochs: int,
+        line_every_s: float = _LINE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._done, self._epochs = total, done, epochs
+        self._line_every_s, self._clock = line_every_s, clock
+        self._began = self._spoke = clock()
+        # disable=None: only on a terminal. smoothing=0: the mean, which knows of the validations.
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            disable=None,
+            dynamic_ncols=True,
+            leave=False,
+            smoothing=0,
+            bar_format=_BAR,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def expect(self, *, total: int, epochs: int) -> None:
+        """The run will take another number of steps than was thought."""
+        self._total, self._epochs = total, epochs
+        self._bar.total = total
+        self._bar.refresh()
+
+    def step(self, progress: Progress) -> None:
+        """One step was done."""
+        epoch = f"epoch {progress.epoch + 1}/{self._epochs}"
+        if self._bar.disable:
+            if self._clock() - self._spoke >= self._line_every_s:
+                self.line(
+                    f"{epoch}: step {progress.step}/{self._total}, {_figures(progress)}{self._left(progress.step)}"
+                )
+            return
+        self._bar.set_description_str(epoch, refresh=False)
+        self._bar.set_postfix_str(_figures(progress), refresh=False)
+        self._bar.update()
+
+    def epoch(self, metrics: dict[str, float | int], *, best: bool) -> None:
+        """An epoch is over."""
+        held_out = ""
+        if "val_cosine" in metrics:  # not every epoch is validated
+            overlap = f" overlap {metrics['val_overlap']:.4f}" if "val_overlap" in metrics else ""
+            held_out = (
+                f"held out loss {metrics['val_loss']:.4f} cosine {metrics['val_cosine']:.4f}{overlap}"
+                f"{' (best)' if best else ''}, "
+            )
+        self.line(
+            f"epoch {metrics['epoch']}/{self._epochs}: loss {metrics['train_loss']:.4f} "
+            f"cosine {metrics['train_cosine']:.4f}, {held_out}"
+            f"{metrics['seconds']:.1f} s, {metrics['segments_per_s']:.0f} segments/s{self._left(int(metrics['step']))}"
+        )
+
+    def line(self, text: str) -> None:
+        """Print `text` above the bar."""
+        self._spoke = self._clock()
+        with tqdm.external_write_mode():
+            click.echo(text)
+
+    def _left(self, step: int) -> str:
+        """How long the rest will take at the pace so far."""
+        if not self._done < step < self._total:
+            return ""
+        left_s = (self._clock() - self._began) * (self._total - step) / (step - self._done)
+        return f", {format_duration(left_s)} left"
+
+
+def _figures(progress: Progress) -> str:
+    parts = []
+    if progress.tracks:
+        loss, cosine = progress.loss_sum / progress.tracks, progress.cosine_sum / progress.tracks
+        parts.append(f"loss {loss:.4f} cosine {cosine:.4f}")
+    if progress.last_cosine == progress.last_cosine:  # NaN before the first validation
+        parts.append(f"held out {progress.last_cosine:.4f}")
+    return " ".join(parts) or "no figures yet"

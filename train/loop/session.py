@@ -1,0 +1,186 @@
+"""A training session: store, run directory, device and trainer put together, and what is said about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import click
+import torch
+
+from student_clap.config.runtime.durations import format_duration
+from student_clap.config.runtime.malloc import keep_freed_memory
+from student_clap.config.schema import Config
+from student_clap.store import FeatureStore, Recipe
+from student_clap.train.data.batches import TrackReader
+from student_clap.train.data.selection import Rows, TrackTable, select
+from student_clap.train.data.stream import BatchStream
+from student_clap.train.loop.display import Display
+from student_clap.train.loop.distributed import Ranks
+from student_clap.train.loop.estimate import estimate_step_seconds
+from student_clap.train.loop.loop import CHECKPOINT_INTERVAL_S, Trainer
+from student_clap.train.runs.checkpoint import CheckpointInfo
+from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
+from student_clap.train.students.pretrained import check_pretrained
+from student_clap.train.students.student import count_parameters, float32_megabytes
+
+
+@contextmanager
+def open_trainer(
+    config: Config,
+    run_name: str | None = None,
+    ranks: Ranks | None = None,
+    *,
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+) -> Iterator[Trainer]:
+    """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
+
+    Raises:
+        click.ClickException: store, split, run directory or device cannot be used as asked.
+    """
+    ranks = ranks or Ranks()
+    device = resolve_device(config.training.device, ranks)
+    if device.type == "cpu":
+        keep_freed_memory()
+    directory = run_directory(config, run_name)
+    store = FeatureStore.open(config.store.path)
+    features = store.features(Recipe.from_config(config.audio))
+    table = TrackTable.read(store, features)
+    lock = None
+    try:
+        begun = False
+        if ranks.leads:
+            # The split is judged before the directory is made.
+            selection = None if is_run(directory) else select(table, config.split)
+            if selection is not None:
+                check_pretrained(config.model, table.recipe)
+            lock = lock_run(directory)
+            if selection is not None and not is_run(directory):
+                begin_run(directory, config, store, table, selection)
+                begun = True
+        ranks.wait()
+        run = replace(reopen_run(directory, config, store, table), resumed=not begun)
+        origin = CheckpointInfo(
+            epoch=0,
+            model=config.model,
+            recipe=table.recipe,
+            teacher_name=store.teacher_name,
+            store_uuid=store.uuid,
+            run_name=run.name,
+            val_cosine=float("nan"),
+        )
+        yield Trainer(run, origin, config, table, features, device, ranks, checkpoint_interval_s=checkpoint_interval_s)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def open_stream(config: Config, trainer: Trainer) -> BatchStream:
+    """The stream that feeds `trainer`."""
+    reader = TrackReader(
+        config.store.path,
+        trainer.table.recipe,
+        seed=config.training.seed,
+        segments_per_track=config.training.segments_per_track,
+        shift_s=config.augmentation.shift_s,
+        segment_targets=config.objective.targets != "track",
+    )
+    return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
+
+
+def open_display(trainer: Trainer) -> Display:
+    """The display of `trainer`'s progress."""
+    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.total_epochs)
+
+
+def resolve_device(name: str, ranks: Ranks | None = None) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU; of several processes each gets a GPU of its own.
+
+    Raises:
+        click.ClickException: no such device here.
+    """
+    if ranks is not None and ranks.world > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise click.ClickException(
+            f"training.device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def describe(trainer: Trainer) -> list[str]:
+    """What is about to be done, a line each."""
+    selection, table, training = trainer.run.selection, trainer.table, trainer.training
+    student, architecture, steps = trainer.student, trainer.origin.model.architecture, trainer.total_steps
+    training_artists = {table.artists[row] for row in selection.training_rows}
+    per_epoch = "all" if training.segments_per_track is None else f"at most {training.segments_per_track} per track"
+    device = str(trainer.device)
+    if trainer.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(trainer.device)})"
+    else:
+        device += f" ({torch.get_num_threads()} threads)"
+    lines = [
+        f"run       {trainer.run.directory}",
+        f"device    {device}",
+        f"training  {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
+        f"held out  {_count(selection.held_out_rows, selection.held_out_artists, table)}",
+    ]
+    if selection.left_out:
+        lines.append("left out  " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+    lines += [
+        f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
+        f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
+    ]
+    if trainer.progress.step:
+        lines.append(
+            f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
+            f"step {trainer.progress.step}"
+        )
+    lines.append(f"time      {format_duration(_estimate_s(trainer))}, reading and the optimiser not counted")
+    return lines
+
+
+def _estimate_s(trainer: Trainer) -> float:
+    """What is left of the run; a held-out segment is embedded only, a third of the work."""
+    training, selection, table = trainer.training, trainer.run.selection, trainer.table
+    recipe, most = table.recipe, training.segments_per_track
+    trained = table.n_segments(selection.training_rows)
+    trained = trained if most is None else min(trained, most * len(selection.training_rows))
+    per_step = max(1, min(training.segments_per_pass, trained // trainer.steps_per_epoch))
+    step_s = estimate_step_seconds(
+        trainer.student,
+        segments=per_step,
+        n_mels=recipe.n_mels,
+        frames=recipe.segment_frames,
+        device=trainer.device,
+        precision=training.precision,
+    )
+    validated = table.n_segments(selection.held_out_rows) / 3 / training.validate_every
+    epochs = trainer.total_epochs - trainer.progress.step / trainer.steps_per_epoch
+    return step_s / per_step * (trained / trainer.ranks.world + validated) * max(0.0, epochs)
+
+
+def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:
+    return f"{len(rows)} tracks by {len(artists)} artists, {table.n_segments(rows)} segments"
+
+
+def summarise(trainer: Trainer) -> str:
+    """The closing line."""
+    progress = trainer.progress
+    text = (
+        f"{trainer.finished}: best held-out cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
+        f"{trainer.run.best}"
+    )
+    if progress.unreadable:
+        text += f"; {len(progress.unreadable)} tracks could not be read and were left out"
+    return text

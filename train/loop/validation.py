@@ -1,0 +1,151 @@
+"""How good a student is on the held-out tracks: every segment embedded, tracks compared with the teacher's.
+
+The figures are those of `student-clap evaluate`, made from the store's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from student_clap.train.data.batches import Batch, make_segments, requests_for
+from student_clap.train.data.order import sample_rows
+from student_clap.train.data.selection import TrackTable
+from student_clap.train.data.stream import BatchStream
+from student_clap.train.loop.distributed import Ranks
+from student_clap.train.loop.loss import Objective, Teaching
+from student_clap.train.loop.metrics import centred_cosines, clipped_k, ndcg, neighbour_overlap, retrieval
+from student_clap.train.loop.step import embed
+from student_clap.train.students.student import Student
+
+NEIGHBOURS = 10
+_ON_A_CPU = 8  # segments
+_MOST_COMPARED = 4096  # tracks whose neighbours are looked for; the work grows with the square
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over the held-out tracks."""
+
+    loss: float
+    cosine: float
+    centred: float  # cosine after the training tracks' mean vector is taken from both
+    overlap: float | None  # of the nearest neighbours; None where one track is held out
+    mixed_recall_at_1: float  # a track's teacher vector is the nearest to the student's
+    ndcg: float | None = None  # of the neighbours' ranking; None where no track has a neighbour
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures by their names in metrics.jsonl."""
+        found = {
+            "val_loss": self.loss,
+            "val_cosine": self.cosine,
+            "val_centred": self.centred,
+            "val_overlap": self.overlap,
+            "val_mixed_recall_at_1": self.mixed_recall_at_1,
+            "val_ndcg": self.ndcg,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def figure(self, name: str) -> float:
+        """What `training.monitor` names; more is better."""
+        if name == "overlap" and self.overlap is not None:
+            return self.overlap
+        return self.cosine
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Validates students on the same tracks."""
+
+    table: TrackTable
+    rows: npt.NDArray[np.int64]  # held-out
+    centre: npt.NDArray[np.float32]  # [512] mean of the training tracks' teacher vectors
+    objective: Objective
+    batch_size: int
+    segments_per_pass: int
+    precision: str
+    ranks: Ranks
+    device: torch.device
+
+    def examine(
+        self, student: Student, stream: BatchStream, seen: Callable[[Batch], None], pause: Callable[[], None]
+    ) -> Validation | None:
+        """Embed all segments of the held-out tracks and compare.
+
+        Args:
+            student: in eval mode.
+            stream: to read from.
+            seen: called with every batch.
+            pause: called after every batch; it may raise to break off.
+
+        Returns:
+            None where none of the tracks can be read.
+        """
+        share = self.rows[self.ranks.share(len(self.rows))]
+        requests = requests_for(share, self.table.n_samples, self.batch_size, None)
+        # All processes take the same number of turns, so that they can agree to stop.
+        turns = self.ranks.largest(len(requests))
+        rows: list[int] = []
+        vectors: list[Tensor] = []
+        losses: list[Tensor] = []
+        with torch.no_grad(), closing(stream.read(requests)) as batches:
+            for _ in range(turns):
+                batch = next(batches, None)
+                if batch is not None:
+                    seen(batch)
+                    if batch.rows:
+                        teaching, found = self._embed(student, batch)
+                        loss, _ = self.objective(found, teaching)
+                        losses.append(loss)
+                        # [track, 512]
+                        vectors.append(teaching.weights @ found)
+                        rows += batch.rows
+                pause()
+        return self._compare(rows, vectors, losses)
+
+    def _embed(self, student: Student, batch: Batch) -> tuple[Teaching, Tensor]:
+        """[segment, 512] of all segments, at most `segments_per_pass` at once."""
+        here = batch.to(self.device)
+        # A CPU is faster where a pass stays in its caches.
+        at_once = self.segments_per_pass if self.device.type == "cuda" else min(self.segments_per_pass, _ON_A_CPU)
+        found = torch.cat(
+            [
+                embed(student, make_segments(here.codes, index, self.table.recipe), self.precision)
+                for index in torch.split(here.index, at_once)
+            ]
+        )
+        teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device)
+        return Teaching(teacher, here.segment_teacher, here.weights), found
+
+    def _compare(self, rows: list[int], vectors: list[Tensor], losses: list[Tensor]) -> Validation | None:
+        mine = (
+            rows,
+            torch.cat(vectors).cpu().numpy() if vectors else np.zeros((0, self.table.teacher.shape[1]), np.float32),
+            torch.cat(losses).cpu().numpy() if losses else np.zeros(0, np.float32),
+        )
+        parts = self.ranks.gather(mine)
+        if not any(part[0] for part in parts):
+            return None
+        all_rows = np.concatenate([np.array(part[0], np.int64) for part in parts])
+        student = np.concatenate([part[1] for part in parts])
+        teacher = self.table.teacher[all_rows]
+        student = student / np.linalg.norm(student, axis=1, keepdims=True).clip(1e-9)
+        cosine = np.sum(student * teacher, axis=1)
+        compared = sample_rows(np.arange(len(all_rows)), _MOST_COMPARED, 0)
+        k = clipped_k(NEIGHBOURS, len(compared))
+        gains = ndcg(student[compared], teacher[compared], k) if k else np.empty(0)
+        return Validation(
+            loss=float(np.concatenate([part[2] for part in parts]).mean()),
+            cosine=float(cosine.mean()),
+            centred=float(centred_cosines(student, teacher, self.centre).mean()),
+            overlap=float(neighbour_overlap(student[compared], teacher[compared], k).mean()) if k else None,
+            mixed_recall_at_1=retrieval(student[compared], teacher[compared]).recall_at_1,
+            ndcg=float(np.nanmean(gains)) if np.isfinite(gains).any() else None,
+        )

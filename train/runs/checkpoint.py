@@ -1,0 +1,173 @@
+"""Checkpoints: everything that a run needs to go on, or a student alone.
+
+Guarantee: a checkpoint appears whole; `last.pt` is kept as `previous.pt` until the next one stands; files are read with
+``weights_only=True``, so that one from a stranger runs no code. A damaged file is an error that names it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from student_clap.config.runtime.files import atomic_file
+from student_clap.config.schema import ModelConfig
+from student_clap.store import Recipe
+from student_clap.train.students.registry import build_student
+from student_clap.train.students.student import Student
+
+FORMAT = "student-clap-checkpoint"
+FORMAT_VERSION = 1
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Where a student comes from."""
+
+    epoch: int  # complete epochs
+    model: ModelConfig
+    recipe: Recipe
+    teacher_name: str
+    store_uuid: str
+    run_name: str
+    val_cosine: float  # mean held-out cosine after `epoch`; NaN before the first
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Sums are over the epoch that is under way."""
+
+    epoch: int = 0  # complete epochs
+    position: int = 0  # batches done of the epoch that is under way
+    step: int = 0  # optimiser steps done
+    best_cosine: float = float("-inf")  # mean held-out cosine of the best epoch
+    best_figure: float = float("-inf")  # what training.monitor names, of the best epoch
+    best_epoch: int = 0
+    plateau_scale: float = 1.0  # of the learning rate
+    plateau_epoch: int = 0  # last one that was better, or after which the rate fell
+    projecting_since: int = -1  # complete epochs when the second stage began; -1: it has not
+    last_cosine: float = float("nan")
+    loss_sum: float = 0.0
+    cosine_sum: float = 0.0
+    tracks: int = 0
+    segments: int = 0
+    seconds: float = 0.0
+    wait_s: float = 0.0  # of these, waiting for data
+    unreadable: list[int] = field(default_factory=list)  # rows met so far that could not be read
+
+
+class CheckpointError(click.ClickException):
+    """A checkpoint is missing, damaged, or no checkpoint."""
+
+
+def write_checkpoint(
+    path: Path,
+    info: CheckpointInfo,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    progress: Progress | None = None,
+    *,
+    average: nn.Module | None = None,
+    previous: Path | None = None,
+) -> None:
+    """Write `path`; without `optimizer` and `progress` it holds the student alone.
+
+    Args:
+        path: the file.
+        info: where the student comes from.
+        student: its weights.
+        optimizer: its state.
+        progress: how far the run has come.
+        average: the averaged weights.
+        previous: where the file that is at `path` now goes.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "info": {
+            **{name: getattr(info, name) for name in ("epoch", "teacher_name", "store_uuid", "run_name", "val_cosine")},
+            "model": info.model.model_dump(mode="json"),
+            "recipe": info.recipe.as_attributes(),
+        },
+        "student": student.state_dict(),
+    }
+    if optimizer is not None and progress is not None:
+        content |= {"optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    if average is not None:
+        content["average"] = average.state_dict()
+    try:
+        with atomic_file(path) as file:
+            torch.save(content, file)
+            if previous is not None and path.exists():
+                path.replace(previous)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; make room and run the same command again") from error
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointInfo, dict[str, Any]]:
+    """Read `path`.
+
+    Returns:
+        The info, and the content: ``student``, ``average`` where there is one and, where it can be resumed,
+        ``optimizer`` and ``progress``.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged, or it is something else.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}; `student-clap train` writes it")
+    try:
+        # torch does not compare the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"checksum of {damaged}")
+        content = torch.load(path, map_location=device, weights_only=True)
+        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise CheckpointError(
+                f"{path} holds {content['format']!r} version {content['format_version']!r}, "
+                f"expected {FORMAT!r} version {FORMAT_VERSION}"
+            )
+        raw = dict(content["info"])
+        model = ModelConfig.model_validate(raw.pop("model"))
+        recipe = Recipe.from_attributes(raw.pop("recipe"))
+        info = CheckpointInfo(**raw, model=model, recipe=recipe)
+    except _DAMAGE as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason[:200]})") from error
+    return info, content
+
+
+def load_student(path: Path, device: torch.device | str = "cpu") -> tuple[Student, CheckpointInfo]:
+    """The student of a checkpoint, in eval mode: the average where there is one.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its weights do not fit its model.
+    """
+    info, content = read_checkpoint(path, device)
+    student = build_student(info.model, info.recipe.n_mels)
+    try:
+        student.load_state_dict(content.get("average", content["student"]))
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path}: the weights do not fit a {info.model.architecture} ({error})") from error
+    return student.to(device).eval(), info

@@ -1,0 +1,172 @@
+"""Runs side by side: a table of them, and the settings in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from student_clap.config.learning import LOSS_TERMS
+from student_clap.config.runtime.durations import spell_duration
+from student_clap.train.runs.history import Metrics, figure
+from student_clap.train.runs.row import RunRow, as_text, whole
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table."""
+
+    heading: str
+    text: Callable[[RunRow], str]
+    key: Callable[[RunRow], Any] | None = None  # to sort by, None: not known; without it by the text
+    largest_first: bool = False
+    number: bool = False  # aligned to the right
+    hidden: bool = False  # only to sort by
+
+
+def _best_of(name: str) -> Callable[[RunRow], float | None]:
+    def best(row: RunRow) -> float | None:
+        found = row.history.best(name)
+        return None if found is None else figure(found, name)
+
+    return best
+
+
+def _best_epoch(row: RunRow) -> Metrics | None:
+    return row.history.best("val_cosine")
+
+
+def _described_loss(row: RunRow) -> str:
+    weights = {term: row.loss.get(term) for term in LOSS_TERMS if row.loss.get(term)}
+    if len(weights) == 1:
+        return next(iter(weights))
+    return " + ".join(f"{as_text(weight)} {term}" for term, weight in weights.items())
+
+
+def _described_augmentation(row: RunRow) -> str:
+    kinds = [key for key, value in row.section("augmentation").items() if value and key != "masks"]
+    return ", ".join(
+        kind.removesuffix("_db").removesuffix("_s").removesuffix("_semitones").replace("_", " ") for kind in kinds
+    )
+
+
+def _epochs(row: RunRow) -> str:
+    return f"{row.history.done}/{'?' if row.epochs_asked is None else row.epochs_asked}" if row.description else ""
+
+
+def _cosine(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _best_column(heading: str, name: str) -> Column:
+    """The best of all epochs."""
+    best = _best_of(name)
+    return Column(heading, lambda row: _cosine(best(row)), best, largest_first=True, number=True)
+
+
+COLUMNS: dict[str, Column] = {
+    "run": Column("run", lambda row: row.name),
+    "student": Column("student", lambda row: as_text(row.section("model").get("architecture"))),
+    "recipe": Column("recipe", lambda row: as_text(row.description.get("recipe_name"))),
+    "targets": Column("targets", lambda row: as_text(row.loss.get("targets"))),
+    "loss": Column("loss", _described_loss),
+    "augmentation": Column("augmentation", _described_augmentation),
+    "seed": Column(
+        "seed",
+        lambda row: as_text(row.section("training").get("seed")),
+        lambda row: whole(row.section("training").get("seed")),
+        number=True,
+    ),
+    "epochs": Column("epochs", _epochs, lambda row: row.history.done, largest_first=True, number=True),
+    "cosine": _best_column("cosine", "val_cosine"),
+    "at": Column(
+        "at",
+        lambda row: "" if (best := _best_epoch(row)) is None else str(best["epoch"]),
+        lambda row: None if (best := _best_epoch(row)) is None else best["epoch"],
+        number=True,
+    ),
+    "last": Column(
+        "last",
+        lambda row: _cosine(row.history.last("val_cosine")),
+        lambda row: row.history.last("val_cosine"),
+        largest_first=True,
+        number=True,
+    ),
+    "centred": _best_column("centred", "val_centred"),
+    "overlap": _best_column("overlap", "val_overlap"),
+    "recall": _best_column("recall", "val_mixed_recall_at_1"),
+    "time": Column(
+        "time",
+        lambda row: spell_duration(row.history.seconds) if row.history.epochs else "",
+        lambda row: row.history.seconds if row.history.epochs else None,
+        number=True,
+    ),
+    "begun": Column("begun", lambda row: as_text(row.description.get("begun"))[:16], hidden=True),
+    "state": Column("state", lambda row: f"{row.state}: {row.problem}" if row.problem else row.state),
+}
+
+
+def sort_runs(rows: Sequence[RunRow], column: str) -> list[RunRow]:
+    """By a column, cosines and the like from the best down; what has no value comes last."""
+    chosen = COLUMNS[column]
+    key = chosen.key or (lambda row: chosen.text(row).casefold() or None)
+    known = [(value, row) for row in rows if (value := key(row)) is not None]
+    unknown = [row for row in rows if key(row) is None]
+    ordered = sorted(known, key=lambda pair: pair[0], reverse=chosen.largest_first)
+    return [row for _, row in ordered] + unknown
+
+
+def format_runs(rows: Sequence[RunRow]) -> list[str]:
+    """The table's lines; columns that are empty in all rows are left out."""
+    columns = list(COLUMNS.values())
+    cells = [[_plain(column.text(row)) for column in columns] for row in rows]
+    shown = [n for n in range(len(columns)) if not columns[n].hidden and any(row[n] for row in cells)]
+    lines = [[columns[n].heading for n in shown], *([row[n] for n in shown] for row in cells)]
+    return _aligned(lines, [columns[n].number for n in shown])
+
+
+def differences(rows: Sequence[RunRow]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all `rows`: ``section.key`` to the value of each, None where it has none.
+
+    A section that a run's version did not write is one entry, ``section.*``.
+    """
+    settings = [row.settings() for row in rows]
+    sections = [{key.partition(".")[0] for key in found} for found in settings]
+    everywhere = set.intersection(*sections)
+    found: dict[str, list[Any]] = {}
+    for key in dict.fromkeys(key for of_run in settings for key in of_run):
+        section = key.partition(".")[0]
+        if section in everywhere:
+            values = [of_run.get(key) for of_run in settings]
+            if any(value != values[0] for value in values):
+                found[key] = values
+        else:
+            found[f"{section}.*"] = ["set" if section in present else None for present in sections]
+    return found
+
+
+def format_differences(rows: Sequence[RunRow]) -> list[str]:
+    """A line per setting that differs, a column per run."""
+    found = differences(rows)
+    if not found:
+        return ["no setting differs"]
+    lines = [
+        [_plain(key), *("-" if v is None else _plain(as_text(v)) for v in values)] for key, values in found.items()
+    ]
+    return _aligned([["setting", *(_plain(row.name) for row in rows)], *lines], [False] * (len(rows) + 1))
+
+
+def _aligned(lines: Sequence[Sequence[str]], numbers: Sequence[bool]) -> list[str]:
+    widths = [max(len(line[n]) for line in lines) for n in range(len(numbers))]
+    return [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)

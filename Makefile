@@ -28,6 +28,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Many tests wait for servers and killed processes, so more of them run at once than there are cores; a file's tests stay together.
 test: lint

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from loopback.production import production_mel
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.system import processor
+from student_clap.config.runtime.machine import processor
 from student_clap.config.schema import AudioConfig
 from student_clap.export.model.file_batch import default_threads, embed_files
 from student_clap.export.model.inputs import AppMel, mel_of

@@ -28,7 +28,7 @@ import torch
 from stream_formats import format_parts, write_formats
 from stream_subject import SEED, Figures, Part, Subject, cut_store, drain
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.malloc import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory
 from student_clap.config.schema import AugmentationConfig, LossConfig, ModelConfig, TrainingConfig
 from student_clap.store import FeatureStore
 from student_clap.train.data.batches import Batch

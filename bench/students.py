@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.malloc import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory
 from student_clap.config.schema import AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
 from student_clap.export.model.session import StudentSession

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from student_clap.config.presets import MEL_PRESETS
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.system import processor
+from student_clap.config.runtime.machine import processor
 from student_clap.config.schema import EMBEDDING_DIM, AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
 from student_clap.export.model.session import INPUT_NAME, StudentSession

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import click
 
-# name -> (module, attribute, one line of help); the modules are heavy, so the group lists them without importing.
-_COMMANDS: dict[str, tuple[str, str, str]] = {
-    "init": ("student_clap.config.command", "init", "Write config.yaml and .env.example."),
-    "config": ("student_clap.config.command", "show", "Print the resolved configuration, secrets masked."),
-    "ingest": ("student_clap.ingest.command", "ingest", "Pull teacher vectors and audio."),
-    "featurize": ("student_clap.featurize.command", "featurize", "Write every track's log-mel into the store."),
-    "train": ("student_clap.train.command", "train", "Distil a student from the store."),
-    "runs": ("student_clap.train.runs_command", "runs", "Compare the runs in a table."),
-    "export": ("student_clap.export.command", "export", "Write the student as a drop-in ONNX file."),
-    "evaluate": ("student_clap.export.command", "evaluate", "Judge an ONNX student on held-out artists."),
-    "check": ("student_clap.export.check_command", "check", "Hold any ONNX file against the drop-in contract."),
-    "embed": ("student_clap.export.check_command", "embed", "Turn audio files into track vectors."),
-    "bench": ("student_clap.export.bench_command", "bench", "Measure models beside one another: time and memory."),
-    "deploy": ("student_clap.export.deploy_command", "deploy", "Put a student into AudioMuse-AI's model folder."),
-    "rollback": ("student_clap.export.deploy_command", "rollback", "Put the model back that deploy replaced."),
-    "reembed": ("student_clap.export.reembed_command", "reembed", "Give a whole library a student's vectors."),
-    "store": ("student_clap.store.command", "store", "Look into the feature store, and mend it."),
+from student_clap.config.runtime.text import printable
+
+# name -> (module, function); the modules are heavy, so the group lists them without importing them.
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("student_clap.config.command", "init"),
+    "config": ("student_clap.config.command", "show"),
+    "ingest": ("student_clap.ingest.command", "ingest"),
+    "featurize": ("student_clap.featurize.command", "featurize"),
+    "train": ("student_clap.train.command", "train"),
+    "runs": ("student_clap.train.runs_command", "runs"),
+    "export": ("student_clap.export.command", "export"),
+    "evaluate": ("student_clap.export.command", "evaluate"),
+    "check": ("student_clap.export.check_command", "check"),
+    "embed": ("student_clap.export.check_command", "embed"),
+    "bench": ("student_clap.export.bench_command", "bench"),
+    "deploy": ("student_clap.export.deploy_command", "deploy"),
+    "rollback": ("student_clap.export.deploy_command", "rollback"),
+    "reembed": ("student_clap.export.reembed_command", "reembed"),
+    "store": ("student_clap.store.command", "store"),
 }
 
 
@@ -39,14 +44,35 @@ class LazyGroup(click.Group):
         """Import the module that holds the command."""
         if cmd_name not in _COMMANDS:
             return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module, function = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), function)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the stages without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+            formatter.write_dl([(name, _first_sentence(*place)) for name, place in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; its error message loses the control codes that foreign text in it may hold."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # final in the stubs only
+            raise
+
+
+def _first_sentence(module: str, function: str) -> str:
+    """The first sentence of the command's help: read from the source, since importing it takes seconds."""
+    package, _, name = module.rpartition(".")
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    source = "".join((Path(folder) / f"{name}.py").read_text(encoding="utf-8") for folder in folders)
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            lines = (ast.get_docstring(node) or "").partition("\n\n")[0]
+            return " ".join(lines.split()).partition(". ")[0].rstrip(".") + "."
+    raise LookupError(f"{module} has no function {function}")
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

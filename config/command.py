@@ -10,6 +10,7 @@ import click
 from student_clap.config.load import masked
 from student_clap.config.options import config_options
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 
@@ -28,12 +29,12 @@ def init(directory: Path, *, force: bool) -> None:
     for name, template in _TEMPLATES.items():
         text = files("student_clap.config").joinpath("templates", template).read_text(encoding="utf-8")
         write_text_atomically(directory / name, text)
-        click.echo(f"wrote {directory / name}")
-    click.echo("Next: cp .env.example .env, fill it in, then `student-clap ingest`.")
+        echo(f"wrote {directory / name}")
+    echo("Next: cp .env.example .env, fill it in, then `student-clap ingest`.")
 
 
 @click.command()
 @config_options()
 def show(config: Config) -> None:
     """Print the resolved configuration, secrets masked."""
-    click.echo(dump_yaml(masked(config)), nl=False)
+    echo(dump_yaml(masked(config)), nl=False)

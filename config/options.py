@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import click
 
 from student_clap.config.load import is_secret, load_config
 from student_clap.config.presets import MEL_PRESETS
+from student_clap.config.runtime.screen import log_to_stderr
 
 
 def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -42,7 +42,7 @@ def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[...,
             if recipe and (name := kwargs.pop("recipe")) is not None:
                 overrides = (*overrides, f"audio.preset={name}")
             config = load_config(config_path, overrides, needs=frozenset(needs))
-            set_up_logging(config.logging.level)
+            log_to_stderr(config.logging.level)
             for key in (override.partition("=")[0].strip() for override in overrides):
                 if is_secret(key):
                     logging.getLogger(__name__).warning(
@@ -61,13 +61,3 @@ def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[...,
         return wrapper
 
     return decorate
-
-
-def set_up_logging(level: str) -> None:
-    """Log our packages to stderr at `level`; the libraries below stay quiet unless they warn."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logger = logging.getLogger("student_clap")
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(level)

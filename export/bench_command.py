@@ -8,6 +8,7 @@ import click
 
 from student_clap.config.options import config_options
 from student_clap.config.runtime.machine import available_cores
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -30,19 +31,19 @@ def bench(config: Config, model: Path, against: tuple[Path, ...], rounds: int, o
     import onnxruntime
     from tqdm import tqdm
 
-    from student_clap.config.runtime.files import write_text_atomically
-    from student_clap.config.runtime.system import processor, why_not_written
+    from student_clap.config.runtime.files import why_not_writable, write_text_atomically
+    from student_clap.config.runtime.machine import processor
     from student_clap.export.bench.compare import LOADS, THREADS, compare_models, table
     from student_clap.store import Recipe
 
-    if out is not None and (fault := why_not_written(out)):
+    if out is not None and (fault := why_not_writable(out)):
         raise click.ClickException(f"{fault}: --out")
     models = [model, *against]
     cores = available_cores()
     with tqdm(desc="bench", total=len(THREADS) * (LOADS + 1), disable=None) as bar:
         records = compare_models(models, Recipe.from_config(config.audio), rounds=rounds, advance=bar.update)
     machine = {"processor": processor(), "cores": cores, "onnxruntime": onnxruntime.__version__}
-    click.echo(table(records))
+    echo(table(records))
     if out is not None:
         measured = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         record = {"measured_at": measured, "rounds": rounds, "machine": machine, "models": records}
@@ -50,7 +51,7 @@ def bench(config: Config, model: Path, against: tuple[Path, ...], rounds: int, o
             write_text_atomically(out, json.dumps(record, indent=1) + "\n")
         except OSError as error:
             raise click.ClickException(f"{out} cannot be written: {error.strerror or error}") from error
-    click.echo(
+    echo(
         f"bench: {len(records)} models, {rounds} rounds in turn, medians; {machine['processor']}, {cores} cores, "
         f"onnxruntime {machine['onnxruntime']}" + (f"; figures: {out}" if out else "")
     )

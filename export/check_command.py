@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
@@ -42,22 +43,22 @@ def check(config: Config, model: Path, audio: Path | None, reference: Path | Non
     segments_db = None if samples is None or mel.waveform else segments_of(samples, mel.recipe)[:_TRIED_SEGMENTS]
     clauses = judge(model, mel, segments_db)
     for clause in clauses:
-        click.echo(_line(clause))
+        echo(_line(clause))
     failed = [clause.name for clause in clauses if not clause.passed]
     # A model that gives no vectors has failed these.
     if samples is not None and not {"loads", "output"} & set(failed):
         trial = try_samples(model, mel, samples)
-        click.echo(
+        echo(
             f"audio: {audio}: {trial.n_segments} segments, vector of norm {trial.norm:.6f}, "
             f"{trial.ms_per_segment:.2f} ms per segment (median, one thread)"
         )
         if reference is not None:
-            click.echo(f"reference: {reference}: {compare_to(reference, samples, configured, trial)}")
+            echo(f"reference: {reference}: {compare_to(reference, samples, configured, trial)}")
     if failed:
         raise click.ClickException(
             f"{model} fails {len(failed)} of {len(clauses)} clauses of the drop-in contract: {', '.join(failed)}"
         )
-    click.echo(f"check: {model} meets all {len(clauses)} clauses of the drop-in contract")
+    echo(f"check: {model} meets all {len(clauses)} clauses of the drop-in contract")
 
 
 @click.command()
@@ -104,9 +105,7 @@ def embed(
         if not written:
             raise click.ClickException(f"none of {len(paths)} files gives a vector; {out} is not written")
     without = len(paths) - written
-    click.echo(
-        f"embed: wrote {written} vectors of {segments} segments to {out}; files without a vector: {without or 'none'}"
-    )
+    echo(f"embed: wrote {written} vectors of {segments} segments to {out}; files without a vector: {without or 'none'}")
 
 
 def _line(clause: Clause) -> str:

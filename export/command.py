@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def export(
             epoch=epoch,
             transposed=transposed,
         )
-        click.echo(operator_table(done.model))
-        click.echo(
+        echo(operator_table(done.model))
+        echo(
             f"export: wrote {done.path}: {info.model.architecture}, epoch {info.epoch}, "
             f"{done.n_parameters / 1e6:.2f} M parameters, {done.n_bytes / 1e6:.2f} MB; parity with torch: {done.parity}"
         )
@@ -111,20 +112,20 @@ def export(
     built = build_student(student, info, segments_db, n_tracks, checkpoint=source.name, epoch=epoch)
     if waveform:
         whole = write_waveform_student(built, info.recipe, output or run.variant("waveform"), pieces)
-        click.echo(
+        echo(
             f"export: wrote {whole.path}: {whole.n_bytes / 1e6:.2f} MB, for clients without a mel and not for "
             f"AudioMuse-AI; {whole}"
         )
         return
     if quantize is None or samples is None:
         batch = write_batch_student(built, info.recipe, output or run.variant("batch"), segments_db)
-        click.echo(
+        echo(
             f"export: wrote {batch.path}: {batch.n_bytes / 1e6:.2f} MB, for batch users and not for AudioMuse-AI; 1, 3 "
             f"and 16 segments a run differ from the drop-in by {batch.max_difference:.1e} at most"
         )
         return
-    small = write_quantised(quantize, built, info.recipe, samples, output or run.variant(quantize), click.echo)
-    click.echo(
+    small = write_quantised(quantize, built, info.recipe, samples, output or run.variant(quantize), echo)
+    echo(
         f"export: wrote {small.path}: {small.how}; {small.n_bytes / 1e6:.2f} MB against {small.float_bytes / 1e6:.2f}; "
         f"{small.verdict.quality} on {small.verdict.quality.n_segments} held-out segments; {small.verdict.speed}"
     )
@@ -212,7 +213,7 @@ def evaluate(
     page, html = output / "report.html", render_report(done, run.epochs())
     write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
     write_text_atomically(page, html)
-    click.echo(_closing_line(record, page))
+    echo(_closing_line(record, page))
 
 
 def _run(config: Config, run_name: str | None) -> RunFolder:
@@ -255,4 +256,4 @@ def _figure(value: float | None) -> str:
 
 def _warn(line: str) -> None:
     """One line on stderr, without the control characters that a title may hold."""
-    click.echo("warning: " + "".join(c if c.isprintable() else " " for c in line), err=True)
+    echo("warning: " + "".join(c if c.isprintable() else " " for c in line), err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import AudioConfig, Config
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
     name = deployment.choose_name(directory, name, model.name)
     swap = deployment.deploy(model, directory, name)
     _print_settings(mel, name)
-    click.echo(
+    echo(
         "warning: vectors of different models should not share an index; give the whole library new ones (`student-clap"
         " reembed`), or analyse it again. " + mixed_library(model),
         err=True,
     )
     if not swap.changed:
-        click.echo(f"deploy: {swap.live} holds these bytes already; nothing was changed")
+        echo(f"deploy: {swap.live} holds these bytes already; nothing was changed")
         return
-    click.echo(f"deploy: {model} is now {swap.live}; {_kept(swap)}")
+    echo(f"deploy: {model} is now {swap.live}; {_kept(swap)}")
 
 
 @click.command()
@@ -76,18 +77,18 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     try:
         _print_settings(mel_of(swap.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
-        click.echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
+        echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
     if swap.withdrawn is not None:
-        click.echo(
+        echo(
             "rollback: nothing was changed; the last rollback has taken a model away already, and"
             f" `student-clap rollback --to {directory} --kept {swap.withdrawn.name}` brings it back"
         )
         return
     if not swap.changed:
-        click.echo(f"rollback: {swap.live} is what {kept_name} holds already; nothing was changed")
+        echo(f"rollback: {swap.live} is what {kept_name} holds already; nothing was changed")
         return
     restored = ", ".join(path.name for path in swap.restored)
-    click.echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
+    echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
 
 
 def _print_settings(mel: AppMel, name: str) -> None:
@@ -95,19 +96,19 @@ def _print_settings(mel: AppMel, name: str) -> None:
     from student_clap.export.model.inputs import DEFAULT_NAME, MODEL_FOLDER
 
     if mel.waveform:
-        click.echo("This model hears samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
+        echo("This model hears samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
         return
     variables = mel.variables()
     if name != DEFAULT_NAME:
         variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
     if not mel.declared:
-        click.echo(f"The file does not say which mel it was made for; what follows goes by {mel.source}.")
+        echo(f"The file does not say which mel it was made for; what follows goes by {mel.source}.")
     if not variables:
-        click.echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
+        echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
     else:
-        click.echo("Set exactly these CLAP_AUDIO_* variables for AudioMuse-AI, and remove any other that is set:")
+        echo("Set exactly these CLAP_AUDIO_* variables for AudioMuse-AI, and remove any other that is set:")
         for key, value in variables.items():
-            click.echo(f"  {key}={value}")
+            echo(f"  {key}={value}")
 
 
 def _kept(swap: Swap) -> str:

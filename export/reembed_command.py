@@ -9,6 +9,7 @@ import click
 
 from student_clap.config.load import load_config
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
@@ -100,14 +101,12 @@ def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str
     check_library_file(settings.out)
     mel = mel_of(settings.model, Recipe.from_config(config.audio))
     if not mel.declared:
-        click.echo(
-            f"warning: {settings.model} does not say which mel it was made for; it is fed {mel.source}", err=True
-        )
+        echo(f"warning: {settings.model} does not say which mel it was made for; it is fed {mel.source}", err=True)
     if write:
         stage.check_database(config)
     embedded = stage.embed(config, settings, mel)
     for line in stage.first_lines(embedded.without):
-        click.echo(line, err=True)
+        echo(line, err=True)
     missing = settings.out.with_suffix(".missing.csv")
     n_missing = stage.write_missing(missing, embedded, [])
     made = (
@@ -115,7 +114,7 @@ def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str
         f" ({embedded.from_store} from the store's mel)"
     )
     if not write:
-        click.echo(f"reembed: {made}; {_missing(n_missing, missing)}")
+        echo(f"reembed: {made}; {_missing(n_missing, missing)}")
         return
     try:
         plan, outcomes = stage.write_database(config, settings, embedded, dumps, ask)
@@ -123,15 +122,15 @@ def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str
         raise click.ClickException(f"not confirmed; the database was not changed. {made}") from None
     n_missing = stage.write_missing(missing, embedded, plan.kept)
     if plan.kept:
-        click.echo(
+        echo(
             f"warning: {len(plan.kept)} rows keep the vector that they have, and old and new vectors should not share"
             f" an index; see {missing}",
             err=True,
         )
     if plan.rows:
-        click.echo(_AFTERWARDS, err=True)
-        click.echo(f"Back again: student-clap reembed --restore {plan.dump or dumps}", err=True)
-    click.echo(
+        echo(_AFTERWARDS, err=True)
+        echo(f"Back again: student-clap reembed --restore {plan.dump or dumps}", err=True)
+    echo(
         f"reembed: {made}; clap_embedding: {outcomes[Outcome.DONE]} rows written ({plan.inserts} planned as new),"
         f" {plan.already + outcomes[Outcome.ALREADY]} held theirs, {_left(outcomes)}; {_missing(n_missing, missing)}"
     )
@@ -146,14 +145,14 @@ def _restore(config: Config, given: Path, ask: Callable[[str], bool], *, overwri
         raise click.ClickException("not confirmed; the database was not changed")
     dumps, outcomes = done
     if outcomes[Outcome.OTHER]:
-        click.echo(
+        echo(
             f"warning: {outcomes[Outcome.OTHER]} rows hold other vectors than reembed wrote, and were left: put newer"
             " dumps back first, or use --overwrite",
             err=True,
         )
     if outcomes[Outcome.DONE]:
-        click.echo(_AFTERWARDS, err=True)
-    click.echo(
+        echo(_AFTERWARDS, err=True)
+    echo(
         f"reembed: put {outcomes[Outcome.DONE]} rows back from {len(dumps)} dumps; {outcomes[Outcome.ALREADY]} held"
         f" what they had, {_left(outcomes)}"
     )
@@ -177,13 +176,13 @@ def _with_database() -> Config:
 
 def _ask(yes: bool) -> Callable[[str], bool]:  # noqa: FBT001
     def ask(text: str) -> bool:
-        click.echo(text, err=True)
+        echo(text, err=True)
         if yes:
             return True
         try:
             return click.confirm("Go on?", default=False, err=True)
         except click.Abort:  # nobody is there to answer
-            click.echo("nobody answers; scripts say --yes", err=True)
+            echo("nobody answers; scripts say --yes", err=True)
             return False
 
     return ask

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config, FeaturizeConfig
 
 _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at most
@@ -60,7 +61,7 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
         broken: Stopped | ClusterError | StoreError | None = None
         stopped_by = ""
         if found.jobs:
-            click.echo(
+            echo(
                 f"featurize: {len(found.jobs)} tracks to make, recipe {recipe.name} ({recipe.n_mels} mels, "
                 f"n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
             )
@@ -77,13 +78,13 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
             try:
                 with stoppable(), bar, dask_cluster(settings, say) as cluster:
                     served = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
-                    click.echo(f"featurize: Dask scheduler {cluster.address}{served}")
+                    echo(f"featurize: Dask scheduler {cluster.address}{served}")
                     run(cluster, store, recipe, found.jobs, settings.tracks_per_task, totals, report, say)
             except (Stopped, ClusterError, StoreError) as error:
                 broken = error
                 whose = "cluster" if isinstance(error, ClusterError) else "store"
                 stopped_by = str(error) if isinstance(error, Stopped) else f"the {whose}'s failure"
-        click.echo(closing_line(found, totals, store.features(recipe), _fetch_command(), stopped_by))
+        echo(closing_line(found, totals, store.features(recipe), _fetch_command(), stopped_by))
     if isinstance(broken, Stopped):
         sys.exit(broken.exit_code)
     if broken is not None:

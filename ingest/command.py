@@ -9,6 +9,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from student_clap.config.load import load_config
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 # ingest.vectors -> the section that it needs.
@@ -97,7 +98,7 @@ def ingest(
     if verify:
         from student_clap.ingest.reports.inventory import report
 
-        click.echo(report(config, all_failures=all_failures))
+        echo(report(config, all_failures=all_failures))
         return
     from student_clap.ingest.sources.path_map import parse_maps
     from student_clap.store import FeatureStore
@@ -119,12 +120,12 @@ def ingest(
     if probe_model is not None:
         from student_clap.ingest.reports.probe import report as probe
 
-        click.echo(probe(config, probe_model, probe_tracks, server_name))
+        echo(probe(config, probe_model, probe_tracks, server_name))
         return
     from student_clap.ingest.stage import run_ingest
 
     summary = run_ingest(config, server_name=server_name, retry_failed=retry_failed, vectors_only=vectors_only)
     # The table goes to people; what is written for scripts is the one line.
     if summary.fetch is not None:
-        click.echo(summary.table(), err=True)
-    click.echo(summary.line())
+        echo(summary.table(), err=True)
+    echo(summary.line())

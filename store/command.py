@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 
@@ -25,17 +26,17 @@ def info(config: Config) -> None:
 
     with FeatureStore.open(config.store.path) as opened:
         states = Counter(State(int(s)).name.lower() for s in opened.states())
-        click.echo(f"store    {opened.path}")
-        click.echo(f"uuid     {opened.uuid}")
-        click.echo(f"teacher  {opened.teacher_name}")
-        click.echo(f"tracks   {opened.n_tracks}" + "".join(f", {n} {name}" for name, n in sorted(states.items())))
-        click.echo(f"artists  {len(set(opened.strings('artist')))}")
+        echo(f"store    {opened.path}")
+        echo(f"uuid     {opened.uuid}")
+        echo(f"teacher  {opened.teacher_name}")
+        echo(f"tracks   {opened.n_tracks}" + "".join(f", {n} {name}" for name, n in sorted(states.items())))
+        echo(f"artists  {len(set(opened.strings('artist')))}")
         for name, recipe in opened.recipes().items():
             features = opened.features(recipe)
             n_samples = features.n_samples()
             minutes = float(n_samples.clip(0).sum()) / recipe.sample_rate / 60
             size_mb = features.stored_bytes() / 1e6
-            click.echo(
+            echo(
                 f"features {name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, "
                 f"{minutes:.1f} min, {size_mb:.1f} MB; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
                 f"fingerprint {recipe.fingerprint}"
@@ -62,7 +63,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
             minutes = f"{n_samples[row] / recipe.sample_rate / 60:.2f}" if n_samples[row] > 0 else "-"
             fields = [str(row), columns["server_id"][row], columns["track_id"][row], State(int(state)).name.lower()]
             fields += [minutes, columns["artist"][row], columns["title"][row], error]
-            click.echo("\t".join(" ".join(field.split()) for field in fields))
+            echo("\t".join(" ".join(field.split()) for field in fields))
 
 
 @store.command()
@@ -91,12 +92,12 @@ def export(
         if track_id is not None and out is not None:
             row = tables.find_track(opened, track_id, server_id)
             shape = tables.write_track(opened, Recipe.from_config(config.audio), row, out)
-            click.echo(f"store export: {out}, {shape[0]} segments of {shape[1]} mels x {shape[2]} frames")
+            echo(f"store export: {out}, {shape[0]} segments of {shape[1]} mels x {shape[2]} frames")
         elif out is not None:
             tables.write_rows(opened, out)
-            click.echo(f"store export: {out}, {opened.n_tracks} rows")
+            echo(f"store export: {out}, {opened.n_tracks} rows")
         if failures is not None:
-            click.echo(f"store export: {failures}, {tables.write_failures(opened, failures)} failures")
+            echo(f"store export: {failures}, {tables.write_failures(opened, failures)} failures")
 
 
 @store.command()
@@ -111,12 +112,12 @@ def verify(config: Config, *, deep: bool) -> None:
     for finding in findings:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {names[finding.row]})" if 0 <= finding.row < len(names) else ""
-        click.echo(f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: {finding.detail}")
+        echo(f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: {finding.detail}")
     how = _extent(deep=deep)
     if findings:
         repair = "store repair --deep" if deep else "store repair"
         raise click.ClickException(f"{len(findings)} faults ({how}); `student-clap {repair}` mends what can be mended")
-    click.echo(f"store verify: no faults in {n_tracks} tracks, {how}")
+    echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 
 def _extent(*, deep: bool) -> str:
@@ -143,7 +144,7 @@ def repair_store(config: Config, *, deep: bool) -> None:
 
     done = repair_path(config.store.path, deep=deep)
     for finding in done.left:
-        click.echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
+        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
     parts = [
         f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
         f"{done.orphans} uncounted shards removed",
@@ -158,4 +159,4 @@ def repair_store(config: Config, *, deep: bool) -> None:
         parts.append(f"{done.metadata} zarr.json written anew")
     how = _extent(deep=deep)
     left = f"; {len(done.left)} faults left" if done.left else ""
-    click.echo(f"store repair: {', '.join(parts)}{left}; {how}")
+    echo(f"store repair: {', '.join(parts)}{left}; {how}")

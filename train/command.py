@@ -7,6 +7,7 @@ import signal
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 
 
@@ -26,18 +27,18 @@ def train(config: Config, run_name: str | None) -> None:
     with join_ranks(config.training.device) as ranks, open_trainer(config, run_name, ranks) as trainer:
         if not trainer.finished:
             if ranks.leads:
-                click.echo("\n".join(describe(trainer)))
+                echo("\n".join(describe(trainer)))
             try:
                 with open_stream(config, trainer) as stream, open_display(trainer) as display:
                     trainer.train(stream, display)
             except Interrupted as stop:
                 if ranks.leads:
                     name = signal.Signals(stop.signal_number).name
-                    click.echo(
+                    echo(
                         f"stopped by {name} in epoch {stop.progress.epoch + 1} after batch {stop.progress.position}, "
                         f"saved to {trainer.run.last}; run the same command again to go on",
                         err=True,
                     )
                 click.get_current_context().exit(128 + stop.signal_number)
         if ranks.leads:
-            click.echo(summarise(trainer))
+            echo(summarise(trainer))

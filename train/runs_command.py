@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 from student_clap.train.runs.row import RunRow, read_runs
 from student_clap.train.runs.table import COLUMNS, differences, format_differences, format_runs, sort_runs
@@ -46,15 +47,15 @@ def runs(config: Config, names: tuple[str, ...], runs_dir: Path | None, column: 
             "runs": [row.as_json() for row in rows],
             "differences": _named_differences(rows) if names else {},
         }
-        click.echo(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False))
         return
     if not rows:
-        click.echo(f"no runs in {runs_dir}; `student-clap train` begins one")
+        echo(f"no runs in {runs_dir}; `student-clap train` begins one")
         return
-    click.echo("\n".join(format_runs(rows)))
+    echo("\n".join(format_runs(rows)))
     whole = [row for row in rows if row.description]
     if names and len(whole) > 1:
-        click.echo("\n" + "\n".join(format_differences(whole)))
+        echo("\n" + "\n".join(format_differences(whole)))
 
 
 def _chosen(rows: list[RunRow], names: tuple[str, ...], runs_dir: Path) -> list[RunRow]:

@@ -1,45 +1,85 @@
-"""Files appear whole or not at all: unique temporary name beside the target, then rename."""
+"""Files appear whole or not at all: written under a unique name next to the target, flushed to the disk, renamed.
+
+Guarantee: after a kill or a power cut a file is the old one or the new one, whole. A write that fails leaves the old
+file and nothing else.
+Cost: one flush of the file per write, and one of its directory where asked for; no CPU to speak of.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer uses the same
+
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[IO[bytes]]:
+def atomic_file(target: Path, *, flush_name: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file that becomes `target` when the block ends without an error.
 
-    The data is flushed to disk before the rename. On an error nothing is left behind and `target` is untouched.
+    Args:
+        target: the file; its directory is made if need be.
+        flush_name: flush the directory too. Without it a power cut may bring the old file back, whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind and `target` is untouched.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+        if flush_name:
+            flush_directory(target.parent)
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
         raise
 
 
-def write_bytes_atomically(target: Path, data: bytes) -> None:
-    """Write `data` as `target`."""
-    with atomic_file(target) as file:
+def write_bytes_atomically(target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False) -> None:
+    """Make `data` the content of `target`; see `atomic_file`."""
+    with atomic_file(target, flush_name=flush_name) as file:
         file.write(data)
 
 
 def write_text_atomically(target: Path, text: str) -> None:
-    """Write `text` as `target` in UTF-8."""
+    """Make `text` in UTF-8 the content of `target`; see `atomic_file`."""
     write_bytes_atomically(target, text.encode())
+
+
+def flush_directory(folder: Path) -> None:
+    """Bring the names in `folder` to the disk, where the system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left in `folder`. Only for the one process that writes there."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for name in [entry.name for entry in entries if entry.name.endswith(PARTIAL)]:
+            (folder / name).unlink(missing_ok=True)
+
+
+def why_not_writable(path: Path) -> str:
+    """Why a file could not be written at `path`, "" if it could: to be asked before hours of work."""
+    if path.is_dir():
+        return f"{path} is a folder; expected a file"
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return f"{path}: {above} is not a folder that can be written to"
+    return ""

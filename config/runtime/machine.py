@@ -1,10 +1,69 @@
-"""How many cores this process may use."""
+"""What machine this is: its cores, its processor, and how its C library keeps freed memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import sys
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_NEVER = 2**31 - 1
+_WORKER_TRIM_BYTES, _WORKER_MMAP_BYTES = 128 << 20, 32 << 20
+# What `keep_worker_memory` sets, for a process that is started by a script.
+WORKER_MALLOC_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(_WORKER_TRIM_BYTES),
+    "MALLOC_MMAP_THRESHOLD_": str(_WORKER_MMAP_BYTES),
+}
 
 
 def available_cores() -> int:
     """Cores that the scheduler gives this process; the machine's where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> bool:
+    """Have malloc keep all that is freed, for a process that frees and takes gigabytes in every step.
+
+    glibc gives every large block back to the kernel and asks for it again, and the kernel clears each page anew: a
+    training step on a CPU spent more than half of its time so (docs/log.md). The process grows to its largest step and
+    stays there.
+
+    Returns:
+        False where the C library has no such setting; nothing changes then.
+    """
+    return _mallopt((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
+
+
+def keep_worker_memory() -> bool:
+    """Have malloc keep what a worker frees between two tracks, up to 128 MiB; arrays below 32 MiB are not mapped.
+
+    Dask starts workers with a low MALLOC_TRIM_THRESHOLD_, which also makes every array above 128 kB be mapped, faulted
+    in and given back: featurize took 1.6 times the CPU so (docs/log.md).
+
+    Returns:
+        False where the C library has no such setting; nothing changes then.
+    """
+    return _mallopt((_M_TRIM_THRESHOLD, _WORKER_TRIM_BYTES), (_M_MMAP_THRESHOLD, _WORKER_MMAP_BYTES))
+
+
+def _mallopt(*settings: tuple[int, int]) -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    taken = [bool(mallopt(parameter, value)) for parameter, value in settings]
+    return all(taken)

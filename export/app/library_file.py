@@ -24,8 +24,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.files import atomic_file
-from student_clap.config.runtime.system import why_not_written
+from student_clap.config.runtime.files import atomic_file, why_not_writable
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.app.library import LibraryTrack, Outcome
 from student_clap.export.model.metadata import METADATA_PREFIX
@@ -249,7 +248,7 @@ def check_library_file(target: Path) -> None:
     """Refuse, before hours of work, a file that could not be written afterwards. Raises LibraryFileError."""
     if target.suffix.lower() != ".parquet":
         raise LibraryFileError(f"{target}: vectors are written as .parquet; expected such a name: --out")
-    if fault := why_not_written(target):
+    if fault := why_not_writable(target):
         raise LibraryFileError(f"{fault}: --out")
 
 

@@ -21,7 +21,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.system import processor
+from student_clap.config.runtime.machine import processor
 from student_clap.export.evaluate.duration_buckets import NAMES, bucket_of
 from student_clap.export.evaluate.held_out import Outcome, Source, embed_tracks
 from student_clap.export.evaluate.judgement import Library, judge

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from student_clap.config.runtime.system import processor
+from student_clap.config.runtime.machine import processor
 from student_clap.export.graph.folding import sort_nodes
 from student_clap.export.graph.gate import MIN_SPEEDUP, NO_SLOWER, Judge, Verdict
 from student_clap.export.graph.int8_graph import Int8Graph, tail

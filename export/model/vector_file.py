@@ -21,8 +21,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.files import atomic_file
-from student_clap.config.runtime.system import why_not_written
+from student_clap.config.runtime.files import atomic_file, why_not_writable
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.model.file_batch import Embedded
 
@@ -55,7 +54,7 @@ def check_vector_file(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise VectorFileError(f"{path}: vectors are written as {' or '.join(SUFFIXES)}; expected such a name: --out")
-    if fault := why_not_written(path):
+    if fault := why_not_writable(path):
         raise VectorFileError(f"{fault}: --out")
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
+from student_clap.config.runtime.files import flush_directory, sweep_partial_files
 from student_clap.store.storage.base import Place
 from student_clap.store.storage.durable import (
     DurableStore,
-    flush_directory,
-    sweep_partial_files,
     write_durably,
     writing,
 )

@@ -10,21 +10,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
+from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.store.storage.errors import StoreError
 
 if TYPE_CHECKING:
     from student_clap.store.storage.base import Place
 
-PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer uses the same
 _REMEDIES = {
     errno.ENOSPC: "free some space there and run the same command again",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again",
@@ -60,41 +59,8 @@ def write_durably(target: Path, data: bytes | bytearray | memoryview, *, name_to
     Raises:
         StoreError: it cannot be written.
     """
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     with writing(target):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb", buffering=0) as file:
-                view = memoryview(data).cast("B")
-                while len(view):
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            if name_too:
-                flush_directory(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-def flush_directory(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, where the system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def sweep_partial_files(folder: Path) -> None:
-    """Remove the temporary files that a killed writer left in `folder`. Only for who alone writes there."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for name in [entry.name for entry in entries if entry.name.endswith(PARTIAL)]:
-            (folder / name).unlink(missing_ok=True)
+        write_bytes_atomically(target, data, flush_name=name_too)
 
 
 class DurableStore(LocalStore):

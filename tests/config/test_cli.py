@@ -59,3 +59,10 @@ def test_a_bad_setting_ends_with_exit_code_1_and_no_traceback(tmp_path, monkeypa
     done = CliRunner().invoke(main, ["config", "--set", "training.lr=x"])
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
+
+
+def test_the_list_of_commands_says_what_each_one_s_help_says():
+    listed = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+    for name in main.list_commands(None):
+        command = main.get_command(None, name)
+        assert " ".join(command.help.split()).partition(". ")[0].rstrip(".") + "." in listed, name

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-import click
 from tqdm import tqdm
 
-from student_clap.config.runtime.durations import format_duration
+from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.text import readable_duration
 from student_clap.train.runs.checkpoint import Progress
 
 _LINE_EVERY_S = 300.0
@@ -98,14 +98,14 @@ class Display:
         """Print `text` above the bar."""
         self._spoke = self._clock()
         with tqdm.external_write_mode():
-            click.echo(text)
+            echo(text)
 
     def _left(self, step: int) -> str:
         """How long the rest will take at the pace so far."""
         if not self._done < step < self._total:
             return ""
         left_s = (self._clock() - self._began) * (self._total - step) / (step - self._done)
-        return f", {format_duration(left_s)} left"
+        return f", about {readable_duration(left_s)} left"
 
 
 def _figures(progress: Progress) -> str:

@@ -20,8 +20,7 @@ import click
 import numpy as np
 import torch
 
-from student_clap.config.runtime.malloc import is_out_of_memory
-from student_clap.config.runtime.stop_request import StopRequest
+from student_clap.config.runtime.signals import StopRequest
 from student_clap.config.schema import Config, TrainingConfig
 from student_clap.store import Features
 from student_clap.train.data.batches import Batch, requests_for
@@ -33,7 +32,7 @@ from student_clap.train.loop.display import Display
 from student_clap.train.loop.distributed import Ranks, synchronise_norms
 from student_clap.train.loop.ema import Average
 from student_clap.train.loop.schedule import learning_rate
-from student_clap.train.loop.step import Step, StepResult
+from student_clap.train.loop.step import Step, StepResult, is_out_of_memory
 from student_clap.train.loop.targets import build_objective
 from student_clap.train.loop.validation import Examiner, Validation
 from student_clap.train.runs.checkpoint import (

@@ -10,8 +10,7 @@ from dataclasses import replace
 import click
 import torch
 
-from student_clap.config.runtime.durations import format_duration
-from student_clap.config.runtime.malloc import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
@@ -19,7 +18,6 @@ from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.estimate import estimate_step_seconds
 from student_clap.train.loop.loop import CHECKPOINT_INTERVAL_S, Trainer
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
@@ -146,28 +144,7 @@ def describe(trainer: Trainer) -> list[str]:
             f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
             f"step {trainer.progress.step}"
         )
-    lines.append(f"time      {format_duration(_estimate_s(trainer))}, reading and the optimiser not counted")
     return lines
-
-
-def _estimate_s(trainer: Trainer) -> float:
-    """What is left of the run; a held-out segment is embedded only, a third of the work."""
-    training, selection, table = trainer.training, trainer.run.selection, trainer.table
-    recipe, most = table.recipe, training.segments_per_track
-    trained = table.n_segments(selection.training_rows)
-    trained = trained if most is None else min(trained, most * len(selection.training_rows))
-    per_step = max(1, min(training.segments_per_pass, trained // trainer.steps_per_epoch))
-    step_s = estimate_step_seconds(
-        trainer.student,
-        segments=per_step,
-        n_mels=recipe.n_mels,
-        frames=recipe.segment_frames,
-        device=trainer.device,
-        precision=training.precision,
-    )
-    validated = table.n_segments(selection.held_out_rows) / 3 / training.validate_every
-    epochs = trainer.total_epochs - trainer.progress.step / trainer.steps_per_epoch
-    return step_s / per_step * (trained / trainer.ranks.world + validated) * max(0.0, epochs)
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:

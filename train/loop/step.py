@@ -230,3 +230,8 @@ def _mixed(teaching: Teaching, mixture: Mixture) -> Teaching:
     share = mixture.own_track[:, None]
     tracks = F.normalize(share * teaching.tracks + (1 - share) * teaching.tracks[mixture.other_track], dim=-1)
     return Teaching(tracks=tracks, segments=segments, weights=teaching.weights)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from student_clap.config.learning import LOSS_TERMS
-from student_clap.config.runtime.durations import spell_duration
+from student_clap.config.runtime.text import readable_duration
 from student_clap.train.runs.history import Metrics, figure
 from student_clap.train.runs.row import RunRow, as_text, whole
 
@@ -97,7 +97,7 @@ COLUMNS: dict[str, Column] = {
     "recall": _best_column("recall", "val_mixed_recall_at_1"),
     "time": Column(
         "time",
-        lambda row: spell_duration(row.history.seconds) if row.history.epochs else "",
+        lambda row: readable_duration(row.history.seconds) if row.history.epochs else "",
         lambda row: row.history.seconds if row.history.epochs else None,
         number=True,
     ),

@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from student_clap.config.runtime.malloc import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 np.ones(8_000_000)

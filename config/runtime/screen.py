@@ -1,0 +1,124 @@
+"""What a person sees: lines without control codes, tables, bars. Every command prints through here.
+
+Titles, names, versions and paths come from files and servers; none of them may move a terminal's cursor. So `echo`, the
+logging handler and the command group's error messages all pass `text.printable`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from student_clap.config.runtime.text import one_line, printable
+
+
+def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print one message on stdout, or on stderr, without the control codes that foreign text may hold."""
+    click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
+
+
+def warn(message: object) -> None:
+    """Print one warning on stderr, on one line."""
+    echo(f"warning: {one_line(message, limit=2000)}", err=True)
+
+
+def log_to_stderr(level: str) -> None:
+    """Log our packages to stderr at `level`, without control codes; the libraries below stay quiet unless they warn."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("student_clap")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def table(
+    rows: Iterable[Sequence[object]],
+    headers: Sequence[str] = (),
+    *,
+    right: Sequence[int] = (),
+    style: str = "plain",
+    indent: int = 0,
+) -> str:
+    """Rows as aligned text.
+
+    Args:
+        rows: cells as they shall appear; each is put on one line.
+        headers: of the columns; none for a list of names and values.
+        right: columns that are aligned to the right, counted from 0.
+        style: one of tabulate's table formats; "plain" for a screen, "github" for Markdown.
+        indent: spaces before each line.
+
+    Returns:
+        The lines, without a line break at the end.
+    """
+    import tabulate
+
+    cells = [[one_line(cell, limit=1000) for cell in row] for row in rows]
+    width = max((len(row) for row in [*cells, headers]), default=0)
+    text = tabulate.tabulate(
+        cells,
+        headers=headers,
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=["right" if column in right else "left" for column in range(width)] if cells else None,
+    )
+    return "\n".join((" " * indent + line).rstrip() for line in text.splitlines())
+
+
+class Progress:
+    """A bar on stderr where that is a terminal; see `progress`."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units."""
+        self._bar.update(n)
+
+    def at(self, n: int, total: int | None = None) -> None:
+        """Say that `n` units are through, of `total` where that is known by now."""
+        if total is not None:
+            self._bar.total = total
+        self._bar.update(n - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Show `text` behind the bar."""
+        self._bar.set_postfix_str(one_line(text), refresh=False)
+
+    def write(self, message: object) -> None:
+        """Print one line on stderr above the bar."""
+        self._bar.write(one_line(message, limit=2000), file=sys.stderr)
+
+
+@contextmanager
+def progress(unit: str, total: int | None = None, *, label: str = "", keep: bool = False) -> Iterator[Progress]:
+    """Show how far a work is, with its rate and the time that is left. Log lines appear above the bar.
+
+    Args:
+        unit: what is counted, in the singular.
+        total: how many there are; None where that is not known.
+        label: what is being done.
+        keep: leave the bar on the screen when the block ends.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    bar = tqdm(total=total, unit=unit, desc=label or None, leave=keep, disable=None, smoothing=0.1, file=sys.stderr)
+    with bar, _nothing() if bar.disable else logging_redirect_tqdm([logging.getLogger("student_clap")]):
+        yield Progress(bar)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,59 @@
+"""What a person sees: no control codes, aligned tables, errors that a hostile title cannot dress up."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from student_clap.config.cli import LazyGroup
+from student_clap.config.runtime.screen import echo, log_to_stderr, progress, table, warn
+
+HOSTILE = "title\x1b[2J\x07\rgone"
+
+
+def test_lines_warnings_and_logs_lose_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(HOSTILE)
+    warn(HOSTILE)
+    log_to_stderr("INFO")
+    logging.getLogger("student_clap.x").warning("%s", HOSTILE)
+    out, err = capsys.readouterr()
+    assert out == "title?[2J??gone\n"
+    assert err == "warning: title?[2J? gone\nWARNING: title?[2J??gone\n"
+
+
+def test_an_error_message_loses_control_codes() -> None:
+    @click.group(cls=LazyGroup)
+    def group() -> None: ...
+
+    @click.command()
+    def fail() -> None:
+        raise click.ClickException(f"no such track: {HOSTILE}")
+
+    group.get_command = lambda *_: fail  # type: ignore[method-assign]
+    done = CliRunner().invoke(group, ["fail"])
+    assert done.exit_code == 1
+    assert "\x1b" not in done.stderr
+    assert "no such track: title?[2J??gone" in done.stderr
+
+
+def test_a_table_is_aligned_and_each_cell_stays_on_its_line() -> None:
+    text = table([["a", "1"], ["two\nlines\x1b", "20"]], ["name", "count"], right=[1], indent=2)
+    assert text.splitlines() == [
+        "  name          count",
+        "  a                 1",
+        "  two lines?       20",
+    ]
+    assert table([], ["name"]) == "name"
+    assert table([["x", "1"]], ["name", "n"], style="github", right=[1]).splitlines()[0] == "| name   |   n |"
+
+
+def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("track", 3, label="embed") as bar:
+        bar.advance()
+        bar.at(2, total=4)
+        bar.note(HOSTILE)
+        bar.write(HOSTILE)
+    assert capsys.readouterr().err == "title?[2J? gone\n"

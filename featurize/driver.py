@@ -18,7 +18,7 @@ from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
 from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.storage.base import place_of
+from student_clap.store.storage.open import open_storage
 
 _MARK_EVERY_S = 2.0
 
@@ -87,7 +87,7 @@ def run(
     """
     features = store.features(recipe)
     site = Site(store.address, store.uuid, store.n_tracks, recipe)
-    flow = Flow(cluster, site, jobs, tracks_per_task, place_of(store.address) / f"features/{recipe.name}/mel", say)
+    flow = Flow(cluster, site, jobs, tracks_per_task, open_storage(store.address) / f"features/{recipe.name}/mel", say)
     begin = time.perf_counter()
     waiting: list[Outcome] = []
     marked_at = begin

@@ -46,8 +46,9 @@ from student_clap.store.arrays.tracks import (
     update_column,
 )
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.storage.base import Lock, Place, Somewhere, place_of
+from student_clap.store.storage.base import Lock, Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError, RecipeMismatchError, StoreError
+from student_clap.store.storage.open import open_storage
 
 FORMAT = "student-clap-features"
 FORMAT_VERSION = 1
@@ -60,7 +61,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        place: Place,
+        place: Storage,
         root: zarr.Group,
         lock: Lock | None,
         attributes: dict[str, Any],
@@ -86,9 +87,9 @@ class FeatureStore:
             )
 
     @classmethod
-    def create(cls, path: Somewhere, teacher_name: str) -> Self:
+    def create(cls, path: StoragePath, teacher_name: str) -> Self:
         """Create an empty store and open it for writing. Raises StoreError if something is there."""
-        place = place_of(path)
+        place = open_storage(path)
         attributes = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -115,7 +116,7 @@ class FeatureStore:
         return cls._opened(place, "r+", lock)
 
     @classmethod
-    def open(cls, path: Somewhere, mode: Literal["r", "r+"] = "r", *, mend: bool = False) -> Self:
+    def open(cls, path: StoragePath, mode: Literal["r", "r+"] = "r", *, mend: bool = False) -> Self:
         """Open a store.
 
         Args:
@@ -126,7 +127,7 @@ class FeatureStore:
         Raises:
             StoreError: there is no store, it has another format, or another process is writing.
         """
-        place = place_of(path)
+        place = open_storage(path)
         if not (place / "zarr.json").exists():
             place.check_reachable()
             raise StoreError(
@@ -135,7 +136,7 @@ class FeatureStore:
         return cls._opened(place, mode, None, mend=mend)
 
     @classmethod
-    def _opened(cls, place: Place, mode: Literal["r", "r+"], lock: Lock | None, *, mend: bool = False) -> Self:
+    def _opened(cls, place: Storage, mode: Literal["r", "r+"], lock: Lock | None, *, mend: bool = False) -> Self:
         if mode == "r+" and lock is None:
             lock = place.take_lock()
         try:
@@ -151,22 +152,22 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open_or_create(cls, path: Somewhere, teacher_name: str) -> Self:
+    def open_or_create(cls, path: StoragePath, teacher_name: str) -> Self:
         """Open for writing, creating the store if it is not there."""
         return cls.open(path, "r+") if cls.is_at(path) else cls.create(path, teacher_name)
 
     @classmethod
-    def is_at(cls, path: Somewhere) -> bool:
+    def is_at(cls, path: StoragePath) -> bool:
         """Whether a store is there."""
-        return (place_of(path) / "zarr.json").exists()
+        return (open_storage(path) / "zarr.json").exists()
 
     @classmethod
-    def shard_writer(cls, path: Somewhere, recipe: Recipe) -> Features:
+    def shard_writer(cls, path: StoragePath, recipe: Recipe) -> Features:
         """The features of `recipe`, to write strips beside a process that holds the store for writing.
 
         For the tasks of a stage: they call `write_strip` on rows that no other task has, and never `mark`.
         """
-        place = place_of(path)
+        place = open_storage(path)
         root, _ = _open_root(place, "r+")
         return _features(place, root, recipe, committed_rows(root))
 
@@ -392,7 +393,7 @@ class FeatureStore:
             list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
 
 
-def member_folders(place: Place) -> list[Place]:
+def member_folders(place: Storage) -> list[Storage]:
     """The folders of all groups and arrays of the store that are there or have to be.
 
     Raises:
@@ -411,7 +412,7 @@ def member_folders(place: Place) -> list[Place]:
     return folders
 
 
-def _groups(folder: Place) -> dict[str, Document]:
+def _groups(folder: Storage) -> dict[str, Document]:
     """The zarr.json of every recipe's group, by name. One without a zarr.json and shards was never finished."""
     found = {}
     for name in folder.folders():
@@ -423,7 +424,7 @@ def _groups(folder: Place) -> dict[str, Document]:
     return found
 
 
-def _open_root(place: Place, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:
+def _open_root(place: Storage, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:
     """The root group and its attributes, all metadata of the store having been checked."""
     document = read_document(place)
     attributes = document.get("attributes", {})
@@ -438,12 +439,12 @@ def _open_root(place: Place, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict
     return root, dict(attributes)
 
 
-def _features(place: Place, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
+def _features(place: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
     name = f"features/{recipe.name}"
     return Features(_group(root, name, place), recipe, n_tracks, place / name)
 
 
-def _group(root: zarr.Group, name: str, place: Place) -> zarr.Group:
+def _group(root: zarr.Group, name: str, place: Storage) -> zarr.Group:
     group = root.get(name)
     if not isinstance(group, zarr.Group):
         raise StoreError(f"{place} has no group {name}; the store is damaged or of another make")

@@ -20,8 +20,9 @@ from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore, member_folders
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
+from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
 _IDENTITY = ("track_id", "server_id")
@@ -39,10 +40,10 @@ class Repaired:
     left: tuple[Finding, ...] = ()
 
 
-def repair_path(path: Somewhere, *, deep: bool) -> Repaired:
+def repair_path(path: StoragePath, *, deep: bool) -> Repaired:
     """Mend the store at `path`, also one that cannot be opened. Raises StoreError if another process writes it."""
     done = Repaired()
-    place = place_of(path)
+    place = open_storage(path)
     lock = place.take_lock()
     try:
         done.metadata = _repair_metadata(place)
@@ -95,7 +96,7 @@ def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
     return mended
 
 
-def _repair_metadata(place: Place) -> int:
+def _repair_metadata(place: Storage) -> int:
     """Write damaged zarr.json of arrays anew. Returns how many."""
     sealed = is_sealed(read_document(place))
     damaged, rows = [], []
@@ -116,7 +117,7 @@ def _repair_metadata(place: Place) -> int:
     return mended
 
 
-def _made_anew(place: Place, folder: Place, n_tracks: int) -> Document | None:
+def _made_anew(place: Storage, folder: Storage, n_tracks: int) -> Document | None:
     """The zarr.json of the array in `folder` as a new store would have it; None where it is no array."""
     name = str(folder).removeprefix(str(place)).strip("/")
     make: Callable[[zarr.Group], None] = create_table
@@ -135,7 +136,7 @@ def _made_anew(place: Place, folder: Place, n_tracks: int) -> Document | None:
     return _with_the_shards_codec(document, folder) if folder.name == "mel" else document
 
 
-def _with_the_shards_codec(document: Document, folder: Place) -> Document:
+def _with_the_shards_codec(document: Document, folder: Storage) -> Document:
     """The document with that chain of codecs with which the first shard can be read."""
     rows = (folder / "c").row_sizes()
     if not rows:

@@ -21,13 +21,14 @@ from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
 from student_clap.store.arrays.tracks import State, absent_chunks, chunk_spans, read_column
 from student_clap.store.feature_store import FeatureStore, member_folders
-from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
     CorruptMetadataError,
     CorruptShardError,
     MissingFeaturesError,
 )
+from student_clap.store.storage.open import open_storage
 
 Kind = Literal[
     "damaged metadata",
@@ -54,7 +55,7 @@ class Finding:
 
 
 def verify_path(
-    path: Somewhere, *, deep: bool, advance: Callable[[], None] = lambda: None
+    path: StoragePath, *, deep: bool, advance: Callable[[], None] = lambda: None
 ) -> tuple[list[Finding], int]:
     """Look for faults, also in a store that cannot be opened.
 
@@ -71,16 +72,16 @@ def verify_path(
         return [Finding("damaged column", "", -1, error.message)], -1
 
 
-def verify_metadata(path: Somewhere) -> list[Finding]:
+def verify_metadata(path: StoragePath) -> list[Finding]:
     """Test the checksum of every zarr.json of the store at `path`."""
-    place = place_of(path)
+    place = open_storage(path)
     try:
         sealed = is_sealed(read_document(place))
         folders = member_folders(place)
     except CorruptMetadataError as error:
         return [Finding("damaged metadata", "", -1, error.message)]
 
-    def look(folder: Place) -> list[Finding]:
+    def look(folder: Storage) -> list[Finding]:
         try:
             read_document(folder, sealed=sealed)
         except CorruptMetadataError as error:

@@ -76,7 +76,7 @@ def ndcgs(found: Scores, wanted: Scores, ks: Sequence[int]) -> dict[int, Scores]
         ks: depths.
 
     Returns:
-        Place in `ks` -> [row]; NaN where nothing has a gain. Tied tracks share their mean gain.
+        Storage in `ks` -> [row]; NaN where nothing has a gain. Tied tracks share their mean gain.
     """
     deepest = max(ks)
     discount = 1 / np.log2(np.arange(2, deepest + 2))

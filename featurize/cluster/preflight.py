@@ -19,8 +19,9 @@ from pathlib import Path
 
 from student_clap.featurize.cluster.task import Site, read_fault
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.storage.base import Place, place_of
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.open import open_storage
 
 MUST_AGREE = ("student-clap", "python", "zarr")
 SHOULD_AGREE = ("distributed", "numpy", "numcodecs", "soundfile", "soxr", "av", "ducc0")
@@ -67,12 +68,12 @@ def examine(site: Site, audio: tuple[str, ...], trial_folder: str, expected: dic
     differences = {name: text for name, text in differences.items() if here[name] != expected[name]}
     if faults := tuple(text for name, text in differences.items() if name in MUST_AGREE):
         return Report(host, faults, (), job=job)
-    trial, fault = _try_store(site, place_of(trial_folder))
+    trial, fault = _try_store(site, open_storage(trial_folder))
     faults = tuple(f for f in (fault, *(read_fault(Path(path), whole=False) for path in audio)) if f)
     return Report(host, faults, tuple(differences.values()), trial, job)
 
 
-def _try_store(site: Site, folder: Place) -> tuple[str, str]:
+def _try_store(site: Site, folder: Storage) -> tuple[str, str]:
     """(the file that was written, what is wrong)."""
     try:
         with FeatureStore.open(site.store_path, "r") as store:

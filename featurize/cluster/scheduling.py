@@ -18,7 +18,7 @@ from student_clap.featurize.cluster.open import Cluster, ClusterError
 from student_clap.featurize.cluster.task import Job, Outcome, Site, make_features, read_fault
 from student_clap.featurize.cluster.workers import Crew
 from student_clap.store.arrays.features import FAILED, NOT_MADE
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Flow:
     """One run's tasks. Iterate over `outcomes`."""
 
     def __init__(
-        self, cluster: Cluster, site: Site, jobs: list[Job], tracks_per_task: int, trial_folder: Place,
+        self, cluster: Cluster, site: Site, jobs: list[Job], tracks_per_task: int, trial_folder: Storage,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._cluster, self._site, self._per_task = cluster, site, tracks_per_task

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from student_clap.featurize.cluster.open import Cluster, ClusterError
 from student_clap.featurize.cluster.preflight import Report, examine, versions
 from student_clap.featurize.cluster.task import Site
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -34,7 +34,7 @@ class Crew:
     """Workers by address. `look` often; hand futures of `exams` that are done to `settle`."""
 
     def __init__(
-        self, cluster: Cluster, site: Site, audio: list[str], trial_folder: Place, say: Callable[[str], None]
+        self, cluster: Cluster, site: Site, audio: list[str], trial_folder: Storage, say: Callable[[str], None]
     ) -> None:
         self.fit: dict[str, int] = {}  # address -> threads
         self.present: frozenset[str] = frozenset()

@@ -24,7 +24,7 @@ from student_clap.store.arrays.windows import window_index
 from student_clap.store.layout.codes import MISSING, dequantise_columns
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
 
 CHUNK_FRAMES = 4096
@@ -33,7 +33,7 @@ FAILED = -1
 _MARK_CHUNK_ROWS = 65_536
 
 
-def create_features(store: Place, recipe: Recipe, n_tracks: int) -> None:
+def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
     """Create the recipe's group, whole, in the store, for `n_tracks` rows."""
     add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
 
@@ -100,7 +100,7 @@ def _quiet() -> warnings.catch_warnings[None]:
 class Features:
     """The features of one recipe. Obtain it from `FeatureStore.features`."""
 
-    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, place: Place) -> None:
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, place: Storage) -> None:
         self._group = group
         self._shards = place / "mel" / "c"
         self._format = ShardFormat.of(read_document(place / "mel"))
@@ -129,11 +129,11 @@ class Features:
         """The file or the URL of the object that holds the strip of `row`."""
         return self._shard(row).path
 
-    def _shard(self, row: int) -> Place:
+    def _shard(self, row: int) -> Storage:
         return self._shards / f"{row}/0/0"
 
     @property
-    def shards(self) -> Place:
+    def shards(self) -> Storage:
         """The folder that the shards lie in."""
         return self._shards
 

@@ -19,14 +19,15 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from student_clap.store.storage.base import Place, Somewhere, place_of
+from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
+from student_clap.store.storage.open import open_storage
 
 CHECKSUM = "zarr_json_crc32c"
 Document = dict[str, Any]
 
 
-def read_document(folder: Somewhere, *, sealed: bool = False) -> Document:
+def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
     """The zarr.json of the array or group in `folder`.
 
     Args:
@@ -36,7 +37,7 @@ def read_document(folder: Somewhere, *, sealed: bool = False) -> Document:
     Raises:
         CorruptMetadataError: it is gone, is no JSON object, or its checksum is wrong.
     """
-    path = place_of(folder) / "zarr.json"
+    path = open_storage(folder) / "zarr.json"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -53,9 +54,9 @@ def read_document(folder: Somewhere, *, sealed: bool = False) -> Document:
     return document
 
 
-def write_document(folder: Somewhere, document: Document) -> None:
+def write_document(folder: StoragePath, document: Document) -> None:
     """Write the zarr.json of `folder` with its checksum. Raises StoreError if it cannot be written."""
-    (place_of(folder) / "zarr.json").write(sealed_bytes(document), name_too=False)
+    (open_storage(folder) / "zarr.json").write(sealed_bytes(document), name_too=False)
 
 
 def sealed_bytes(document: Document) -> bytes:
@@ -77,7 +78,7 @@ def is_sealed(document: Document) -> bool:
     return CHECKSUM in document.get("attributes", {})
 
 
-def set_rows(folder: Somewhere, n_tracks: int) -> None:
+def set_rows(folder: StoragePath, n_tracks: int) -> None:
     """Give the array in `folder` `n_tracks` rows. Chunks are left as they are: rows are written before they count.
 
     zarr's own resize lists every chunk of the array, which takes seconds for a million shards.
@@ -87,7 +88,7 @@ def set_rows(folder: Somewhere, n_tracks: int) -> None:
         write_document(folder, {**document, "shape": [n_tracks, *document["shape"][1:]]})
 
 
-def set_attributes(folder: Somewhere, changes: Document) -> Document:
+def set_attributes(folder: StoragePath, changes: Document) -> Document:
     """Change attributes of the array or group in `folder`. Returns all of them."""
     document = read_document(folder)
     before = document.get("attributes", {})
@@ -116,7 +117,7 @@ def as_files(documents: dict[str, Document], below: str = "") -> dict[str, bytes
     return {f"{name}/zarr.json".lstrip("/"): sealed_bytes(document) for name, document in inside.items()}
 
 
-def add_members(store: Place, names: Sequence[str], make: Callable[[zarr.Group], None]) -> None:
+def add_members(store: Storage, names: Sequence[str], make: Callable[[zarr.Group], None]) -> None:
     """Create arrays or groups, each of them appearing whole.
 
     Args:
@@ -129,7 +130,7 @@ def add_members(store: Place, names: Sequence[str], make: Callable[[zarr.Group],
         (store / name).create(as_files(documents, name))
 
 
-def _damaged(path: Place, reason: str) -> CorruptMetadataError:
+def _damaged(path: Storage, reason: str) -> CorruptMetadataError:
     return CorruptMetadataError(
         f"{path} is damaged: {reason}. `student-clap store repair` writes an array's anew; "
         "one of a group has to come from a copy of the store"

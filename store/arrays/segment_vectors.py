@@ -20,7 +20,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import add_members
 from student_clap.store.arrays.tracks import array, chunk_place, column_codecs, read_column, update_column
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
 
 MAX_SEGMENTS = 120  # of 600 s
@@ -30,7 +30,7 @@ SEGMENT_COLUMNS = (VECTORS, COUNTS)
 SegmentVectors = npt.NDArray[np.float16]
 
 
-def create_segment_vectors(store: Place, n_tracks: int) -> None:
+def create_segment_vectors(store: Storage, n_tracks: int) -> None:
     """Create the two arrays in the store."""
     there = store.folders()
     add_members(store, [name for name in SEGMENT_COLUMNS if name not in there], segment_arrays(n_tracks))
@@ -64,7 +64,7 @@ def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
     return make
 
 
-def rows_with_a_file(store: Place) -> set[int]:
+def rows_with_a_file(store: Storage) -> set[int]:
     """Rows whose vectors have a file, counted or not."""
     return set((store / VECTORS / "c").row_sizes())
 

@@ -22,7 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import CHECKSUM
-from student_clap.store.storage.base import Place, PlacedStore
+from student_clap.store.storage.base import HasStorage, Storage
 from student_clap.store.storage.errors import CorruptColumnError
 
 _CHUNK_ROWS = 65_536
@@ -181,7 +181,7 @@ def read_strings(column: zarr.Array[Any], begin: int, end: int) -> list[str]:
     return strings
 
 
-def chunk_place(column: zarr.Array[Any], number: int) -> Place | None:
+def chunk_place(column: zarr.Array[Any], number: int) -> Storage | None:
     """Where chunk `number` along the rows lies; None in a zarr store of somebody else's."""
     folder = _chunk_folder(column)
     return None if folder is None else folder / _chunk_name(column, number)
@@ -196,9 +196,9 @@ def absent_chunks(column: zarr.Array[Any], numbers: range) -> dict[int, str]:
     return {names[name]: str(folder / name) for name in folder.absent(list(names))}
 
 
-def _chunk_folder(column: zarr.Array[Any]) -> Place | None:
+def _chunk_folder(column: zarr.Array[Any]) -> Storage | None:
     store = column.store
-    return store.place / column.path / "c" if isinstance(store, PlacedStore) else None
+    return store.place / column.path / "c" if isinstance(store, HasStorage) else None
 
 
 def _chunk_name(column: zarr.Array[Any], number: int) -> str:

@@ -1,6 +1,7 @@
 """Where a store lies: what the rest of the store needs of a directory or of a bucket, and nothing else.
 
-Guarantee: what is written appears whole or not at all, in both. Only `LocalPlace` and `ObjectPlace` know which it is.
+Guarantee: what is written appears whole or not at all, in both. Only `DirectoryStorage` and `BucketStorage` know
+which it is.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkab
 
 from zarr.abc.store import Store
 
-from student_clap.store.storage.errors import StoreError
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -26,7 +25,7 @@ class Lock(Protocol):
         """Give it back."""
 
 
-class Place(ABC):
+class Storage(ABC):
     """A store's root, or a folder or a file below it; `/` leads down."""
 
     threads: ClassVar[int]  # requests that are worth having under way at once
@@ -129,7 +128,7 @@ class Place(ABC):
 
     @abstractmethod
     def zarr_store(self, *, read_only: bool) -> Store:
-        """zarr's view of the store; a `PlacedStore`."""
+        """zarr's view of the store; a `HasStorage`."""
 
     @abstractmethod
     def take_lock(self) -> Lock:
@@ -144,33 +143,10 @@ class Place(ABC):
 
 
 @runtime_checkable
-class PlacedStore(Protocol):
+class HasStorage(Protocol):
     """A zarr store that knows where it lies."""
 
-    place: Place
+    place: Storage
 
 
-Somewhere: TypeAlias = Place | Path | str
-
-
-def place_of(path: Somewhere) -> Place:
-    """The place that a path or URL names.
-
-    Raises:
-        StoreError: the URL is of another kind than s3://, or the extra for it is not installed.
-    """
-    if isinstance(path, Place):
-        return path
-    if isinstance(path, str) and "://" in path:
-        if not path.startswith("s3://"):
-            raise StoreError(f"store.path is {path!r}; expected a directory or s3://BUCKET/NAME.zarr")
-        try:
-            from student_clap.store.storage.bucket import ObjectPlace
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "obstore":
-                raise
-            raise StoreError("a store on s3:// needs another package: pip install 'student-clap[s3]'") from None
-        return ObjectPlace.of(path)
-    from student_clap.store.storage.directory import LocalPlace
-
-    return LocalPlace(Path(path))
+StoragePath: TypeAlias = Storage | Path | str

@@ -22,7 +22,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.object_errors import asking
 from student_clap.store.storage.object_lock import ObjectLock
@@ -74,7 +74,7 @@ class Entry:
     modified: datetime  # by the object store's clock
 
 
-class ObjectPlace(Place):
+class BucketStorage(Storage):
     """A prefix or a key of a bucket."""
 
     threads = 16
@@ -244,7 +244,7 @@ class ObjectPlace(Place):
 class BucketStore(ObjectStore[Any]):
     """zarr's store in a bucket, its errors clear and its writes under the writer's lock."""
 
-    def __init__(self, place: ObjectPlace, *, read_only: bool) -> None:
+    def __init__(self, place: BucketStorage, *, read_only: bool) -> None:
         super().__init__(place.client_below(), read_only=read_only)
         self.place = place
 

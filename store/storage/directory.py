@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files
-from student_clap.store.storage.base import Place
+from student_clap.store.storage.base import Storage
 from student_clap.store.storage.durable import (
     DurableStore,
     write_durably,
@@ -20,7 +20,7 @@ from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.lock import WriterLock
 
 
-class LocalPlace(Place):
+class DirectoryStorage(Storage):
     """A directory or a file."""
 
     threads = 1

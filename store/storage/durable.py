@@ -22,7 +22,7 @@ from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.store.storage.errors import StoreError
 
 if TYPE_CHECKING:
-    from student_clap.store.storage.base import Place
+    from student_clap.store.storage.base import Storage
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there and run the same command again",
@@ -72,7 +72,7 @@ class DurableStore(LocalStore):
         read_only: whether nothing may be written.
     """
 
-    def __init__(self, root: Path, place: Place, *, read_only: bool) -> None:
+    def __init__(self, root: Path, place: Storage, *, read_only: bool) -> None:
         super().__init__(root, read_only=read_only)
         self.place = place
 

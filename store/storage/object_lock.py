@@ -27,7 +27,7 @@ from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.lock import Owner
 
 if TYPE_CHECKING:
-    from student_clap.store.storage.bucket import ObjectPlace
+    from student_clap.store.storage.bucket import BucketStorage
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _PAUSE_S = (0.1, 1.0)
 class ObjectLock:
     """Held from `take` to `release`."""
 
-    def __init__(self, store: ObjectPlace, claim: ObjectPlace, note: dict[str, Any]) -> None:
+    def __init__(self, store: BucketStorage, claim: BucketStorage, note: dict[str, Any]) -> None:
         self._store = store
         self._claim = claim
         self._note = note
@@ -51,7 +51,7 @@ class ObjectLock:
         self._thread = threading.Thread(target=self._renew, name="writers-lock", daemon=True)
 
     @classmethod
-    def take(cls, store: ObjectPlace) -> Self:
+    def take(cls, store: BucketStorage) -> Self:
         """Take the lock of the store at `store`.
 
         Raises:
@@ -116,7 +116,7 @@ class ObjectLock:
                 logger.warning("the writer's lock of %s could not be renewed: %s", self._store, error)
 
 
-def _look(store: ObjectPlace, claims: ObjectPlace, mine: str) -> dict[str, Any] | None:
+def _look(store: BucketStorage, claims: BucketStorage, mine: str) -> dict[str, Any] | None:
     """The note of another claim that counts; None if there is none. Stale ones are removed."""
     entries = {entry.name: entry for entry in claims.entries()}
     if mine not in entries:

@@ -15,7 +15,7 @@ import torch
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.storage import bucket as objects_module
-from student_clap.store.storage.base import place_of
+from student_clap.store.storage.open import open_storage
 from student_clap.train.data.batches import BatchRequest, TrackReader
 from student_clap.train.data.stream import BatchStream
 
@@ -64,7 +64,7 @@ def test_a_library_in_a_bucket_gives_the_batches_of_a_local_one(tmp_path, write_
 
     there = places["there"]
     assert "no faults in 4 tracks" in run(there, tmp_path, "store verify", "--deep").stdout
-    shard = place_of(f"{there}/features/audiomuse/mel/c/2/0/0")
+    shard = open_storage(f"{there}/features/audiomuse/mel/c/2/0/0")
     whole = shard.read_bytes()
     shard.delete()
     found = run(there, tmp_path, "store verify")
@@ -77,7 +77,7 @@ def test_a_library_in_a_bucket_gives_the_batches_of_a_local_one(tmp_path, write_
 
 
 def test_a_store_out_of_reach_ends_the_training_and_blames_no_track(bucket, monkeypatch):
-    place = place_of(f"s3://{bucket}/features.zarr")
+    place = open_storage(f"s3://{bucket}/features.zarr")
     with FeatureStore.create(place, "test") as store:
         store.append_tracks([Track("d", "t", state=State.FETCHED)])
         store.features(RECIPE)
@@ -88,15 +88,15 @@ def test_a_store_out_of_reach_ends_the_training_and_blames_no_track(bucket, monk
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(objects_module, "_RETRIES", 1)
-        real = objects_module.ObjectPlace.read_bytes
+        real = objects_module.BucketStorage.read_bytes
 
         def lost(self):
             if "/mel/c/" not in str(self):
                 return real(self)
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
-            return real(place_of(str(self)))
+            return real(open_storage(str(self)))
 
-        monkeypatch.setattr(objects_module.ObjectPlace, "read_bytes", lost)
+        monkeypatch.setattr(objects_module.BucketStorage, "read_bytes", lost)
         with (
             BatchStream(reader, workers=0, pin=False) as stream,
             pytest.raises(click.ClickException, match=r"^s3://.* cannot be reached; check AWS_ENDPOINT_URL"),

@@ -18,8 +18,8 @@ from student_clap.store import FeatureStore, Recipe, State, frame_index
 from student_clap.store import feature_store as feature_store_module
 from student_clap.store.arrays.metadata import set_attributes
 from student_clap.store.layout.codes import dequantise, quantise
-from student_clap.store.storage.base import place_of
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, RecipeMismatchError, StoreError
+from student_clap.store.storage.open import open_storage
 
 MINUTE = 60 * 48_000
 # zarr says so to every reader of a filter that is not in the standard's core.
@@ -145,7 +145,7 @@ def test_a_reader_is_told_which_recipes_there_are(store, recipe):
 def test_a_stored_recipe_that_differs_lists_every_difference(store, recipe):
     store.features(recipe)
     other = {**recipe.as_attributes(), "n_fft": 4096, "front_end": "older"}
-    set_attributes(place_of(store.path) / "features" / "audiomuse", {"recipe": other})
+    set_attributes(open_storage(store.path) / "features" / "audiomuse", {"recipe": other})
     with pytest.raises(RecipeMismatchError) as error:
         FeatureStore.open(store.path).features(recipe)
     assert "n_fft: stored 4096, wanted 2048" in error.value.message

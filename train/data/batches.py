@@ -25,7 +25,8 @@ from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features, FeatureStore, Recipe, frame_index
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
-from student_clap.store.storage.base import Place, place_of
+from student_clap.store.storage.base import Storage
+from student_clap.store.storage.open import open_storage
 from student_clap.train.data.augment import N_DRAWS
 from student_clap.train.data.order import choose_segments, uniform
 from student_clap.train.data.shift import interpolate, shift_segments
@@ -159,7 +160,7 @@ class TrackReader:
         if self._opened is None:
             store = FeatureStore.open(self._store_path)
             taught = store.n_segment_teacher() if self._segment_targets else None
-            self._opened = _Opened(store, store.features(self._recipe), taught, place_of(self._store_path))
+            self._opened = _Opened(store, store.features(self._recipe), taught, open_storage(self._store_path))
         return self._opened
 
     def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
@@ -196,7 +197,7 @@ class _Opened:
     """The store as one process reads it."""
 
     def __init__(
-        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, place: Place
+        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, place: Storage
     ) -> None:
         self._store, self.features, self._taught, self.place = store, features, taught, place
 

@@ -24,9 +24,9 @@ from student_clap.store import FeatureStore
 from student_clap.store.repair import repair_path
 from student_clap.store.storage import bucket as objects_module
 from student_clap.store.storage import object_lock as lock_module
-from student_clap.store.storage.base import place_of
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.object_lock import ObjectLock
+from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
 SECONDS = 48_000
@@ -87,14 +87,14 @@ def fill(store: FeatureStore, recipe, make_codes) -> None:
 
 def claims(where: str) -> list[str]:
     """The names of the claims to write that store."""
-    place = place_of(where)
+    place = open_storage(where)
     return [entry.name for entry in (place.parent / f"{place.name}.lock").entries()]
 
 
 def claim(where: str, name: str, **note: object) -> None:
     """Claim the right to write, as another host would."""
     owner = {"pid": 7, "host": "node-3", "command": "student-clap featurize", "renewals": 5}
-    place_of(f"{where}.lock/{name}.json").put(json.dumps({**owner, **note}).encode())
+    open_storage(f"{where}.lock/{name}.json").put(json.dumps({**owner, **note}).encode())
 
 
 # --- one writer
@@ -137,7 +137,7 @@ def test_a_claim_is_renewed_and_a_writer_that_lost_it_stops(store, where, make_t
     monkeypatch.setattr(lock_module, "RENEW_S", 0.05)
     with FeatureStore.open(where, "r+") as again:
         (name,) = claims(where)
-        mine = place_of(f"{where}.lock/{name}")
+        mine = open_storage(f"{where}.lock/{name}")
         deadline = time.monotonic() + 30
         while json.loads(mine.read_bytes())["renewals"] < 2:
             assert time.monotonic() < deadline
@@ -168,7 +168,7 @@ def test_of_many_that_begin_at_once_one_at_most_writes(store, where, monkeypatch
     barrier = threading.Barrier(6)
 
     def compete() -> None:
-        place = place_of(where)
+        place = open_storage(where)
         barrier.wait()
         for _ in range(3):
             try:
@@ -220,7 +220,7 @@ def test_two_processes_write_shards_at_once(store, where, recipe, make_codes):
 
 
 def test_a_create_that_was_killed_is_no_store_and_no_obstacle(where, monkeypatch):
-    real = objects_module.ObjectPlace.write
+    real = objects_module.BucketStorage.write
 
     def dying(self, data, *, name_too=True):
         if str(self) == f"{where}/zarr.json":
@@ -228,7 +228,7 @@ def test_a_create_that_was_killed_is_no_store_and_no_obstacle(where, monkeypatch
         real(self, data, name_too=name_too)
 
     with monkeypatch.context() as patch:
-        patch.setattr(objects_module.ObjectPlace, "write", dying)
+        patch.setattr(objects_module.BucketStorage, "write", dying)
         with pytest.raises(OSError, match="killed"):
             FeatureStore.create(where, "x")
     with pytest.raises(StoreError, match="there is no feature store at s3://"):
@@ -239,18 +239,18 @@ def test_a_create_that_was_killed_is_no_store_and_no_obstacle(where, monkeypatch
 
 
 def test_what_others_keep_there_is_left_alone(where):
-    place_of(f"{where}/notes.txt").put(b"mine")
+    open_storage(f"{where}/notes.txt").put(b"mine")
     with pytest.raises(StoreError, match="is there already; choose another"):
         FeatureStore.create(where, "x")
-    assert place_of(f"{where}/notes.txt").read_bytes() == b"mine"
+    assert open_storage(f"{where}/notes.txt").read_bytes() == b"mine"
 
 
 def test_features_whose_making_was_killed_are_made_anew(store, where, recipe, make_codes):
     fill(store, recipe, make_codes)
-    place_of(f"{where}/features/other/mel/zarr.json").put(b"{}")
+    open_storage(f"{where}/features/other/mel/zarr.json").put(b"{}")
     assert set(FeatureStore.open(where).recipes()) == {"audiomuse"}
     # With shards it is a loss.
-    group = place_of(f"{where}/features/audiomuse/zarr.json")
+    group = open_storage(f"{where}/features/audiomuse/zarr.json")
     whole = group.read_bytes()
     group.delete()
     (finding,) = verify_path(where, deep=False)[0]
@@ -308,11 +308,11 @@ def test_the_bytes_are_those_of_a_local_store_and_zarr_reads_them(
     with FeatureStore.create(tmp_path / "local.zarr", "test-teacher") as local:
         local.append_tracks([make_track(n) for n in range(5)])
         fill(local, recipe, make_codes)
-    there = {entry.name for entry in place_of(where).entries()}
+    there = {entry.name for entry in open_storage(where).entries()}
     here = {str(p.relative_to(local.path)) for p in local.path.rglob("*") if p.is_file()}
     assert there == here
     for name in sorted(here - {"zarr.json"}):  # the uuid is there
-        assert (place_of(where) / name).read_bytes() == (local.path / name).read_bytes(), name
+        assert (open_storage(where) / name).read_bytes() == (local.path / name).read_bytes(), name
     from obstore.store import S3Store
     from zarr.storage import ObjectStore
 

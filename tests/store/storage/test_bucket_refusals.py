@@ -16,8 +16,8 @@ import pytest
 
 from student_clap.store import FeatureStore
 from student_clap.store.storage import bucket as objects_module
-from student_clap.store.storage.base import place_of
 from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.open import open_storage
 
 pytestmark = pytest.mark.parametrize("where", ["s3"], indirect=True)
 
@@ -80,8 +80,8 @@ def test_a_refusal_names_the_bucket_and_the_remedy(where, monkeypatch, secret, s
     with answering((status, code)) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for attempt in (
-            lambda: place_of(where).read_bytes(),
-            lambda: place_of(where).put(b"x"),
+            lambda: open_storage(where).read_bytes(),
+            lambda: open_storage(where).put(b"x"),
             lambda: FeatureStore.create(where, "x"),
         ):
             with pytest.raises(StoreError, match=re.escape(says)) as error:
@@ -97,7 +97,7 @@ def test_a_refusal_names_the_bucket_and_the_remedy(where, monkeypatch, secret, s
 def test_what_is_refused_for_load_is_asked_for_again(where, monkeypatch):
     with answering((503, "SlowDown"), (503, "SlowDown"), (200, "fine")) as (endpoint, requests):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        assert b"fine" in place_of(where).read_bytes()
+        assert b"fine" in open_storage(where).read_bytes()
         assert len(requests) == 3
 
 

@@ -1,6 +1,6 @@
 """The teacher's architecture, the shipped student's and ours side by side: time, size and load time, in one run.
 
-    HTSAT-base   LAION's audio tower (facts/audiomuse.md, section 6) as the package `transformers` builds it, with
+    HTSAT-base   LAION's audio tower as the package `transformers` builds it, with
                  random weights: 68.6 M parameters, 1001 x 64 input, 512-d unit vectors; through the exporter
                  that upstream used
     DCLAP-like   our mobile-10 backbone beside a network of EdgeNeXt-x-small's shape, fused (`teachers_edgenext`)

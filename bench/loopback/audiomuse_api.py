@@ -1,6 +1,6 @@
 """AudioMuse-AI's HTTP interface on 127.0.0.1: `GET /api/sync` and `GET /api/servers`, over a list of tracks.
 
-As the real one (shared/facts/audiomuse.md, 1.6): pages by offset over the rows by item id, `limit` at most 500, `ids`
+As the real one (docs/audiomuse.md): pages by offset over the rows by item id, `limit` at most 500, `ids`
 and `server`, rows of other servers left out, `clap_embedding` missing where CLAP is off; `/api/servers` since v3, with
 masked credentials. The list may be changed while it is read (`before_page`), which shifts the pages. Faults are used up
 in order. Every request is kept in `log`, with its secrets.

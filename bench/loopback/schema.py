@@ -1,7 +1,7 @@
 """AudioMuse-AI's tables in both generations, and rows for them.
 
 Generation A (v0.8 to v2.6): `item_id` is the media server's id. Generation B (v3): `item_id` is a content hash `fp_...`
-and `track_server_map` leads to the ids of one or more servers. Facts: shared/facts/audiomuse.md, sections 1.2 to 1.4;
+and `track_server_map` leads to the ids of one or more servers. Source: docs/audiomuse.md;
 only the columns that an outside reader meets.
 """
 

@@ -1,4 +1,4 @@
-"""Jellyfin, and Emby below `/emby`. Facts: shared/facts/audiomuse.md, 2.1 and 2.2."""
+"""Jellyfin, and Emby below `/emby`. Source: docs/audiomuse.md."""
 
 from __future__ import annotations
 

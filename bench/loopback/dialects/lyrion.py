@@ -1,4 +1,4 @@
-"""Lyrion Music Server (Logitech Media Server, SlimServer). Facts: shared/facts/audiomuse.md, 2.4; lyrion.org's CLI."""
+"""Lyrion Music Server (Logitech Media Server, SlimServer). Source: docs/audiomuse.md and the pages on the CLI at lyrion.org."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plex Media Server. Facts: shared/facts/audiomuse.md, 2.5.
+"""Plex Media Server. Source: docs/audiomuse.md.
 
 It has two music libraries beside one of films; tracks lie in either. A track's audio has an address of its own, which
 only its description tells. Without `Accept: application/json` everything is XML.

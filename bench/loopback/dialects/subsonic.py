@@ -1,4 +1,4 @@
-"""Navidrome and other OpenSubsonic servers. Facts: shared/facts/audiomuse.md, 2.3; opensubsonic.netlify.app.
+"""Navidrome and other OpenSubsonic servers. Source: docs/audiomuse.md and opensubsonic.netlify.app.
 
 Every error is HTTP 200 with a document that says `failed`, on the endpoints for audio too, in the format of `f`
 (XML where it is not given). `stream` without `format=raw` is transcoded, as a player's settings may ask for.

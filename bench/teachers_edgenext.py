@@ -5,8 +5,8 @@ of 3, 5, 7 and 9 with an inverted bottleneck of 4; at the end of stages 2 to 4 a
 convolves them one after another, and attends across channels. `X_SMALL` has 2.2 M parameters without its classifier.
 The positional encoding of stage 2, one constant that is added, is left out.
 
-The fusion is that of AudioMuse-AI-DCLAP, read in its public source: a specialist's unit vector, and behind a gate the unit
-vector of an EdgeNeXt that sees the mel as a picture of 256 x 256.
+The fusion is that of AudioMuse-AI-DCLAP, read in its public source: a specialist's unit vector, and behind a gate the
+unit vector of an EdgeNeXt that sees the mel as a picture of 256 x 256.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lyrion Music Server (Logitech Media Server, SlimServer). Source: docs/audiomuse.md and the pages on the CLI at lyrion.org."""
+"""Lyrion Music Server (Logitech Media Server, SlimServer). Source: docs/audiomuse.md; lyrion.org, CLI."""
 
 from __future__ import annotations
 

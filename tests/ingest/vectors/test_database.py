@@ -18,7 +18,9 @@ from loopback.schema import (
     vector_bytes,
 )
 from student_clap.config.schema import DatabaseConfig
-from student_clap.ingest.vectors.database import DatabaseError, SourceTrack, open_database
+from student_clap.ingest.vectors.base import SourceTrack
+from student_clap.ingest.vectors.connection import DatabaseError
+from student_clap.ingest.vectors.database import open_database
 
 VECTOR = vector_bytes(unit_vector(0))
 
@@ -109,7 +111,7 @@ def test_the_server_is_chosen_by_name_by_id_or_by_default(database: Database) ->
         assert opened.choose_server("Yard", "folder").server_id == "s3"
         with pytest.raises(DatabaseError, match=r"knows no server 'Roof'(?s:.*)Attic \(jellyfin, id s1\)"):
             opened.choose_server("Roof", "jellyfin")
-        with pytest.raises(DatabaseError, match="is no jellyfin server"):
+        with pytest.raises(DatabaseError, match="is not a jellyfin server"):
             opened.choose_server("Yard", "jellyfin")
 
 

@@ -48,7 +48,7 @@ class AudioMuseDatabase:
         """Look at the tables. Raises DatabaseError where they are not AudioMuse-AI's."""
         self._connection = connection
         tables = [*NEEDED_TABLES, *SERVER_TABLES]
-        found = self._rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (tables,))
+        found = self.rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (tables,))
         present = {name for (name,) in found}
         if missing := [t for t in NEEDED_TABLES if t not in present]:
             raise DatabaseError(
@@ -59,7 +59,7 @@ class AudioMuseDatabase:
         self._columns = self._readable_columns()
         self._servers: list[MusicServer] = []
         if self.generation == "B":
-            rows = self._rows("SELECT server_id, name, server_type, is_default FROM music_servers ORDER BY 1", ())
+            rows = self.rows("SELECT server_id, name, server_type, is_default FROM music_servers ORDER BY 1", ())
             self._servers = [MusicServer(i, n or i, t or "", bool(d)) for i, n, t, d in rows]
 
     @property
@@ -95,7 +95,7 @@ class AudioMuseDatabase:
                 "--from-database: the database keeps no credentials of media servers (AudioMuse-AI before v3 does not);"
                 " leave the option away and set the section of ingest.source, such as jellyfin.url and jellyfin.token"
             )
-        rows = self._rows("SELECT creds::text FROM music_servers WHERE server_id = %s", (server.server_id,))
+        rows = self.rows("SELECT creds::text FROM music_servers WHERE server_id = %s", (server.server_id,))
         return str(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def of_server(self, wanted: str | None, source: str) -> ServerVectors:
@@ -104,8 +104,8 @@ class AudioMuseDatabase:
 
     def count(self, server: MusicServer) -> tuple[int, int]:
         """(rows of `server`, rows of all servers) in `clap_embedding`, those without a vector included."""
-        ((mine,),) = self._rows(count_query(self._ids(server)), self._parameters(server))
-        ((of_all,),) = self._rows("SELECT count(*) FROM clap_embedding", ())
+        ((mine,),) = self.rows(count_query(self._ids(server)), self._parameters(server))
+        ((of_all,),) = self.rows("SELECT count(*) FROM clap_embedding", ())
         return int(mine), int(of_all)
 
     def tracks(self, server: MusicServer, batch_rows: int) -> Iterator[list[SourceTrack]]:
@@ -121,7 +121,7 @@ class AudioMuseDatabase:
     def _readable_columns(self) -> set[tuple[str, str]]:
         """(table, column) of the COLUMNS that are there. Raises DatabaseError if one is missing or does not fit."""
         tables = list(dict.fromkeys(column.table for column in COLUMNS))
-        found = {(table, name): rest for table, name, *rest in self._rows(DESCRIBED_COLUMNS, (tables,))}
+        found = {(table, name): rest for table, name, *rest in self.rows(DESCRIBED_COLUMNS, (tables,))}
         readable = set()
         for column in COLUMNS:
             described = found.get((column.table, column.name))
@@ -156,7 +156,8 @@ class AudioMuseDatabase:
             "tiers": list(MATCH_TIERS),
         }
 
-    def _rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows that one query gives in the snapshot. Raises DatabaseError."""
         with readable_errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()

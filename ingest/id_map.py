@@ -37,7 +37,7 @@ class IdMap(Mapping[str, Value], Generic[Value]):
         with _readable_errors():
             # "" is SQLite's name for a temporary database on disk.
             self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-            # What fails ends the run, and the file with it: nothing is ever rolled back.
+            # An error ends the run, and the file goes with it: nothing is ever rolled back.
             self._database.execute("PRAGMA journal_mode = OFF")
             self._database.execute("CREATE TABLE map (id TEXT PRIMARY KEY, value) WITHOUT ROWID")
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ tracks of an artist fall on different sides, relative to any two tracks.
 Guarantee: at most SAMPLE rows are looked at, at least LEAST_ROWS are needed; the sample follows from a seed.
 Cost: one read of the vectors in blocks, 40 MB and about a second, whatever the size of the library.
 bench/populations.py measures how often it is right (docs/log.md has the table). It does not find a very good student
-next to its teacher, nor one model behind two front-ends, nor models that heard different artists:
+next to its teacher, nor one model behind two front-ends, nor models that embedded different artists:
 `--probe` does.
 """
 
@@ -98,7 +98,7 @@ def sample_vectors(store: FeatureStore, server_id: str) -> tuple[npt.NDArray[np.
     """([row, 512], [row] artists) of at most SAMPLE random rows of a server that have a vector and are not gone."""
     is_ours = np.asarray(store.states() != State.GONE)
     chances = np.random.default_rng(_SEED).random(store.n_tracks)
-    # Twice what is wanted, so that rows without a vector leave enough.
+    # Twice as many as wanted, so that rows without a vector leave enough.
     kept = np.sort(np.argsort(np.where(is_ours, chances, 2.0), kind="stable")[: 2 * SAMPLE])
     vectors, artists = [], []
     for begin, end in row_blocks(store.n_tracks):

@@ -275,7 +275,7 @@ def _vector(track_id: str, value: Any) -> bytes | None:
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, TypeError, ValueError):
-        logger.warning("track %s: clap_embedding is not base64", track_id)
+        logger.warning("track %s: clap_embedding is not base64", one_line(track_id))
         return b""
 
 

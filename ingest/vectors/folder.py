@@ -101,7 +101,7 @@ class TeacherFolder:
         """The tracks, in batches that end after FLUSH_TRACKS new ones or half a minute. After `count`.
 
         Raises:
-            VectorSourceError: the model fails. What came before is complete.
+            VectorSourceError: the model fails. The batches before are complete.
         """
         try:
             with _current_marks(store, self.server.server_id) as current:

@@ -68,7 +68,7 @@ class TableVectors:
         return True
 
     def _merged(self, block: Block) -> Iterator[SourceTrack]:
-        """The rows with what table.tracks adds to them."""
+        """The rows, completed by the texts of table.tracks."""
         for row, track_id in enumerate(block.ids):
             own = {attribute: column[row] for attribute, column in block.texts.items() if column[row]}
             texts = self._texts.get(track_id, {}) | own

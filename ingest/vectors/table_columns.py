@@ -130,7 +130,7 @@ def check_counts(file: Path, counts: npt.NDArray[np.int64], n_vectors: int) -> N
 
 def as_bytes(vectors: npt.NDArray[np.floating]) -> list[bytes]:
     """The rows of [row, 512] as AudioMuse-AI stores them."""
-    with np.errstate(over="ignore"):  # a value too large becomes infinite, and is told as such
+    with np.errstate(over="ignore"):  # a value too large becomes infinite, and gets a reason as such
         little = np.ascontiguousarray(vectors, "<f4")
     return [row.tobytes() for row in little]
 

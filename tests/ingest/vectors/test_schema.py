@@ -46,10 +46,7 @@ def expected_ids(items: set[str], mappings: list[Mapping], server_id: str, defau
 
 
 @pytest.mark.parametrize("default", ["s1", "", "unnamed"])
-@given(
-    items=st.sets(IDS, min_size=1),
-    mappings=st.lists(MAPPINGS, max_size=4, unique_by=lambda m: (m.server_id, m.track_id)),
-)
+@given(items=st.sets(IDS, min_size=1), mappings=MAPPINGS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_reader_of_the_database_follows_the_rule(
     postgres_server: PostgresServer, default: str, items: set[str], mappings: list[Mapping]

@@ -117,7 +117,7 @@ def one_population(name: str, mean: int, vectors: Floats, artist: npt.NDArray[An
         found = splits(vectors[some], artist[some].tolist())
         warned.append(any(split.convinces for split in found))
         for split in found:
-            kind = split.what.partition(" ")[0]
+            kind = split.number.partition(" ")[0]
             if split.share >= 0.05:
                 for least in (0.0, 0.5, 0.85):
                     if split.straddle >= least:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
+from student_clap.config.choices import Choice
 from student_clap.config.learning import (
     EMBEDDING_DIM,
     LOSS_TERMS,
@@ -143,7 +144,7 @@ class IngestConfig(Section):
 
     # database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of teacher.model run over
     # folder.path; table: a file of ids and vectors.
-    vectors: Literal["database", "api", "teacher", "table"] = "database"
+    vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
     source: Literal["jellyfin", "emby", "navidrome", "lyrion", "plex", "folder"] = "jellyfin"
     server: str | None = None  # name or id in `music_servers`; None: the default server
     # "/music=/mnt/nas/music": a path of the server that begins so is read from this machine's folder instead

@@ -17,7 +17,8 @@ from pydantic import SecretStr, ValidationError
 
 from student_clap.config.schema import Config, LyrionConfig, MediaServerConfig, PlexConfig, Section, SubsonicConfig
 from student_clap.ingest.vectors.base import MusicServer
-from student_clap.ingest.vectors.database import DatabaseError, open_database
+from student_clap.ingest.vectors.connection import DatabaseError
+from student_clap.ingest.vectors.database import open_database
 
 logger = logging.getLogger(__name__)
 

@@ -80,13 +80,18 @@ class PostgresServer:
         """Start again after `stop`, with the same data at the same address."""
         self._process.ensure_postgres_running()
 
-    def create_database(self, name: str | None = None) -> Database:
-        """A new empty database; None invents a name."""
+    def create_database(self, name: str | None = None, *, encoding: str | None = None) -> Database:
+        """A new empty database; None invents a name, and takes the server's own encoding."""
         name = name or f"audiomuse_{next(_names)}"
-        with closing(self._superuser()) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(self.address.user))
+        statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(
+            sql.Identifier(name), sql.Identifier(self.address.user)
+        )
+        if encoding is not None:
+            statement += sql.SQL(" ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0").format(
+                sql.Literal(encoding)
             )
+        with closing(self._superuser()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
         return replace(self.address, database=name)
 
     def drop_database(self, database: Database) -> None:

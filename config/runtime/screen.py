@@ -92,9 +92,9 @@ class Progress:
             self._bar.total = total
         self._bar.update(n - self._bar.n)
 
-    def note(self, text: str) -> None:
-        """Show `text` behind the bar."""
-        self._bar.set_postfix_str(one_line(text), refresh=False)
+    def note(self, text: str, *, draw: bool = False) -> None:
+        """Show `text` behind the bar: at its next step, or with `draw` at once."""
+        self._bar.set_postfix_str(one_line(text), refresh=draw)
 
     def write(self, message: object) -> None:
         """Print one line on stderr above the bar."""

@@ -19,15 +19,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from student_clap.config.schema import DatabaseConfig
-from student_clap.ingest.vectors.base import DEFAULT_SERVER_ID
-from student_clap.ingest.vectors.database import (
-    MATCH_TIERS,
-    AudioMuseDatabase,
-    DatabaseError,
-    connect,
-    limit_statements,
-    readable_errors,
-)
+from student_clap.ingest.vectors.base import default_server_id
+from student_clap.ingest.vectors.connection import DatabaseError, connect, limit_statements, readable_errors
+from student_clap.ingest.vectors.database import AudioMuseDatabase
+from student_clap.ingest.vectors.schema import MATCH_TIERS, OF_DEFAULT_SERVER, OF_ONLY_SERVER
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -45,12 +40,12 @@ _MAPPED: LiteralString = """
     FROM track_server_map m WHERE m.server_id = ANY(%(servers)s::text[])
     UNION ALL
     SELECT s.item_id, %(default)s, s.item_id, 0, 0 FROM score s
-    WHERE %(default)s = ANY(%(servers)s::text[]) AND left(s.item_id, 3) <> 'fp_' AND NOT EXISTS (
-        SELECT FROM track_server_map t
-        WHERE t.server_id = %(default)s AND (t.item_id = s.item_id OR t.provider_track_id = s.item_id))"""
+    WHERE %(default)s = ANY(%(servers)s::text[]) AND {of_default_server}""".replace(
+    "{of_default_server}", OF_DEFAULT_SERVER
+)
 _UNNAMED: LiteralString = """
     SELECT s.item_id, %(default)s AS server_id, s.item_id AS track_id, 0 AS far, 0 AS tier FROM score s
-    WHERE left(s.item_id, 3) <> 'fp_'"""
+    WHERE {of_only_server}""".replace("{of_only_server}", OF_ONLY_SERVER)
 _ITEMS: LiteralString = """
     SELECT s.item_id, ids.server_id, ids.track_id, coalesce(s.title, ''), coalesce(s.author, ''),
         ce.item_id IS NOT NULL, ce.embedding
@@ -157,12 +152,11 @@ class ClapTable:
             DatabaseError: there is no such server, or the database cannot be read.
         """
         servers = self._database.servers
-        default = next((s.server_id for s in servers if s.is_default), "" if servers else DEFAULT_SERVER_ID)
         wanted = [s.server_id for s in servers]
         if server is not None:
             wanted = [self._database.choose_server(server, source).server_id]
         ids = _MAPPED if servers else _UNNAMED
-        parameters = {"servers": wanted, "tiers": list(MATCH_TIERS), "default": default}
+        parameters = {"servers": wanted, "tiers": list(MATCH_TIERS), "default": default_server_id(servers)}
         with readable_errors(command="reembed"), self._connection.cursor(name="student_clap_items") as cursor:
             cursor.itersize = _READ_ROWS
             cursor.execute(_ITEMS.replace("{ids}", ids), parameters)

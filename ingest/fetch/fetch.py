@@ -1,8 +1,8 @@
 """Audio for the rows that lack it, several tracks at a time.
 
-Guarantee: at most twice `concurrency` tracks are under way; what is done reaches the store every 2 s or 64 tracks, and
+Guarantee: at most twice `concurrency` tracks are under way; finished tracks reach the store every 2 s or 64 tracks, and
 also when the run ends early. A file that is already at its name in the cache is taken as it is, so a killed run loses
-nothing but what it was downloading, and of that only what the server does not let be continued.
+nothing but unfinished downloads, and of those only the ones that the server cannot continue.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.budget import Budget, spending
-from student_clap.ingest.fetch.wrong_server import Trial
+from student_clap.ingest.fetch.wrong_server import WrongServerCheck
 from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError
 from student_clap.ingest.sources.base import AudioSource, Wanted
 from student_clap.store import FeatureStore, State
@@ -32,7 +33,7 @@ FLUSH_S = 2.0
 
 @dataclass
 class FetchCounts:
-    """What became of the audio, in tracks."""
+    """How many tracks got their audio, and how many did not."""
 
     fetched: int = 0
     fetched_bytes: int = 0
@@ -58,31 +59,33 @@ class FetchCounts:
 
 
 class Watcher(Protocol):
-    """Is told how far the run has come."""
+    """Shows how far the run has come."""
 
     def tick(self, n_done: int) -> None:
-        """So many tracks more have an outcome, or none; called every FLUSH_S or more often."""
+        """Count `n_done` more settled tracks, which may be none; called every FLUSH_S or more often."""
 
 
-class _Nobody:
+class _NoWatcher:
     def tick(self, n_done: int) -> None:
-        """Let it pass."""
+        """Show nothing."""
 
 
 class Outcomes:
-    """Collects outcomes and writes them to the store in batches.
+    """Collects the outcome of every track, fetched or failed, and writes them to the store in batches.
 
     Args:
         store: open for writing.
         audio_text: a file's path as the store has it: absolute for files that are used where they lie.
-        trial: holds back tracks that the source does not know; None: it is the right one.
+        check: holds back failures of tracks that the source does not know; None: it is the right source.
     """
 
-    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str], trial: Trial | None = None) -> None:
+    def __init__(
+        self, store: FeatureStore, audio_text: Callable[[Path], str], check: WrongServerCheck | None = None
+    ) -> None:
         self.counts = FetchCounts()
         self._store = store
         self._audio_text = audio_text
-        self._trial = trial
+        self._check = check
         self._rows: list[int] = []
         self._audio: list[str] = []
         self._errors: list[str] = []
@@ -90,12 +93,12 @@ class Outcomes:
         self._flushed_at = time.monotonic()
 
     def adopt(self, row: int, path: Path) -> None:
-        """A file that was there."""
+        """Record a file that was in the cache already."""
         self.counts.there += 1
         self._add(row, self._audio_text(path), "", State.FETCHED)
 
     def fetched(self, wanted: Wanted, path: Path) -> None:
-        """A track's file is there."""
+        """Record a track's file."""
         audio = self._audio_text(path)
         in_place = Path(audio).is_absolute()
         if in_place:
@@ -105,22 +108,22 @@ class Outcomes:
             self.counts.fetched += 1
             self.counts.fetched_bytes += path.stat().st_size
         self._add(wanted.row, audio, "", State.FETCHED)
-        if self._trial is not None:
-            self._mark(self._trial.got(in_place=in_place))
+        if self._check is not None:
+            self._record(self._check.fetched(in_place=in_place))
 
     def failed(self, wanted: Wanted, error: FetchError) -> None:
-        """A track's file cannot be had, now or ever."""
-        if self._trial is None or not self._trial.holds(wanted, error):
-            self._mark([(wanted, error)])
+        """Record, or hold back, that a track's file cannot be had, now or ever."""
+        if self._check is None or not self._check.holds(wanted, error):
+            self._record([(wanted, error)])
 
     def settled(self, row: int, last_row: int) -> list[Wanted]:
-        """A track has an outcome; see `Trial.settled`."""
-        return [] if self._trial is None else self._trial.settled(row, last_row)
+        """Tracks to be fetched next, now that this one is fetched or has failed; see `WrongServerCheck.settled`."""
+        return [] if self._check is None else self._check.settled(row, last_row)
 
     def finish(self) -> None:
-        """Every track has an outcome: what is held back is marked."""
-        held = [] if self._trial is None else self._trial.release()
-        self._mark(held)
+        """Record the failures that are held back, after the last track."""
+        held = [] if self._check is None else self._check.end()
+        self._record(held)
         if len(held) > 1:
             logger.warning(
                 "none of %d tracks is there, and none ever was; if it is the wrong server or folder, correct it and run"
@@ -128,16 +131,13 @@ class Outcomes:
                 len(held),
             )
 
-    def _mark(self, failures: list[tuple[Wanted, FetchError]]) -> None:
+    def _record(self, failures: list[tuple[Wanted, FetchError]]) -> None:
         for wanted, error in failures:
-            self._mark_one(wanted, error)
-
-    def _mark_one(self, wanted: Wanted, error: FetchError) -> None:
-        counter = self.counts.failures if error.permanent else self.counts.passing
-        counter[error.kind] += 1
-        later = "" if error.permanent else "; the next run tries again"
-        logger.warning("track %s (%s): %s%s", wanted.track_id, wanted.title, error.reason, later)
-        self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)
+            counter = self.counts.failures if error.permanent else self.counts.passing
+            counter[error.kind] += 1
+            later = "" if error.permanent else "; the next run tries again"
+            logger.warning("track %s (%s): %s%s", wanted.track_id, one_line(wanted.title), error.reason, later)
+            self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)
 
     def flush(self, *, if_due: bool = False) -> None:
         """Write to the store; with `if_due` only when a batch is full or old."""
@@ -165,22 +165,22 @@ def fetch_all(
     stop: threading.Event,
     budget: Budget | None = None,
     some_in_place: bool = False,
-    watcher: Watcher = _Nobody(),  # noqa: B008  it has no state
+    watcher: Watcher = _NoWatcher(),  # noqa: B008  it has no state
 ) -> None:
     """Fetch every track of `wanted`, or as many as there is room for.
 
     Args:
         wanted: the tracks.
-        source: where from; checked already.
-        outcomes: takes what becomes of each.
+        source: the source of their audio; checked already.
+        outcomes: records every track that is fetched or has failed.
         concurrency: tracks at a time.
         stop: set here when the run ends early, so that waits and downloads end too.
-        budget: what downloads may take.
-        some_in_place: tracks may need no download, so that the rest is looked at even when there is no more room.
-        watcher: is told of every track that is done.
+        budget: the room that downloads may take.
+        some_in_place: tracks may need no download, so that the rest is tried even when there is no more room.
+        watcher: shows the progress.
 
     Raises:
-        SourceError: the source failed as a whole, or is not the one that the ids come from; what was done before is in
+        SourceError: the source failed as a whole, or is not the one that the ids come from; finished tracks are in
             the store.
     """
 
@@ -229,7 +229,7 @@ def _before(first: list[Wanted], rest: Iterator[Wanted]) -> Iterator[Wanted]:
 
 
 def _end(running: dict[Future[Path], Wanted], outcomes: Outcomes) -> None:
-    """Wait for what is under way, and record what arrived."""
+    """Wait for the downloads that are under way, and record the files that came."""
     for future in [f for f in running if f.cancel()]:
         del running[future]
     for future in wait(running).done:
@@ -239,7 +239,7 @@ def _end(running: dict[Future[Path], Wanted], outcomes: Outcomes) -> None:
 
 
 def _settle(track: Wanted, future: Future[Path], outcomes: Outcomes) -> bool:
-    """Record one outcome. Returns whether it is a failure that may pass."""
+    """Record one track. Returns whether it failed in a way that may pass."""
     try:
         outcomes.fetched(track, future.result())
     except FetchError as error:

@@ -1,6 +1,6 @@
-"""What is to be done about the audio of one server's rows.
+"""The plan of a run: which of one server's rows need their audio fetched.
 
-Guarantee: in memory are one byte per row of the store and one block of texts; what is wanted is read as it is asked
+Guarantee: in memory are one byte per row of the store and one block of texts; wanted tracks are read as they are asked
 for. Cost: one look at the directory entry of every file that the store has and whose features are not made.
 """
 
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.ingest.cache.files import AudioCache
-from student_clap.ingest.rows.row_index import blocks
 from student_clap.ingest.sources.base import Wanted
-from student_clap.store import FeatureStore, Recipe, State
+from student_clap.store import FeatureStore, Recipe, State, row_blocks
 
 _TEACHER_ROWS = 1024  # the store's chunk of vectors
 
@@ -34,22 +33,21 @@ class Plan:
 
     @property
     def n_wanted(self) -> int:
-        """How many tracks `wanted` gives."""
+        """Number of tracks that `wanted` gives."""
         return int(np.count_nonzero(self.is_wanted))
 
     def wanted(self) -> Iterator[Wanted]:
         """The tracks to be fetched, by row."""
         return self._tracks(self.is_wanted)
 
-    def spread(self, n_tracks: int, after_row: int) -> list[Wanted]:
-        """At most so many of the tracks to be fetched whose row comes after that one, from all over them."""
+    def sample(self, n_tracks: int, after_row: int) -> list[Wanted]:
+        """At most `n_tracks` of the tracks to be fetched below `after_row`, evenly spaced."""
         rows = np.flatnonzero(self.is_wanted)
         rows = rows[rows > after_row]
         chosen = np.zeros_like(self.is_wanted)
-        # The middles of `n_tracks` equal parts.
-        chosen[rows[((np.arange(n_tracks) + 0.5) * len(rows) / n_tracks).astype(np.int64)] if len(rows) else rows] = (
-            True
-        )
+        if len(rows):
+            # The middles of `n_tracks` equal parts.
+            chosen[rows[((np.arange(n_tracks) + 0.5) * len(rows) / n_tracks).astype(np.int64)]] = True
         return list(self._tracks(chosen))
 
     def _tracks(self, chosen: npt.NDArray[np.bool_]) -> Iterator[Wanted]:
@@ -82,7 +80,7 @@ def plan_fetch(
     Args:
         store: the store.
         rows: [row] the rows of the server.
-        cache_dir: what the `audio` column is relative to.
+        cache_dir: the folder that the `audio` column is relative to.
         cache: the open cache; None for sources whose files are used where they lie.
         retry_failed: try failed downloads again. A row without a usable vector is never fetched.
         recipe: a track whose features of it are made needs no file; None: those of any recipe.
@@ -124,7 +122,7 @@ def _have_vector(store: FeatureStore, wanted: npt.NDArray[np.bool_]) -> npt.NDAr
 
 def _rows_by_block(chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[int]]]:
     """(first row of the block, rows chosen in it), for every block that has any."""
-    for begin, end in blocks(len(chosen)):
+    for begin, end in row_blocks(len(chosen)):
         rows: list[int] = (np.flatnonzero(chosen[begin:end]) + begin).tolist()
         if rows:
             yield begin, rows

@@ -8,12 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.runtime import screen
+from student_clap.config.runtime.text import readable_bytes, readable_duration
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +19,15 @@ _WINDOW_S = 60.0  # that rates are measured over
 _SAMPLE_S = 0.5
 
 
-class Progress:
+class AudioProgress:
     """The progress of one run; a `fetch.Watcher`. Obtained from `audio_progress`.
 
     Args:
         total: tracks to be done.
         received: bytes that came so far, of unfinished downloads too.
         failed: tracks without a file so far.
-        bar: is drawn unless it is disabled, and then lines are logged.
+        bar: is drawn on a terminal.
+        log_lines: log a line every REPORT_S, because there is no terminal.
         clock: seconds.
     """
 
@@ -38,26 +36,29 @@ class Progress:
         total: int,
         received: Callable[[], int],
         failed: Callable[[], int],
-        bar: tqdm[Any],
+        bar: screen.Progress,
+        *,
+        log_lines: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._received, self._failed = total, received, failed
-        self._bar, self._clock = bar, clock
+        self._bar, self._log_lines, self._clock = bar, log_lines, clock
         self._done = 0
         self._reported_at = clock()
         self._samples = deque([(clock(), 0, received())])  # (time, tracks done, bytes received)
 
     def tick(self, n_done: int) -> None:
-        """So many tracks more have an outcome: draw, or report where a line is due."""
+        """Count `n_done` more settled tracks: draw, or log a line where one is due."""
         self._done += n_done
-        self._bar.update(n_done)
+        self._bar.advance(n_done)
         now = self._clock()
         if now - self._samples[-1][0] >= _SAMPLE_S:
             self._samples.append((now, self._done, self._received()))
             while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW_S:
                 self._samples.popleft()
-            self._bar.set_postfix_str(self._rate_text(), refresh=True)
-        if self._bar.disable and now - self._reported_at >= REPORT_S:
+            # Drawn at once: the rate changes though no track may end for minutes.
+            self._bar.note(self._rate_text(), draw=True)
+        if self._log_lines and now - self._reported_at >= REPORT_S:
             self._reported_at = now
             logger.info("audio: %s", self.line())
 
@@ -68,7 +69,7 @@ class Progress:
         rate = f"{tracks_per_s:.1f}" if tracks_per_s >= 0.1 or not tracks_per_s else f"{tracks_per_s:.3f}"
         return (
             f"{self._done} of {self._total} tracks, {rate} tracks/s, {self._rate_text()},"
-            f" {'time left unknown' if left_s is None else f'about {readable_time(left_s)} left'}"
+            f" {'time left unknown' if left_s is None else f'about {readable_duration(left_s)} left'}"
         )
 
     def _rates(self) -> tuple[float, float]:
@@ -85,34 +86,7 @@ class Progress:
 
 
 @contextmanager
-def audio_progress(total: int, received: Callable[[], int], failed: Callable[[], int]) -> Iterator[Progress]:
-    """A Progress for the length of the block, log lines going above its bar."""
-    bar: tqdm[Any]
-    with tqdm(total=total, desc="audio", unit="track", disable=None, leave=False) as bar, logs_beside_bar():
-        yield Progress(total, received, failed, bar)
-
-
-@contextmanager
-def logs_beside_bar() -> Iterator[None]:
-    """Let log lines go above the bar where there is one."""
-    if sys.stderr.isatty():
-        with logging_redirect_tqdm([logging.getLogger("student_clap")]):
-            yield
-    else:
-        yield
-
-
-def readable_time(seconds: float) -> str:
-    """A duration for people.
-
-    >>> readable_time(42), readable_time(150), readable_time(9000), readable_time(200_000)
-    ('42 s', '2 min', '2 h 30 min', '2 d 7 h')
-    """
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    if hours < 1:
-        return f"{minutes} min"
-    if hours < 24:
-        return f"{hours} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
+def audio_progress(total: int, received: Callable[[], int], failed: Callable[[], int]) -> Iterator[AudioProgress]:
+    """An AudioProgress for the length of the block; see there for the arguments."""
+    with screen.progress("track", total, label="audio") as bar:
+        yield AudioProgress(total, received, failed, bar, log_lines=not sys.stderr.isatty())

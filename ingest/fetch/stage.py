@@ -15,7 +15,7 @@ from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
 from student_clap.ingest.fetch.plan import plan_fetch
 from student_clap.ingest.fetch.progress import audio_progress
-from student_clap.ingest.fetch.wrong_server import Trial, ever_fetched
+from student_clap.ingest.fetch.wrong_server import WrongServerCheck, ever_fetched
 from student_clap.ingest.sources.base import open_source
 from student_clap.store import FeatureStore, Recipe
 
@@ -29,7 +29,7 @@ def fetch_audio(
     *,
     retry_failed: bool,
 ) -> FetchCounts:
-    """Fetch what is missing, as far as there is room.
+    """Fetch the files that are missing, as far as there is room.
 
     Args:
         config: the configuration.
@@ -40,7 +40,7 @@ def fetch_audio(
         retry_failed: try downloads again that failed for good.
 
     Raises:
-        SourceError: nothing more can be fetched. What was fetched is in the store.
+        SourceError: nothing more can be fetched. Fetched tracks are in the store.
     """
     stop = threading.Event()
     recipe = Recipe.from_config(config.audio)
@@ -51,8 +51,8 @@ def fetch_audio(
         plan = plan_fetch(store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe)
         in_place = cache is None
         known = bool(plan.is_adopted.any()) or ever_fetched(store, rows, in_place=in_place)
-        trial = None if known else Trial(plan.spread, in_place=in_place)
-        outcomes = Outcomes(store, cache.relative if cache is not None else str, trial)
+        check = None if known else WrongServerCheck(plan.sample, in_place=in_place)
+        outcomes = Outcomes(store, cache.relative if cache is not None else str, check)
         outcomes.counts.there, outcomes.counts.failed_before = plan.there, plan.failed
         for block in plan.adopted():
             for row, path in block:

@@ -1,3 +1,3 @@
-"""What ingest tells a user beside its closing line: the inventory, the probe of the teacher, the look for two
-populations. Changes nothing.
+"""Reports to a user: the summary of a run, the inventory of a store, the comparison with a teacher (`--probe`), and the
+search for vectors of two models. Changes nothing.
 """

@@ -1,7 +1,7 @@
-"""Do the vectors of a library come from two models? A look at the vectors alone, after every listing.
+"""The search for vectors of two models in one library, in the vectors alone, after every listing.
 
-Nothing in a database says which model made which vector, and one that was upgraded without being analysed anew holds
-two kinds. Four numbers per vector are looked at: the logarithm of its energy outside the leading RANK principal
+Nothing in a database says which model made which vector, and one that was upgraded without a new analysis holds two
+kinds. Four numbers per vector are looked at: the logarithm of its energy outside the leading RANK principal
 directions of the sample (a student has learnt the leading ones and leaves less outside), and its places along the first
 three (models of different make have different means). A number tells two kinds apart where two Gaussians describe its
 distribution clearly better than one (GAIN, in BIC per track), both kinds have a share (LEAST_SHARE), and the kinds are
@@ -10,8 +10,8 @@ tracks of an artist fall on different sides, relative to any two tracks.
 
 Guarantee: at most SAMPLE rows are looked at, at least LEAST_ROWS are needed; the sample follows from a seed.
 Cost: one read of the vectors in blocks, 40 MB and about a second, whatever the size of the library.
-What it finds and what it does not is measured by bench/populations.py (docs/log.md has the table). It does not find a
-very good student beside its teacher, nor one model behind two front-ends, nor models that heard different artists:
+bench/populations.py measures how often it is right (docs/log.md has the table). It does not find a very good student
+next to its teacher, nor one model behind two front-ends, nor models that embedded different artists:
 `--probe` does.
 """
 
@@ -22,8 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.ingest.rows.row_index import blocks
-from student_clap.store import FeatureStore, State
+from student_clap.store import FeatureStore, State, row_blocks
 
 SAMPLE = 4096
 LEAST_ROWS = 500
@@ -43,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 class Split:
     """How one number divides the sample in two."""
 
-    what: str
+    number: str  # "residual", or "place 1" to "place 3"
     gain: float  # BIC per row, of two Gaussians over one
     share: float  # of the smaller side
     straddle: float
@@ -51,20 +50,20 @@ class Split:
     @property
     def convinces(self) -> bool:
         """Whether the two sides are two models rather than chance or styles of music."""
-        gain = GAIN_RESIDUAL if self.what == "residual" else GAIN_PLACE
+        gain = GAIN_RESIDUAL if self.number == "residual" else GAIN_PLACE
         return self.gain >= gain and self.share >= LEAST_SHARE and self.straddle >= STRADDLE
 
 
 def populations_warning(store: FeatureStore, server_id: str) -> str | None:
     """The text of a warning where the vectors of a server's rows come from two models, else None."""
-    vectors, artists = _sample(store, server_id)
+    vectors, artists = sample_vectors(store, server_id)
     found = [split for split in splits(vectors, artists) if split.convinces]
     if not found:
         return None
     share = max(found, key=lambda split: split.gain).share
     return (
         f"the vectors look like those of two models, about {share:.0%} and {1 - share:.0%} of the tracks; a student"
-        " would learn a mixture. `student-clap ingest --probe teacher.onnx` tells which tracks are whose"
+        " would learn a mixture. `student-clap ingest --probe teacher.onnx` tells which tracks are of which"
     )
 
 
@@ -88,21 +87,21 @@ def splits(vectors: npt.NDArray[np.float32], artists: list[str]) -> list[Split]:
     outside = (centred**2).sum(axis=1) - (places**2).sum(axis=1)
     numbers = {"residual": np.log(np.maximum(outside, _TINY)), **{f"place {i + 1}": places[:, i] for i in range(3)}}
     found = []
-    for what, number in numbers.items():
+    for name, number in numbers.items():
         gain, side = _two_gaussians(number)
         share = float(min(side.mean(), 1 - side.mean()))
-        found.append(Split(what, gain, share, _straddle(side[paired], artist[paired], len(names))))
+        found.append(Split(name, gain, share, _straddle(side[paired], artist[paired], len(names))))
     return found
 
 
-def _sample(store: FeatureStore, server_id: str) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """([row, 512], [row] artists) of at most SAMPLE rows that have a vector and are not gone, spread by chance."""
+def sample_vectors(store: FeatureStore, server_id: str) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """([row, 512], [row] artists) of at most SAMPLE random rows of a server that have a vector and are not gone."""
     is_ours = np.asarray(store.states() != State.GONE)
     chances = np.random.default_rng(_SEED).random(store.n_tracks)
-    # Twice what is wanted, so that rows without a vector leave enough.
+    # Twice as many as wanted, so that rows without a vector leave enough.
     kept = np.sort(np.argsort(np.where(is_ours, chances, 2.0), kind="stable")[: 2 * SAMPLE])
     vectors, artists = [], []
-    for begin, end in blocks(store.n_tracks):
+    for begin, end in row_blocks(store.n_tracks):
         servers, names = store.strings("server_id", begin, end), store.strings("artist", begin, end)
         rows = [int(row) for row in kept[(kept >= begin) & (kept < end)] if servers[row - begin] == server_id]
         for first in range(begin, end, _BLOCK_ROWS):
@@ -149,7 +148,7 @@ def _two_gaussians(number: Floats) -> tuple[float, Floats]:
 
 
 def _straddle(side: Floats, artist: npt.NDArray[np.int64], n_artists: int) -> float:
-    """How often two tracks of one artist fall on different sides, relative to any two tracks; 1: as if by lot."""
+    """How often two tracks of one artist fall on different sides, relative to any two tracks; 1: as if by chance."""
     count = np.bincount(artist, minlength=n_artists).astype(np.float64)
     total = np.bincount(artist, side, n_artists)
     itself = np.bincount(artist, side * (1 - side), n_artists)

@@ -1,19 +1,20 @@
-"""`ingest --probe teacher.onnx`: whose vectors are these? A few tracks are embedded again and compared.
+"""`ingest --probe teacher.onnx`: did this model make the vectors? A few tracks are embedded again and compared.
 
 The tracks are spread over the rows, one out of every n-th part, because a library that two models have analysed was
 mostly analysed by one and then by the other. Every track's cosine to its stored vector is judged by itself:
 
     from SAME, 0.995   the same model behind the same front-end. Another decoder or resampler changes less: production's
-                       vectors come back at 0.9999 and above. What remains is for a file that was encoded anew since.
+                       vectors come back at 0.9999 and above. The rest is room for a file that was encoded again since.
     from NEAR, 0.95    the same model behind another front-end: 0.97 to 0.99 is usual between STFT hops and between mels
-                       (shared/facts/audiomuse.md, section 0); a student would have to be very good to come here.
+                       (AudioMuse-AI up to v0.8 used a hop of 320 samples, later ones 480); a student would have to be
+                       very good to come here.
     below              another model, or another recording.
 
 Nine tracks of ten decide (MOST), so that a file that was replaced does not; between one and nine of ten it is a
-mixture. A teacher that hears a mel is asked with the other hop too where its own does not fit.
+mixture. A teacher that takes a mel is asked with the other hop too where its own does not fit.
 
 Guarantee: reads only, but for audio that is fetched into the cache. Cost: the model's time for the tracks, twice where
-two hops are tried; the corpus teacher takes 15 s of one core for four minutes of music.
+two hops are tried; 15 s of one core for four minutes of music is usual.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from student_clap.config.runtime import screen
 from student_clap.config.runtime.machine import available_cores
+from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config
 from student_clap.featurize.audio.decode import DecodeError, decode
-from student_clap.featurize.teacher.model import NoVectorError, Teacher
+from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
 from student_clap.ingest.sources.base import AudioSource, Wanted, open_source
-from student_clap.ingest.vectors.base import VectorSourceError, open_vector_source
+from student_clap.ingest.vectors.base import VectorSourceError, parse_vector
 from student_clap.ingest.vectors.folder import declared_hop
-from student_clap.ingest.vectors.unit_vector import parse_vector
+from student_clap.ingest.vectors.open import KINDS, open_vector_source
 from student_clap.store import FeatureStore
 
 SAME = 0.995
@@ -49,7 +51,6 @@ SEED = 0
 _TRIES = 4  # tracks looked at in one part of the rows
 _WORST = 5  # tracks shown
 _BATCH_ROWS = 2048
-_NAMED_SERVERS = frozenset({"database", "api"})  # of ingest.vectors
 Vector = npt.NDArray[np.float32]
 
 
@@ -66,7 +67,7 @@ class Probed:
 
 @dataclass
 class Sample:
-    """The tracks with their audio, and what became of the others."""
+    """The tracks with their audio, and notes on those that have none."""
 
     tracks: list[Probed] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Sample:
 
 
 def report(config: Config, model: Path, n_tracks: int, server_name: str | None = None) -> str:
-    """Compare, and say what was found.
+    """Compare, and describe the result.
 
     Args:
         config: names the store, or the source of vectors where there is none yet, and the audio.
@@ -84,9 +85,15 @@ def report(config: Config, model: Path, n_tracks: int, server_name: str | None =
             most tracks.
 
     Raises:
-        TeacherError: the model cannot be used.
-        VectorSourceError: there are no vectors to compare with.
+        VectorSourceError: the model cannot be used, or there are no vectors to compare with.
     """
+    try:
+        return _report(config, model, n_tracks, server_name)
+    except TeacherError as error:
+        raise VectorSourceError(error.message) from error
+
+
+def _report(config: Config, model: Path, n_tracks: int, server_name: str | None) -> str:
     cores = available_cores()
     n_workers = min(cores, n_tracks, 8)
     teacher = Teacher(model, hop_samples=declared_hop(config), threads=max(1, cores // n_workers))
@@ -101,10 +108,10 @@ def report(config: Config, model: Path, n_tracks: int, server_name: str | None =
 
 
 def verdict(cosines: dict[int | None, npt.NDArray[np.float64]]) -> str:
-    """What the cosines say, in a sentence or two.
+    """The conclusion from the cosines, in a sentence or two.
 
     Args:
-        cosines: for every hop that was tried (None: the model hears waveforms) [track], the same tracks each time; not
+        cosines: for every hop that was tried (None: the model takes waveforms) [track], the same tracks each time; not
             empty.
     """
     for hop, of_hop in cosines.items():
@@ -135,7 +142,7 @@ def verdict(cosines: dict[int | None, npt.NDArray[np.float64]]) -> str:
     if n_same > (1 - MOST) * n:
         return (
             f"a mixture: {n_same} of {n} vectors are this model's, {n - n_same} are another's (cosine"
-            f" {best[~same].min():.3f} to {best[~same].max():.3f}). Let AudioMuse-AI analyse the library anew with one"
+            f" {best[~same].min():.3f} to {best[~same].max():.3f}). Let AudioMuse-AI analyse the library again with one"
             " model, or distil from audio with ingest.vectors: teacher."
         )
     return f"another model made the vectors (median cosine {np.median(best):.3f})."
@@ -148,8 +155,8 @@ def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple
         servers = Counter(store.strings("server_id"))
         wanted = server_name or config.ingest.server
         server_id = wanted or (servers.most_common(1)[0][0] if servers else "")
-        if wanted and wanted not in servers and config.ingest.vectors in _NAMED_SERVERS:
-            # The store has ids; who knows the names is the source.
+        if wanted and wanted not in servers and KINDS[config.ingest.vectors].names_servers:
+            # The store has ids; the source knows the names.
             with open_vector_source(config, wanted) as vectors:
                 server_id = vectors.server.server_id
         parts = list(_from_store(store, server_id, n_tracks))
@@ -158,14 +165,15 @@ def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple
             raise VectorSourceError(f"{store.path} has no vectors of server {server_id!r} (its servers: {known})")
         return server_id, parts, f"store {store.path}"
     with open_vector_source(config, server_name) as vectors:
-        if config.ingest.vectors == "teacher":
-            raise VectorSourceError("--probe compares with vectors that are there; ingest.vectors: teacher makes them")
+        if KINDS[config.ingest.vectors].makes_vectors:
+            raise VectorSourceError(
+                f"--probe compares with vectors that are there; ingest.vectors: {config.ingest.vectors} makes them"
+            )
         n_rows = vectors.count()
         chosen = {int(p): i for i, part in enumerate(_spread(np.arange(n_rows), n_tracks)) for p in part}
         found: dict[int, list[Probed]] = {}
         position = 0
-        store_less: FeatureStore | None = None
-        for batch in vectors.tracks(store_less, _BATCH_ROWS):  # type: ignore[arg-type]  # only teachers ask the store
+        for batch in vectors.tracks(None, _BATCH_ROWS):
             for track in batch:
                 unit = parse_vector(track.embedding).unit if track.embedding is not None else None
                 if unit is not None and position in chosen:
@@ -227,19 +235,21 @@ def _fetch(config: Config, server_id: str, parts: Sequence[list[Probed]], sample
             cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
         source = stack.enter_context(open_source(config, paths, stop))
         source.check()
-        for part in tqdm(parts, desc="audio", unit="track", disable=None, leave=False):
-            reason = ""
+        bar = stack.enter_context(screen.progress("track", len(parts), label="audio"))
+        for part in parts:
+            first_failure = ""
             for track in part:
                 try:
                     path = _get(track, source, cache)
                 except FetchError as error:
-                    reason = reason or f"{track.track_id} ({track.title}): {error.reason}"
+                    first_failure = first_failure or f"{_named(track)}: {error.reason}"
                     continue
                 sample.tracks.append(track)
                 sample.files.append(path)
                 break
             else:
-                sample.notes.append(f"no audio: {reason}")
+                sample.notes.append(f"no audio: {first_failure}")
+            bar.advance()
 
 
 def _get(track: Probed, source: AudioSource, cache: AudioCache | None) -> Path:
@@ -250,30 +260,31 @@ def _get(track: Probed, source: AudioSource, cache: AudioCache | None) -> Path:
 
 
 def _cosines(teacher: Teacher, sample: Sample, n_workers: int) -> tuple[npt.NDArray[np.float64], list[Vector | None]]:
-    """[heard track] cosines to the stored vectors, and [track] the new vectors, None for a track that gives none."""
+    """[embedded track] cosines to the stored vectors, and [track] new vectors, None for a track that gives none."""
     stop = threading.Event()
 
     def proceed() -> None:
         if stop.is_set():
             raise StoppedError
 
-    def hear(path: Path) -> Vector | str:
+    def embed(path: Path) -> Vector | str:
         try:
             proceed()
             return teacher.embed(decode(path, teacher.max_samples), proceed)[0]
         except (DecodeError, NoVectorError) as error:
-            return str(error)
+            return reason(error)
 
     with ThreadPoolExecutor(n_workers, thread_name_prefix="probe") as pool:
         try:
-            bar = tqdm(
-                pool.map(hear, sample.files), "probe", len(sample.files), unit="track", disable=None, leave=False
-            )
-            answers = list(bar)
+            with screen.progress("track", len(sample.files), label="probe") as bar:
+                answers = []
+                for answer in pool.map(embed, sample.files):
+                    answers.append(answer)
+                    bar.advance()
         finally:
             stop.set()
     for track, answer in zip(sample.tracks, answers, strict=True):
-        note = f"no vector: {track.track_id} ({track.title}): {answer}"
+        note = f"no vector: {_named(track)}: {answer}"
         if isinstance(answer, str) and note not in sample.notes:
             sample.notes.append(note)
     vectors = [None if isinstance(a, str) else a for a in answers]
@@ -290,25 +301,32 @@ def _lines(
 ) -> Iterator[str]:
     """The report, line by line."""
     vectors = next(iter(found.values()))[1]
-    heard = [(t, v) for t, v in zip(sample.tracks, vectors, strict=True) if v is not None]
-    few = f" of {n_wanted} wanted" if len(heard) < n_wanted else ""
-    yield f"probe: {model} against {where}, {len(heard)}{few} tracks"
+    embedded = [(t, v) for t, v in zip(sample.tracks, vectors, strict=True) if v is not None]
+    few = f" of {n_wanted} wanted" if len(embedded) < n_wanted else ""
+    yield f"probe: {model} against {where}, {len(embedded)}{few} tracks"
     yield from (f"  {note}" for note in sample.notes)
-    if not heard:
-        yield "verdict: none; no track's audio could be had"
+    if not embedded:
+        yield "verdict: none; no track's audio could be found"
         return
-    yield "  cosine to the stored vectors        min   median      max"
-    for hop, (cosines, _) in found.items():
-        name = "its own input" if hop is None else f"STFT hop {hop}"
-        yield f"  {name:<30}{cosines.min():>9.4f}{np.median(cosines):>9.4f}{cosines.max():>9.4f}"
-    if len(heard) > 1:
-        # grams: [stored, heard]; off the diagonal the tracks differ
-        grams = np.stack([t.stored for t, _ in heard]) @ np.stack([v for _, v in heard]).T
-        unlike = grams[~np.eye(len(heard), dtype=bool)]
-        yield f"  {'of different tracks':<30}{unlike.min():>9.4f}{np.median(unlike):>9.4f}{unlike.max():>9.4f}"
+    compared: dict[str, npt.NDArray[np.floating]] = {
+        "its own input" if hop is None else f"STFT hop {hop}": cosines for hop, (cosines, _) in found.items()
+    }
+    if len(embedded) > 1:
+        # grams: [stored, embedded]; off the diagonal the tracks differ
+        grams = np.stack([t.stored for t, _ in embedded]) @ np.stack([v for _, v in embedded]).T
+        compared["of different tracks"] = grams[~np.eye(len(embedded), dtype=bool)]
+    rows = [
+        (name, *(f"{value:.4f}" for value in (cosines.min(), np.median(cosines), cosines.max())))
+        for name, cosines in compared.items()
+    ]
+    yield screen.table(rows, ("cosine to the stored vectors", "min", "median", "max"), right=(1, 2, 3), indent=2)
     best = np.max([cosines for cosines, _ in found.values()], axis=0)
     worst = np.argsort(best, kind="stable")[:_WORST]
     yield f"  the {len(worst)} worst:"
-    yield from (f"    {best[i]:.4f}  {heard[i][0].track_id}  {heard[i][0].title}" for i in worst)
-    caution = "" if len(heard) >= min(10, n_wanted) else f" (of {len(heard)} tracks only)"
+    yield screen.table([(f"{best[i]:.4f}", embedded[i][0].track_id, embedded[i][0].title) for i in worst], indent=4)
+    caution = "" if len(embedded) >= min(10, n_wanted) else f" (of {len(embedded)} tracks only)"
     yield f"verdict{caution}: {verdict({hop: cosines for hop, (cosines, _) in found.items()})}"
+
+
+def _named(track: Probed) -> str:
+    return f"{one_line(track.track_id)} ({one_line(track.title)})"

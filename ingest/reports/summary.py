@@ -1,10 +1,11 @@
-"""What a run did: a table by outcome, and one line."""
+"""The summary of a run: a table by outcome, and one line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from student_clap.config.runtime import screen
 from student_clap.config.runtime.text import readable_bytes
 from student_clap.ingest.fetch.fetch import FetchCounts
 from student_clap.ingest.rows.catalogue import CatalogueCounts
@@ -25,11 +26,7 @@ class Summary:
         rows = [row for row in self._rows() if row[1]]
         if not rows:
             return "  nothing to do"
-        widths = [max(len(row[0]) for row in rows), max(len(f"{row[1]}") for row in rows), max(len(r[2]) for r in rows)]
-        return "\n".join(
-            f"  {name:<{widths[0]}}  {n:>{widths[1]}}  {size:>{widths[2]}}  {remark}".rstrip()
-            for name, n, size, remark in rows
-        )
+        return screen.table(rows, right=(1, 2), indent=2)
 
     def line(self) -> str:
         """The closing line."""

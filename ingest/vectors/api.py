@@ -1,11 +1,11 @@
-"""AudioMuse-AI's `GET /api/sync`: vectors for those who cannot reach its database. v2.1.3 and later have it.
+"""AudioMuse-AI's `GET /api/sync`: vectors where its database cannot be reached. v2.1.3 and later have it.
 
 The list is paged by offset while the library may change, so a track can come twice or slip between two pages. Ids that
 come twice are dropped, and before anything is taken for gone the server is asked for it by its id.
 
 Guarantee: a row's identity is the one that the database would give it, because `GET /api/servers` (v3) names the server
 by the same id, and before v3 there is one server, `default`. The token is sent to that server only and never shown.
-Cost: one page (2 MB) and one batch in memory, and 8 bytes per track. Facts: shared/facts/audiomuse.md, section 1.6.
+Its answers have neither paths nor durations. Cost: one page (2 MB), one batch and the map of ids (see `IdMap`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioMuseConfig, Config
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError
-from student_clap.ingest.vectors.base import MusicServer, SourceTrack, VectorSourceError
-from student_clap.ingest.vectors.seen_ids import SeenIds
-from student_clap.ingest.vectors.server_choice import check_kind, choose_server
-from student_clap.store import FeatureStore, State
+from student_clap.ingest.id_map import IdMap
+from student_clap.ingest.vectors.base import MusicServer, SourceTrack, VectorSourceError, check_kind, choose_server
+from student_clap.store import FeatureStore, State, row_blocks
 
 logger = logging.getLogger(__name__)
 
 PAGE_TRACKS = 500  # the most that the server gives
 _IDS_CHARS = 2000  # of `ids` in one address; gunicorn refuses lines above 4094
 _SAME_PAGES = 3
-_BLOCK_ROWS = 65_536
 
 
 class ApiError(VectorSourceError):
@@ -40,7 +39,7 @@ class ApiError(VectorSourceError):
 
 
 class ApiVectors:
-    """The vectors of one media server, as a VectorSource. Use `open_api`."""
+    """The vectors of one media server, as a VectorSource. Use `open_vectors`."""
 
     def __init__(self, client: HttpClient, wanted: str | None, source: str) -> None:
         self._client = client
@@ -51,7 +50,7 @@ class ApiVectors:
         self._named = bool(servers)
         self._first: dict[str, Any] | None = None
         self._total = 0
-        self._seen = SeenIds()
+        self._seen = IdMap[None]()
         self._unanswered = False  # a track that did not come could not be asked for
 
     def count(self) -> int:
@@ -69,8 +68,8 @@ class ApiVectors:
         logger.info("AudioMuse-AI at %s, server %s: %d tracks", self._client.address, self.server, self._total)
         return self._total
 
-    def tracks(self, store: FeatureStore, batch_rows: int) -> Iterator[list[SourceTrack]]:
-        """The tracks of the server by AudioMuse-AI's own order; then those of the store's that slipped through."""
+    def tracks(self, store: FeatureStore | None, batch_rows: int) -> Iterator[list[SourceTrack]]:
+        """The tracks of the server in AudioMuse-AI's own order; then those of the store that slipped through."""
         batch: list[SourceTrack] = []
         for page in self._pages():
             batch += self._fresh(page)
@@ -79,7 +78,7 @@ class ApiVectors:
                 batch = batch[batch_rows:]
         if batch:
             yield batch
-        for ids in _packed(self._not_seen(store)):
+        for ids in _packed(self._not_seen(store) if store is not None else iter(())):
             answer = self._answer({"ids": ",".join(ids), "include_embeddings": "true"})
             # A question by ids has one page; a server that does not know it answers with the first of the list.
             self._unanswered |= bool(answer.get("has_more"))
@@ -88,7 +87,7 @@ class ApiVectors:
                 yield found[begin : begin + batch_rows]
 
     def complete(self) -> bool:
-        """Whether as many tracks came as the server said at the end, and what did not come was asked for in vain."""
+        """Whether as many tracks came as the server said at the end, and it was asked for those that did not come."""
         if len(self._seen) != self._total:
             logger.warning(
                 "AudioMuse-AI counts %d tracks, and %d came; the library changed meanwhile, run ingest again",
@@ -120,7 +119,7 @@ class ApiVectors:
         page = self._answer({"page": str(number), "limit": str(PAGE_TRACKS), "include_embeddings": "true"})
         total = page.get("total_tracks")
         if not isinstance(total, int) or isinstance(total, bool) or total < 0:
-            raise self._foreign("total_tracks is no number")
+            raise self._foreign("total_tracks is not a number")
         self._total = total
         return page
 
@@ -138,7 +137,7 @@ class ApiVectors:
     def _fresh(self, page: dict[str, Any]) -> list[SourceTrack]:
         """The tracks of `page` that did not come before."""
         tracks = [self._parse(entry) for entry in page["tracks"]]
-        new = self._seen.add([t.track_id for t in tracks])
+        new = self._seen.add((t.track_id, None) for t in tracks)
         if not all(new):
             logger.debug("%d of %d tracks came before", new.count(False), len(new))
         return [track for track, is_new in zip(tracks, new, strict=True) if is_new]
@@ -152,7 +151,7 @@ class ApiVectors:
                 f"AudioMuse-AI at {self._client.address} sends no CLAP vectors; set CLAP_ENABLED=true there, and let it"
                 " analyse the library"
             )
-        track_id = str(track_id)
+        track_id = _text(str(track_id))
         title, artist, album = (_text(entry.get(name)) for name in ("title", "artist", "album"))
         # The interface translates ids and keeps its own; before v3 they are the same.
         item_id = "" if self._named else track_id
@@ -161,12 +160,13 @@ class ApiVectors:
     def _not_seen(self, store: FeatureStore) -> Iterator[str]:
         """Ids that the store has of this server, and that did not come."""
         states = store.states()
-        for begin in range(0, store.n_tracks, _BLOCK_ROWS):
-            end = begin + _BLOCK_ROWS
+        for begin, end in row_blocks(store.n_tracks):
             ids = store.strings("track_id", begin, end)
-            rows = zip(ids, store.strings("server_id", begin, end), self._seen.known(ids), strict=True)
-            for row, (track_id, server_id, seen) in enumerate(rows, begin):
-                if seen or server_id != self.server.server_id or states[row] == State.GONE:
+            seen = self._seen.find(ids)
+            for row, (track_id, server_id) in enumerate(
+                zip(ids, store.strings("server_id", begin, end), strict=True), begin
+            ):
+                if track_id in seen or server_id != self.server.server_id or states[row] == State.GONE:
                     continue
                 if not track_id or "," in track_id or len(track_id) > _IDS_CHARS:
                     self._unanswered = True
@@ -183,7 +183,7 @@ class ApiVectors:
             raise self._readable(error, "/api/servers") from None
         entries = answer.get("servers") if isinstance(answer, dict) else None
         if not isinstance(entries, list):
-            raise self._foreign("it names no servers", "/api/servers")
+            raise self._foreign("it has no list of servers", "/api/servers")
         servers = []
         for entry in entries:
             server_id = entry.get("server_id") if isinstance(entry, dict) else None
@@ -195,10 +195,10 @@ class ApiVectors:
             )
         return servers
 
-    def _foreign(self, what: str, path: str = "/api/sync") -> ApiError:
+    def _foreign(self, difference: str, path: str = "/api/sync") -> ApiError:
         return ApiError(
-            f"{self._client.address} answers {path}, but not as AudioMuse-AI does: {what}; check audiomuse.url, and a"
-            " reverse proxy's path in it"
+            f"{self._client.address} answers {path}, but not as AudioMuse-AI does: {difference}; check audiomuse.url,"
+            " and a reverse proxy's path in it"
         )
 
     def _readable(self, error: FetchError, path: str) -> ApiError:
@@ -220,18 +220,19 @@ class ApiVectors:
             )
         if error.status == 400:
             return ApiError(f"AudioMuse-AI at {address} refuses the server {self.server} (400); is it still there?")
-        if "no JSON" in error.reason:
+        if "JSON" in error.reason:
             return ApiError(
-                f"{address} answers {path} with something that is no JSON, such as a login page; set audiomuse.token"
+                f"{address} answers {path} with something that is not JSON, such as a login page; set audiomuse.token"
                 " to AudioMuse-AI's API_TOKEN, and audiomuse.url to its own address where a proxy asks for a login"
             )
         return ApiError(
-            f"AudioMuse-AI at {address} cannot be read: {error.reason}; what came is in the store, run ingest again"
+            f"AudioMuse-AI at {address} cannot be read: {one_line(error.reason)}; the tracks that came are in the"
+            " store, run ingest again"
         )
 
 
 @contextmanager
-def open_api(config: Config, wanted: str | None) -> Iterator[ApiVectors]:
+def open_vectors(config: Config, wanted: str | None) -> Iterator[ApiVectors]:
     """A client of AudioMuse-AI's interface for the length of the block, its server chosen.
 
     Args:
@@ -263,17 +264,18 @@ def _headers(section: AudioMuseConfig) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """`value`, fit for the store where JSON escapes made halves of characters; empty where it is not text."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _vector(track_id: str, value: Any) -> bytes | None:
-    """The vector's bytes; none of them where the text is no base64, which makes a row with a reason."""
+    """The vector's bytes; none of them where the text is not base64, which makes a row with a reason."""
     if value is None:
         return None
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, TypeError, ValueError):
-        logger.warning("track %s: clap_embedding is no base64", track_id)
+        logger.warning("track %s: clap_embedding is not base64", one_line(track_id))
         return b""
 
 

@@ -1,9 +1,12 @@
-"""Where teacher vectors come from: one small interface, and the choice of the source that the configuration names."""
+"""One small interface to every place that teacher vectors come from, and the terms it speaks in.
+
+A vector is as AudioMuse-AI stores it since v0.8: 512 little-endian float32, 2048 bytes, no header, of unit length to
+within 1e-6. A vector that is not usable comes with the reason as text. The places themselves: `vectors.open`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,10 +14,12 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.schema import Config
+from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import FeatureStore
 
 DEFAULT_SERVER_ID = "default"  # of sources that do not name their servers
+EMBEDDING_BYTES = EMBEDDING_DIM * 4
+UNIT_TOLERANCE = 1e-3  # production's own norms are within 1e-6
 
 
 class VectorSourceError(click.ClickException):
@@ -40,7 +45,7 @@ class MusicServer:
 
 @dataclass(frozen=True)
 class SourceTrack:
-    """What a source says of one track."""
+    """One track, as a source describes it."""
 
     track_id: str
     item_id: str
@@ -65,46 +70,110 @@ class VectorSource(Protocol):
     def count(self) -> int:
         """Tracks to expect, for progress. Raises VectorSourceError if there is nothing to be had, with the remedy."""
 
-    def tracks(self, store: FeatureStore, batch_rows: int) -> Iterator[list[SourceTrack]]:
+    def tracks(self, store: FeatureStore | None, batch_rows: int) -> Iterator[list[SourceTrack]]:
         """The tracks in batches of at most `batch_rows`, in an order that two runs share.
 
         Args:
-            store: the open store, for sources that ask which vectors are there already.
+            store: the open store, for sources that ask which vectors are there already; None: there is none yet.
             batch_rows: most tracks of a batch.
         """
 
     def complete(self) -> bool:
-        """Whether `tracks`, which has ended, gave everything: only then is what it did not name GONE."""
+        """Whether `tracks`, which has ended, gave everything: only then is a row that it did not name GONE."""
 
 
-@contextmanager
-def open_vector_source(config: Config, server_name: str | None) -> Iterator[VectorSource]:
-    """The source that `ingest.vectors` names.
+@dataclass(frozen=True)
+class Vector:
+    """A parsed vector, or the reason why there is none."""
+
+    unit: npt.NDArray[np.float32] | None  # [512], L2-normalised
+    reason: str = ""  # set where unit is None
+    norm: float = 1.0  # before normalising
+
+
+def parse_vector(data: bytes | memoryview) -> Vector:
+    """Check and normalise the bytes of one `clap_embedding.embedding`.
+
+    >>> parse_vector(bytes(800)).reason
+    'teacher vector has 800 bytes, expected 2048 (512 float32)'
+    """
+    if len(data) != EMBEDDING_BYTES:
+        return Vector(
+            None, f"teacher vector has {len(data)} bytes, expected {EMBEDDING_BYTES} ({EMBEDDING_DIM} float32)"
+        )
+    # values: [512] float64, so that the norm of large values does not overflow
+    values = np.frombuffer(data, "<f4").astype(np.float64)
+    broken = int(np.count_nonzero(~np.isfinite(values)))
+    if broken:
+        return Vector(None, f"teacher vector has {broken} values that are NaN or infinite, expected none")
+    norm = float(np.linalg.norm(values))
+    if norm < np.finfo(np.float32).tiny:
+        return Vector(None, "teacher vector is all zeros, expected unit length")
+    return Vector((values / norm).astype(np.float32), norm=norm)
+
+
+def default_server_id(servers: Sequence[MusicServer]) -> str:
+    """The id of the server that rows without a server belong to.
 
     Args:
-        config: the configuration.
-        server_name: name or id of the server whose track ids are wanted; None takes ingest.server or the default.
+        servers: those that AudioMuse-AI names; empty before v3, which names none: then every row is the one server's.
+
+    Returns:
+        Empty where none of several servers is the default one: then such rows belong to none.
+    """
+    if not servers:
+        return DEFAULT_SERVER_ID
+    return next((server.server_id for server in servers if server.is_default), "")
+
+
+def choose_server(
+    servers: Sequence[MusicServer],
+    wanted: str | None,
+    source: str,
+    *,
+    of: str,
+    error: type[VectorSourceError] = VectorSourceError,
+) -> MusicServer:
+    """The server whose track ids are used.
+
+    Args:
+        servers: those that AudioMuse-AI names; empty before v3, which names none.
+        wanted: name or id; None takes the only one, or the default one.
+        source: ingest.source; a Jellyfin server's ids mean nothing to Emby. `folder` takes any server's.
+        of: the place that names the servers, for messages, such as "the database".
+        error: the class to raise.
 
     Raises:
-        VectorSourceError: a setting is missing, or the source cannot be read.
+        VectorSourceError: there is none of that name, the choice is open, or the server is of another kind. Lists them.
     """
-    wanted = server_name or config.ingest.server
-    if config.ingest.vectors == "api":
-        from student_clap.ingest.vectors.api import open_api
-
-        with open_api(config, wanted) as api:
-            yield api
-    elif config.ingest.vectors == "table":
-        from student_clap.ingest.vectors.table import open_table
-
-        yield open_table(config, wanted)
-    elif config.ingest.vectors == "teacher":
-        from student_clap.ingest.vectors.folder import TeacherFolder
-
-        with TeacherFolder(config) as folder:
-            yield folder
+    if not servers:
+        if wanted:
+            raise error(
+                f"--server {wanted}: {of} names no servers (AudioMuse-AI before v3 does not);"
+                " leave ingest.server and --server away"
+            )
+        return MusicServer(DEFAULT_SERVER_ID, DEFAULT_SERVER_ID, "", is_default=True)
+    listing = "".join(f"\n  - {s}" for s in servers)
+    if wanted:
+        matches = [s for s in servers if s.server_id == wanted] or [
+            s for s in servers if s.name.casefold() == wanted.casefold()
+        ]
+        if not matches:
+            raise error(f"{of} knows no server {wanted!r}; it has:{listing}")
     else:
-        from student_clap.ingest.vectors.database import open_database
+        matches = list(servers) if len(servers) == 1 else [s for s in servers if s.is_default]
+    if len(matches) != 1:
+        raise error(f"choose one of the servers with --server (name or id):{listing}")
+    (server,) = matches
+    check_kind(server, source, listing=listing, error=error)
+    return server
 
-        with open_database(config.database) as database:
-            yield database.of_server(wanted, config.ingest.source)
+
+def check_kind(
+    server: MusicServer, source: str, *, listing: str = "", error: type[VectorSourceError] = VectorSourceError
+) -> None:
+    """Raise `error` where the ids of `server` mean nothing to `ingest.source`."""
+    if source == "folder" or not server.server_type or server.server_type == source:
+        return
+    others = f", or choose a server with --server:{listing}" if listing else ""
+    raise error(f"{server} is not a {source} server, and its track ids mean nothing to one; set ingest.source{others}")

@@ -1,7 +1,8 @@
 """AudioMuse-AI's PostgreSQL: which generation it is, which server's ids are wanted, and the tracks as a stream.
 
 Guarantee: one read-only snapshot; nothing is written, and credentials that AudioMuse-AI keeps in `music_servers` are
-read by `stored_credentials` alone. Cost: one batch of rows in memory. Facts: shared/facts/audiomuse.md, section 1.
+read by `stored_credentials` alone. Views and materialized views do as well as tables. Cost: one batch of rows in
+memory.
 """
 
 from __future__ import annotations
@@ -11,9 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
-from student_clap.config.schema import DatabaseConfig
-from student_clap.ingest.vectors.base import MusicServer, SourceTrack, VectorSourceError
-from student_clap.ingest.vectors.server_choice import choose_server
+from student_clap.config.schema import Config, DatabaseConfig
+from student_clap.ingest.vectors.base import MusicServer, SourceTrack, choose_server, default_server_id
+from student_clap.ingest.vectors.connection import (
+    REPLACEMENT,
+    DatabaseError,
+    connect,
+    has_no_encoding,
+    limit_statements,
+    readable_errors,
+)
+from student_clap.ingest.vectors.schema import (
+    COLUMNS,
+    DESCRIBED_COLUMNS,
+    MATCH_TIERS,
+    NEEDED_TABLES,
+    SERVER_TABLES,
+    TEXT_CATEGORY,
+    count_query,
+    track_ids_query,
+    tracks_query,
+)
 from student_clap.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -21,72 +40,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How AudioMuse-AI matched an item to a server's track, the surest first.
-MATCH_TIERS = (
-    "fingerprint", "path", "tail", "exact_meta", "default", "norm_meta", "title_artist", "analysis",
-)  # fmt: skip
-
-# One row per item: the surest of its mappings on the server. %s: server id, tiers.
-_MAPPED: LiteralString = """
-    SELECT m.provider_track_id AS track_id, m.item_id, {file_path} AS file_path
-    FROM (
-        SELECT DISTINCT ON (item_id) item_id, provider_track_id, file_path
-        FROM track_server_map WHERE server_id = %(server_id)s
-        ORDER BY item_id, array_position(%(tiers)s::text[], match_tier) NULLS LAST, provider_track_id COLLATE "C"
-    ) m JOIN score s USING (item_id)"""
-# Rows that AudioMuse-AI has not relabelled yet carry the default server's own ids.
-_LEGACY: LiteralString = """
-    SELECT s.item_id AS track_id, s.item_id, {file_path} AS file_path
-    FROM score s
-    WHERE left(s.item_id, 3) <> 'fp_' AND NOT EXISTS (
-        SELECT FROM track_server_map t
-        WHERE t.server_id = %(server_id)s AND (t.item_id = s.item_id OR t.provider_track_id = s.item_id))"""
-# Without named servers every id is the one media server's.
-_UNNAMED: LiteralString = """
-    SELECT s.item_id AS track_id, s.item_id, {file_path} AS file_path FROM score s
-    WHERE left(s.item_id, 3) <> 'fp_'"""
-# Ordered, so that two runs meet the tracks in the same order.
-_TRACKS: LiteralString = """
-    SELECT ids.track_id, ids.item_id, coalesce(s.title, ''), coalesce(s.author, ''), {album},
-        coalesce(ids.file_path, ''), ce.embedding
-    FROM ({ids}) ids JOIN clap_embedding ce USING (item_id) JOIN score s USING (item_id)
-    ORDER BY ids.track_id COLLATE "C", ids.item_id COLLATE "C"
-"""
-
-
-class DatabaseError(VectorSourceError):
-    """The database cannot be read. Never carries the password."""
-
 
 class AudioMuseDatabase:
     """An open snapshot. Use `open_database`."""
 
     def __init__(self, connection: psycopg2.extensions.connection) -> None:
+        """Look at the tables. Raises DatabaseError where they are not AudioMuse-AI's."""
         self._connection = connection
-        tables = ("clap_embedding", "score", "track_server_map", "music_servers")
-        found = self._rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (list(tables),))
+        tables = [*NEEDED_TABLES, *SERVER_TABLES]
+        found = self.rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (tables,))
         present = {name for (name,) in found}
-        if missing := [t for t in tables[:2] if t not in present]:
+        if missing := [t for t in NEEDED_TABLES if t not in present]:
             raise DatabaseError(
                 f"the database {self._connection.info.dbname!r} has no table {' and '.join(missing)}; expected"
                 " AudioMuse-AI's (by default it is called `audiomusedb`) with CLAP analysis switched on"
             )
-        self.generation: Literal["A", "B"] = "B" if {"track_server_map", "music_servers"} <= present else "A"
-        columns = self._rows(
-            "SELECT column_name FROM information_schema.columns"
-            " WHERE table_name = 'score' AND table_schema = ANY(current_schemas(false))",
-            (),
-        )
-        self._score_columns = {name for (name,) in columns}
+        self.generation: Literal["A", "B"] = "B" if present.issuperset(SERVER_TABLES) else "A"
+        self._columns = self._readable_columns()
         self._servers: list[MusicServer] = []
         if self.generation == "B":
-            rows = self._rows("SELECT server_id, name, server_type, is_default FROM music_servers ORDER BY 1", ())
+            rows = self.rows("SELECT server_id, name, server_type, is_default FROM music_servers ORDER BY 1", ())
             self._servers = [MusicServer(i, n or i, t or "", bool(d)) for i, n, t, d in rows]
 
     @property
     def servers(self) -> list[MusicServer]:
-        """What `music_servers` names; empty in generation A."""
+        """The rows of `music_servers`; empty in generation A."""
         return list(self._servers)
+
+    @property
+    def replaces_bytes(self) -> bool:
+        """Whether text is read as UTF-8 with replacements, because the database does not say how it is encoded."""
+        return has_no_encoding(self._connection)
 
     def choose_server(self, wanted: str | None, source: str) -> MusicServer:
         """The server whose track ids are used.
@@ -111,7 +95,7 @@ class AudioMuseDatabase:
                 "--from-database: the database keeps no credentials of media servers (AudioMuse-AI before v3 does not);"
                 " leave the option away and set the section of ingest.source, such as jellyfin.url and jellyfin.token"
             )
-        rows = self._rows("SELECT creds::text FROM music_servers WHERE server_id = %s", (server.server_id,))
+        rows = self.rows("SELECT creds::text FROM music_servers WHERE server_id = %s", (server.server_id,))
         return str(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def of_server(self, wanted: str | None, source: str) -> ServerVectors:
@@ -120,18 +104,13 @@ class AudioMuseDatabase:
 
     def count(self, server: MusicServer) -> tuple[int, int]:
         """(rows of `server`, rows of all servers) in `clap_embedding`, those without a vector included."""
-        ids = self._ids(server)
-        ((mine,),) = self._rows(
-            f"SELECT count(*) FROM ({ids}) ids JOIN clap_embedding USING (item_id)",  # noqa: S608  our own text
-            self._parameters(server),
-        )
-        ((everyone,),) = self._rows("SELECT count(*) FROM clap_embedding", ())
-        return int(mine), int(everyone)
+        ((mine,),) = self.rows(count_query(self._ids(server)), self._parameters(server))
+        ((of_all,),) = self.rows("SELECT count(*) FROM clap_embedding", ())
+        return int(mine), int(of_all)
 
     def tracks(self, server: MusicServer, batch_rows: int) -> Iterator[list[SourceTrack]]:
         """The tracks of `server` in batches, ordered by id; `embedding` is None where the column is NULL."""
-        album: LiteralString = "coalesce(s.album, '')" if "album" in self._score_columns else "''"
-        query = _TRACKS.replace("{album}", album).replace("{ids}", self._ids(server))
+        query = tracks_query(self._ids(server), has_album=("score", "album") in self._columns)
         with readable_errors(), self._connection.cursor(name="student_clap_tracks") as cursor:
             cursor.itersize = batch_rows
             cursor.execute(query, self._parameters(server))
@@ -139,17 +118,46 @@ class AudioMuseDatabase:
             while rows := cursor.fetchmany(batch_rows):
                 yield [SourceTrack(*row) for row in rows]
 
+    def _readable_columns(self) -> set[tuple[str, str]]:
+        """(table, column) of the COLUMNS that are there. Raises DatabaseError if one is missing or does not fit."""
+        tables = list(dict.fromkeys(column.table for column in COLUMNS))
+        found = {(table, name): rest for table, name, *rest in self.rows(DESCRIBED_COLUMNS, (tables,))}
+        readable = set()
+        for column in COLUMNS:
+            described = found.get((column.table, column.name))
+            if described is None:
+                if not column.optional:
+                    raise DatabaseError(
+                        f"the table {column.table} has no column {column.name!r}; is the database AudioMuse-AI's?"
+                    )
+                continue
+            shown, base, category, may_read = described
+            fits = base == "bytea" if column.kind == "bytea" else category == TEXT_CATEGORY
+            if not fits:
+                raise DatabaseError(
+                    f"the column {column.name!r} of {column.table} is of the type {shown}, expected {column.kind}; is"
+                    " it AudioMuse-AI's table, or a view over it that converts?"
+                )
+            if may_read or not column.optional:
+                readable.add((column.table, column.name))
+        return readable
+
     def _ids(self, server: MusicServer) -> LiteralString:
-        own: LiteralString = "s.file_path" if "file_path" in self._score_columns else "NULL::text"
-        if not self._servers:
-            return _UNNAMED.replace("{file_path}", own)
-        mapped = _MAPPED.replace("{file_path}", "coalesce(m.file_path, " + own + ")")
-        return mapped + " UNION ALL " + _LEGACY.replace("{file_path}", own) if server.is_default else mapped
+        return track_ids_query(
+            named=bool(self._servers),
+            default=server.server_id == default_server_id(self._servers),
+            has_path=("score", "file_path") in self._columns,
+        )
 
     def _parameters(self, server: MusicServer) -> dict[str, Any]:
-        return {"server_id": server.server_id, "tiers": list(MATCH_TIERS)}
+        return {
+            "server_id": server.server_id,
+            "default": default_server_id(self._servers),
+            "tiers": list(MATCH_TIERS),
+        }
 
-    def _rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows that one query gives in the snapshot. Raises DatabaseError."""
         with readable_errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()
@@ -164,24 +172,40 @@ class ServerVectors:
 
     def count(self) -> int:
         """Rows of the server, those without a vector included. Raises DatabaseError if there are none."""
-        mine, everyone = self._database.count(self.server)
-        if not everyone:
+        mine, of_all = self._database.count(self.server)
+        if not of_all:
             raise DatabaseError(
                 "clap_embedding is empty; let AudioMuse-AI analyse the library with CLAP switched on first"
             )
         if not mine:
             raise DatabaseError(
-                f"none of the {everyone} tracks in clap_embedding belongs to {self.server}; choose one with --server"
+                f"none of the {of_all} tracks in clap_embedding belongs to {self.server}; choose one with --server"
             )
-        elsewhere = f"; {everyone - mine} rows of other servers, or of none, left out" if everyone > mine else ""
+        elsewhere = f"; {of_all - mine} rows of other servers, or of none, left out" if of_all > mine else ""
         logger.info(
             "database of generation %s, server %s: %d rows%s", self._database.generation, self.server, mine, elsewhere
         )
         return mine
 
-    def tracks(self, store: FeatureStore, batch_rows: int) -> Iterator[list[SourceTrack]]:  # noqa: ARG002  a stream
+    def tracks(self, store: FeatureStore | None, batch_rows: int) -> Iterator[list[SourceTrack]]:  # noqa: ARG002  a stream
         """The tracks of the server, ordered by id; `embedding` is None where the column is NULL."""
-        return self._database.tracks(self.server, batch_rows)
+        if not self._database.replaces_bytes:
+            yield from self._database.tracks(self.server, batch_rows)
+            return
+        n_replaced, example = 0, ""
+        for batch in self._database.tracks(self.server, batch_rows):
+            for track in batch:
+                if any(REPLACEMENT in text for text in (track.track_id, track.title, track.artist, track.album)):
+                    n_replaced += 1
+                    example = example or track.track_id
+            yield batch
+        if n_replaced:
+            logger.warning(
+                "the database is in SQL_ASCII, and the texts of %d tracks, such as %s, are not UTF-8; the bytes that"
+                " cannot be read were replaced",
+                n_replaced,
+                example,
+            )
 
     def complete(self) -> bool:
         """A snapshot that was read to its end is complete."""
@@ -204,77 +228,16 @@ def open_database(config: DatabaseConfig) -> Iterator[AudioMuseDatabase]:
         connection.close()
 
 
-def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
-    """A new connection, which the caller closes. Raises DatabaseError, without the password, where there is none."""
-    import psycopg2
-
-    where = f"{config.host}:{config.port}" if not config.host.startswith("/") else config.host
-    try:
-        return psycopg2.connect(
-            host=config.host,
-            port=config.port,
-            dbname=config.database,
-            user=config.user,
-            password=config.password.get_secret_value() if config.password else None,
-            connect_timeout=config.connect_timeout_s,
-            application_name="student-clap",
-            # A firewall between that forgets the connection shows within three minutes.
-            keepalives=1,
-            keepalives_idle=60,
-            keepalives_interval=30,
-            keepalives_count=3,
-        )
-    except psycopg2.OperationalError as error:
-        raise DatabaseError(_why_not_connected(str(error), where, config)) from None
-
-
-def limit_statements(connection: psycopg2.extensions.connection, config: DatabaseConfig) -> None:
-    """Let no statement take longer than database.statement_timeout_s."""
-    with readable_errors(), connection.cursor() as cursor:
-        # SET, not a start-up option: connection poolers refuse those.
-        cursor.execute("SET statement_timeout = %s", (config.statement_timeout_s * 1000,))
-
-
-def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
-    # libpq has a line per address it tried, and hints below them.
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
-    tried = [line.partition("failed: ")[2] for line in lines if "failed: " in line]
-    reason = (tried or lines)[-1].removeprefix("FATAL:").strip()
-    if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
-        remedy = "check database.user and database.password (DB_USER and DB_PASSWORD in .env)"
-    elif "does not exist" in text and "database" in text:
-        remedy = "check database.database; AudioMuse-AI's own default is `audiomusedb`"
-    elif "refused" in text or "No such file" in text:
-        remedy = "is PostgreSQL running there, and does it accept connections from this machine?"
-    else:
-        remedy = "check database.host and database.port, and the network between"
-    return f"cannot open the database {config.database!r} at {where} as {config.user!r}: {reason}; {remedy}"
-
-
 @contextmanager
-def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterator[None]:
-    """Turn psycopg2's errors into a DatabaseError of one line that says what to do.
+def open_vectors(config: Config, wanted: str | None) -> Iterator[ServerVectors]:
+    """The vectors of one server of the database, for the length of the block.
 
     Args:
-        needs: the privileges that the statements want.
-        command: what to run again where the connection broke.
+        config: names the database and the kind of media server.
+        wanted: name or id of the media server; None takes the only or the default one.
+
+    Raises:
+        DatabaseError: it cannot be read, or there is no such server.
     """
-    import psycopg2
-    from psycopg2 import errors
-
-    try:
-        yield
-    except errors.InsufficientPrivilege as error:
-        raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT {needs} to database.user") from None
-    except errors.QueryCanceled as error:
-        raise DatabaseError(f"the database gave up: {_first_line(error)}; raise database.statement_timeout_s") from None
-    except psycopg2.OperationalError as error:
-        raise DatabaseError(
-            f"the connection to the database broke: {_first_line(error)}; run {command} again"
-        ) from None
-    except psycopg2.Error as error:
-        raise DatabaseError(f"the database answers: {_first_line(error)}; is it AudioMuse-AI's?") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    with open_database(config.database) as database:
+        yield database.of_server(wanted, config.ingest.source)

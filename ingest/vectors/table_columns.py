@@ -1,4 +1,4 @@
-"""What a table of vectors may hold: the names of its columns, and the checks that npz and Parquet share.
+"""The columns that a table of vectors may have: their names, and the checks that npz and Parquet share.
 
     track_id                              the media server's id; needed
     teacher, embedding or vector          one vector of 512 per track; needed
@@ -20,9 +20,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.ingest.vectors.base import VectorSourceError
-from student_clap.ingest.vectors.unit_vector import UNIT_TOLERANCE
+from student_clap.ingest.id_map import IdMap
+from student_clap.ingest.vectors.base import UNIT_TOLERANCE, VectorSourceError
 from student_clap.store.arrays.segment_vectors import MAX_SEGMENTS
 
 IDS, SEGMENTS, COUNTS = "track_id", "segment_teacher", "n_segments"
@@ -45,7 +46,7 @@ class TableError(VectorSourceError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which of a table's columns is what."""
+    """The columns that a table has."""
 
     vector: str
     texts: dict[str, str]  # attribute of SourceTrack -> column
@@ -71,11 +72,11 @@ class Table(Protocol):
         """All ids, in order, some rows at a time. Raises TableError where one is missing."""
 
     def blocks(self, batch_rows: int) -> Iterator[Block]:
-        """All rows, in order, at most `batch_rows` at a time. Raises TableError where a row cannot be."""
+        """All rows, in order, at most `batch_rows` at a time. Raises TableError for a row of an impossible form."""
 
 
 def find_layout(file: Path, names: Sequence[str]) -> Layout:
-    """Tell which column is what. Raises TableError for unknown, missing and ambiguous ones."""
+    """The meaning of each column. Raises TableError for unknown, missing and ambiguous ones."""
     for name in names:
         if name not in KNOWN_NAMES:
             close = difflib.get_close_matches(name.lower(), KNOWN_NAMES, n=1)
@@ -95,21 +96,23 @@ def find_layout(file: Path, names: Sequence[str]) -> Layout:
 
 
 def check_ids(file: Path, table: Table) -> None:
-    """Raise TableError where an id is empty or stands twice. Cost: 16 bytes per row."""
-    # hashes: [row]
-    hashes = np.fromiter((hash(_checked_id(file, row, i)) for row, i in _numbered(table)), np.int64, table.n_rows)
-    order = np.argsort(hashes, kind="stable")
-    alike = set(order[1:][hashes[order][1:] == hashes[order][:-1]].tolist())
-    if not alike:
-        return
-    doubtful = {int(h) for h in hashes[list(alike)]}
-    first: dict[str, int] = {}
-    for row, track_id in _numbered(table):
-        if hash(track_id) in doubtful and first.setdefault(track_id, row) != row:
-            raise TableError(
-                f"{file}: column {IDS!r}: rows {first[track_id]} and {row} have the same id {track_id!r}"
-                f" ({len(alike)} such rows in all); keep one"
-            )
+    """Raise TableError where an id is empty or stands twice. Cost: see `IdMap`."""
+    n_repeats, first_repeat = 0, ""
+    row = 0
+    with IdMap[int]() as rows:
+        for some in table.ids():
+            if "" in some:
+                raise TableError(f"{file}: column {IDS!r}, row {row + some.index('')}: the id is missing")
+            new = rows.add((track_id, row + at) for at, track_id in enumerate(some))
+            if not all(new):
+                at = new.index(False)
+                first_repeat = first_repeat or (
+                    f"rows {rows[some[at]]} and {row + at} have the same id {one_line(repr(some[at]))}"
+                )
+                n_repeats += new.count(False)
+            row += len(some)
+    if n_repeats:
+        raise TableError(f"{file}: column {IDS!r}: {first_repeat} ({n_repeats} such rows in all); keep one")
 
 
 def check_counts(file: Path, counts: npt.NDArray[np.int64], n_vectors: int) -> None:
@@ -127,7 +130,7 @@ def check_counts(file: Path, counts: npt.NDArray[np.int64], n_vectors: int) -> N
 
 def as_bytes(vectors: npt.NDArray[np.floating]) -> list[bytes]:
     """The rows of [row, 512] as AudioMuse-AI stores them."""
-    with np.errstate(over="ignore"):  # a value too large becomes infinite, and is told as such
+    with np.errstate(over="ignore"):  # a value too large becomes infinite, and gets a reason as such
         little = np.ascontiguousarray(vectors, "<f4")
     return [row.tobytes() for row in little]
 
@@ -157,13 +160,3 @@ def unit_segments(file: Path, row: int, vectors: npt.NDArray[np.floating]) -> np
 def wrong_width(file: Path, column: str, row: int, width: int) -> TableError:
     """For a vector of another width than 512."""
     return TableError(f"{file}: column {column!r}, row {row}: {width} values, expected {EMBEDDING_DIM}")
-
-
-def _numbered(table: Table) -> Iterator[tuple[int, str]]:
-    return enumerate(track_id for some in table.ids() for track_id in some)
-
-
-def _checked_id(file: Path, row: int, track_id: str) -> str:
-    if not track_id:
-        raise TableError(f"{file}: column {IDS!r}, row {row}: the id is missing")
-    return track_id

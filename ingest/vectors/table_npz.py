@@ -1,6 +1,6 @@
-"""A table of vectors as NumPy's .npz, such as the corpus' teacher.npz.
+"""A table of vectors as NumPy's .npz.
 
-`segment_teacher` is [all segments, 512], track after track, and `n_segments` [track] says how many are whose.
+`segment_teacher` is [all segments, 512], track after track, and `n_segments` [track] says how many each track has.
 Arrays of Python objects are refused, because reading them could run code.
 
 Cost: everything in memory, since an array of an .npz can only be read whole: 2 KB per track, and 1 KB per segment in
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.ingest.vectors.table_columns import (
     COUNTS,
@@ -43,7 +44,7 @@ class NpzTable:
             with file.open("rb") as stream:
                 self._read(np.load(stream, allow_pickle=False))
         except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-            raise TableError(f"{file} is no .npz that can be read: {error}") from None
+            raise TableError(f"{file} is not an .npz that can be read: {reason(error)}") from None
         self.n_rows = len(self._text(IDS))
         self._check_vectors(self._layout.vector, self.n_rows)
         for name in self._layout.texts.values():
@@ -90,17 +91,19 @@ class NpzTable:
         if self._layout.has_segments:
             wanted += [SEGMENTS, COUNTS]
             if COUNTS not in archive.files:
-                raise TableError(f"{self._file} has {SEGMENTS!r} without {COUNTS!r}, so it is unknown whose they are")
+                raise TableError(
+                    f"{self._file} has {SEGMENTS!r} without {COUNTS!r}, so it is unknown which tracks they belong to"
+                )
         self._arrays = {name: self._array(archive, name) for name in wanted}
 
     def _array(self, archive: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[Any]:
         try:
             array: npt.NDArray[Any] = archive[name]
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-            raise TableError(f"{self._file}: column {name!r} is damaged: {error}") from None
+            raise TableError(f"{self._file}: column {name!r} is damaged: {reason(error)}") from None
         except ValueError as error:
             if "allow_pickle" not in str(error):
-                raise TableError(f"{self._file}: column {name!r} is damaged: {error}") from None
+                raise TableError(f"{self._file}: column {name!r} is damaged: {reason(error)}") from None
             raise TableError(
                 f"{self._file}: column {name!r} holds Python objects, which are not read because that could run code;"
                 " save texts as an array of str, such as np.array(names, dtype=str), and numbers as float32"
@@ -116,7 +119,7 @@ class NpzTable:
             try:
                 return [bytes(value).decode() for value in array.tolist()]
             except UnicodeDecodeError as error:
-                raise TableError(f"{self._file}: column {name!r} is no UTF-8: {error}") from None
+                raise TableError(f"{self._file}: column {name!r} is not UTF-8: {reason(error)}") from None
         return [str(value) for value in array.tolist()]
 
     def _check_vectors(self, name: str, n_rows: int | None) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.ingest.vectors.base import EMBEDDING_BYTES
 from student_clap.ingest.vectors.table_columns import (
     COUNTS,
     IDS,
@@ -28,7 +30,6 @@ from student_clap.ingest.vectors.table_columns import (
     unit_segments,
     wrong_width,
 )
-from student_clap.ingest.vectors.unit_vector import EMBEDDING_BYTES
 
 _SEGMENTED_ROWS = 128  # of a batch with segments: 15 MB of half floats at 600 s a track
 _ID_ROWS = 65_536
@@ -93,8 +94,7 @@ class ParquetTable:
             with pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
                 yield parquet
         except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise TableError(f"{self._file} cannot be read as Parquet: {reason}") from None
+            raise TableError(f"{self._file} cannot be read as Parquet: {reason(error)}") from None
 
     def _batches(self, names: list[str], batch_rows: int) -> Iterator[Any]:
         with self._open() as parquet:
@@ -106,7 +106,7 @@ class ParquetTable:
         try:
             return [value or "" for value in column.cast(pa.string()).to_pylist()]
         except pa.ArrowException as error:
-            raise TableError(f"{self._file}: column {name!r}: {str(error).splitlines()[0]}") from None
+            raise TableError(f"{self._file}: column {name!r}: {reason(error)}") from None
 
     def _vectors(self, column: Any, first: int) -> list[bytes | None]:
         """One vector per row; `first` is the row of the file that `column` begins at."""
@@ -151,7 +151,7 @@ class ParquetTable:
         ]
 
     def _matrix(self, lists: Any, name: str, row_of: Callable[[int], int]) -> npt.NDArray[np.floating]:
-        """The lists that are no null, [list, 512]; `row_of` tells the file's row of one, for messages."""
+        """The lists that are not null, [list, 512]; `row_of` gives the file's row of one, for messages."""
         import pyarrow.compute as pc
 
         lists = lists.drop_null()

@@ -9,7 +9,7 @@ Cost: an update rewrites the chunks it touches (4096 rows of texts, 1024 of the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -58,6 +58,12 @@ class Track:
     state: State = State.LISTED
     # [512] float32, L2-normalised; None where there is no usable one
     teacher: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+def row_blocks(n_rows: int) -> Iterator[tuple[int, int]]:
+    """[begin, end) of the chunks of texts that the first `n_rows` rows lie in, for reads in flat memory."""
+    for begin in range(0, n_rows, TEXT_CHUNK_ROWS):
+        yield begin, min(begin + TEXT_CHUNK_ROWS, n_rows)
 
 
 def column_codecs() -> list[ZstdCodec | Crc32cCodec]:

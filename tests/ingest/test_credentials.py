@@ -16,7 +16,7 @@ from loopback.schema import Server, create_schema
 from student_clap.config.load import masked
 from student_clap.config.schema import Config
 from student_clap.ingest.credentials import with_stored_credentials
-from student_clap.ingest.vectors.database import DatabaseError
+from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import State
 
 SECRET = "stored-secret-9c41"

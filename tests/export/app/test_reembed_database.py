@@ -26,7 +26,7 @@ from student_clap.export.app.clap_table import Content, Exchange, Outcome, open_
 from student_clap.export.app.library_file import LibraryVectors
 from student_clap.export.app.replacement import vector_bytes as checked_bytes
 from student_clap.export.app.vector_dump import DumpError, open_dump
-from student_clap.ingest.vectors.database import DatabaseError
+from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import FeatureStore
 
 from ..conftest import Library

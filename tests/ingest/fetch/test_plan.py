@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import student_clap.ingest.rows.row_index as row_index
+import student_clap.store.arrays.tracks as tracks_module
 from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.fetch.plan import Plan, plan_fetch
-from student_clap.ingest.rows.file_paths import FilePaths
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 
@@ -37,7 +36,7 @@ def all_rows(store: FeatureStore) -> Any:
 def test_every_kind_of_row_is_sorted_in_its_place(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_index, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(tracks_module, "TEXT_CHUNK_ROWS", 3)
     audio = tmp_path / "audio"
     teacher = unit_vector(0)
     (audio / "x").mkdir(parents=True)
@@ -79,7 +78,7 @@ def test_every_kind_of_row_is_sorted_in_its_place(
 
 
 def test_what_is_wanted_is_read_as_it_is_asked_for(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_index, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(tracks_module, "TEXT_CHUNK_ROWS", 2)
     store.append_tracks([Track("s", str(i), teacher=unit_vector(i)) for i in range(6)])
     plan = plan_fetch(store, all_rows(store), Path(), None, retry_failed=False)
     read: list[int] = []
@@ -99,15 +98,3 @@ def test_what_is_wanted_is_read_as_it_is_asked_for(store: FeatureStore, monkeypa
 def test_a_store_without_rows_wants_nothing(store: FeatureStore) -> None:
     plan = plan_fetch(store, all_rows(store), Path(), None, retry_failed=True)
     assert (rows_of(plan), plan.there, plan.failed) == ([], 0, 0)
-
-
-def test_paths_are_found_by_id_and_the_first_of_two_stays() -> None:
-    with FilePaths() as paths:
-        assert len(paths) == 0
-        assert not paths
-        paths.add((f"{i:04}", f"/music/{i}.flac") for i in range(2500))
-        paths.add([("0007", "/music/other.flac"), ("Ünïcode", "/music/Ü.flac")])
-        assert len(paths) == 2501
-        assert (paths["0007"], paths.get("Ünïcode"), paths.get("none", "")) == ("/music/7.flac", "/music/Ü.flac", "")
-        assert list(paths) == sorted(paths)
-        assert dict(paths.items())["2499"] == "/music/2499.flac"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from student_clap.ingest.reports import populations
-from student_clap.ingest.reports.populations import populations_warning, splits
+from student_clap.ingest.reports.populations import populations_warning, sample_vectors, splits
 from student_clap.store import FeatureStore, State, Track
 
 Floats = npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ def test_a_model_with_another_mean_is_found() -> None:
     common[0, 100] = common[1, 200] = 4.0
     replaced = np.random.default_rng(1).random(N) < 0.4
     mixed = unit(vectors + np.where(replaced[:, None], common[0], common[1]))
-    assert any(s.convinces and s.what.startswith("place") for s in splits(mixed, artists))
+    assert any(s.convinces and s.number.startswith("place") for s in splits(mixed, artists))
 
 
 def test_what_follows_the_artists_is_style() -> None:
@@ -107,10 +107,10 @@ def test_the_stores_rows_are_sampled_once_and_alike(tmp_path: Path, monkeypatch:
         assert "--probe" in text
         assert populations_warning(store, "nobody") is None
         monkeypatch.setattr(populations, "SAMPLE", 600)
-        sample, names = populations._sample(store, "ours")
-        again, _ = populations._sample(store, "ours")
+        sample, names = sample_vectors(store, "ours")
+        again, _ = sample_vectors(store, "ours")
         np.testing.assert_array_equal(sample, again)
-        theirs, _ = populations._sample(store, "theirs")
+        theirs, _ = sample_vectors(store, "theirs")
         assert set(map(bytes, theirs)) <= set(map(bytes, pure))
         assert len(sample) == len(names) <= 600
         assert np.isfinite(sample).all()

@@ -105,7 +105,7 @@ def test_audio_that_cannot_be_had_is_named(make_world: Any, tmp_path: Path) -> N
             file.unlink()
     result = world.run("--probe", str(model), jellyfin=away["jellyfin"])
     assert "audio of 4 tracks is not here and cannot be fetched" in result.output
-    assert "verdict: none; no track's audio could be had" in result.output
+    assert "verdict: none; no track's audio could be found" in result.output
 
 
 def test_the_server_is_named_as_for_every_run(make_world: Any, tmp_path: Path) -> None:

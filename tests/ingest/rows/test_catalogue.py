@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import student_clap.ingest.rows.catalogue as catalogue_module
-import student_clap.ingest.rows.row_index as row_index
 import student_clap.store.arrays.segment_vectors as segment_vectors
 import student_clap.store.arrays.tracks as tracks_module
 import student_clap.store.feature_store as feature_store
@@ -153,12 +151,7 @@ def test_features_of_a_changed_vector_stay_valid(store: FeatureStore) -> None:
     assert row(store, "a") == (State.FETCHED, "", True)
 
 
-def test_ids_whose_digests_are_equal_are_told_apart(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bad_digest(data: bytes) -> int:
-        return 7 if len(data) < 20 else data[0] + 1
-
-    monkeypatch.setattr(row_index, "digest", bad_digest)
-    monkeypatch.setattr(catalogue_module, "digest", lambda data: int.from_bytes(data[:8], "little"))
+def test_every_id_has_its_own_row_whatever_comes_again_and_in_any_order(store: FeatureStore) -> None:
     names = [f"t{i}" for i in range(12)]
     bring_in(store, [track(n, vector(i)) for i, n in enumerate(names[:7])])
     changed = [track(n, vector(i or 90)) for i, n in enumerate(names)]
@@ -173,7 +166,7 @@ def test_ids_whose_digests_are_equal_are_told_apart(store: FeatureStore, monkeyp
 
 
 def test_rows_of_many_blocks_are_found_in_any_order(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_index, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(tracks_module, "TEXT_CHUNK_ROWS", 4)
     names = [f"t{i:02}" for i in range(23)]
     bring_in(store, [track("x", vector(50))], server_id="other")
     bring_in(store, [track(n, vector(i)) for i, n in enumerate(names[:15])])
@@ -202,8 +195,8 @@ def test_the_memory_of_a_row_is_a_few_numbers(store: FeatureStore) -> None:
     finally:
         tracemalloc.stop()
     assert len(catalogue.rows()) == n_rows
-    block_bytes = row_index.BLOCK_ROWS * 1024
-    assert n_bytes < 40 * n_rows + block_bytes
+    block_bytes = tracks_module.TEXT_CHUNK_ROWS * 1024
+    assert n_bytes < 32 * n_rows + block_bytes
 
 
 # --- tracks that the source keeps

@@ -18,7 +18,7 @@ from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks,
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioMuseConfig, Config, IngestConfig
 from student_clap.ingest.rows.catalogue import Catalogue
-from student_clap.ingest.vectors.api import PAGE_TRACKS, ApiError, ApiVectors, open_api
+from student_clap.ingest.vectors.api import PAGE_TRACKS, ApiError, ApiVectors, open_vectors
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.ingest.vectors.database import open_database
 from student_clap.store import FeatureStore, State
@@ -54,7 +54,7 @@ def config_of(api: AudioMuseApi, *, source: str = "jellyfin", **section: Any) ->
 
 
 def read(api: AudioMuseApi, store: FeatureStore, server: str | None = None, batch: int = 2048) -> list[SourceTrack]:
-    with open_api(config_of(api), server) as vectors:
+    with open_vectors(config_of(api), server) as vectors:
         vectors.count()
         batches = list(vectors.tracks(store, batch))
     assert all(0 < len(b) <= batch for b in batches)
@@ -63,7 +63,7 @@ def read(api: AudioMuseApi, store: FeatureStore, server: str | None = None, batc
 
 def take(api: AudioMuseApi, store: FeatureStore) -> tuple[Catalogue, ApiVectors]:
     """As the stage does."""
-    with open_api(config_of(api), None) as vectors:
+    with open_vectors(config_of(api), None) as vectors:
         vectors.count()
         catalogue = Catalogue(store, vectors.server.server_id)
         for batch in vectors.tracks(store, 64):
@@ -112,7 +112,7 @@ def test_identities_are_those_of_the_database(
         server = opened.choose_server(None, "jellyfin")
         rows = [t for b in opened.tracks(server, 100) for t in b]
     api = make_api(tracks, servers=SERVERS if generation == "B" else ())
-    with open_api(config_of(api), None) as vectors:
+    with open_vectors(config_of(api), None) as vectors:
         vectors.count()
         assert vectors.server.server_id == server.server_id
         found = [t for b in vectors.tracks(store, 100) for t in b]
@@ -127,7 +127,7 @@ def test_a_server_is_chosen_by_name_or_id(make_api: Any, store: FeatureStore) ->
     tracks = [*library(3, server_id="s1"), LoopbackTrack("n", vector=vector_bytes(unit_vector(9)), server_id="s2")]
     api = make_api(tracks, servers=SERVERS)
     assert [t.track_id for t in read(api, store, "attic")] == [t.track_id for t in read(api, store, "s1")]
-    with open_api(config_of(api, source="navidrome"), "Cellar") as vectors:
+    with open_vectors(config_of(api, source="navidrome"), "Cellar") as vectors:
         assert vectors.count() == 1
         assert vectors.server.server_id == "s2"
         assert [t.track_id for b in vectors.tracks(store, 9) for t in b] == ["n"]
@@ -137,7 +137,7 @@ def test_a_server_is_chosen_by_name_or_id(make_api: Any, store: FeatureStore) ->
 def refused(api: AudioMuseApi, server: str | None = None, source: str = "jellyfin", **section: Any) -> str:
     with (
         pytest.raises(ApiError) as caught,
-        open_api(config_of(api, source=source, **section), server) as vectors,
+        open_vectors(config_of(api, source=source, **section), server) as vectors,
     ):
         vectors.count()
     return caught.value.message
@@ -150,17 +150,17 @@ def test_a_server_that_is_not_there_lists_those_that_are(make_api: Any) -> None:
     assert "Attic (jellyfin, id s1, default)" in message
     assert "Cellar (navidrome, id s2)" in message
     assert "nowhere" not in message  # of the credentials beside the names
-    assert "is no jellyfin server" in refused(api, "Cellar")
+    assert "is not a jellyfin server" in refused(api, "Cellar")
     api.servers = ()
     assert "names no servers" in refused(api, "Attic")
 
 
 def test_the_kind_of_the_one_server_is_checked(make_api: Any) -> None:
     api = make_api(library(1), provider_type="lyrion")
-    assert "is no jellyfin server" in refused(api)
-    with open_api(config_of(api, source="folder"), None) as vectors:
+    assert "is not a jellyfin server" in refused(api)
+    with open_vectors(config_of(api, source="folder"), None) as vectors:
         assert vectors.count() == 1
-    with open_api(config_of(api, source="lyrion"), None) as vectors:
+    with open_vectors(config_of(api, source="lyrion"), None) as vectors:
         assert vectors.count() == 1
         assert str(vectors.server) == "default (lyrion)"
 
@@ -239,7 +239,9 @@ def test_what_passes_is_tried_again(make_api: Any, store: FeatureStore) -> None:
 def test_a_server_that_stays_away_ends_the_run_and_the_next_one_completes(make_api: Any, store: FeatureStore) -> None:
     api = make_api(library(200), max_limit=100)
     api.fault("page 2", "status", times=3)
-    with pytest.raises(ApiError, match=r"answers 503 Service Unavailable \(tried 3 times\); what came is in the store"):
+    with pytest.raises(
+        ApiError, match=r"answers 503 Service Unavailable \(tried 3 times\); the tracks that came are in the store"
+    ):
         take(api, store)
     assert store.n_tracks == 64  # whole batches of what came
     take(api, store)
@@ -259,7 +261,7 @@ def test_a_vector_that_is_no_base64_is_one_failed_row(
     monkeypatch.setattr(AudioMuseApi, "_payload", damaged)
     take(api, store)
     assert states(store) == {"0000": State.LISTED, "0001": State.FAILED}
-    assert "track 0001: clap_embedding is no base64" in caplog.text
+    assert "track 0001: clap_embedding is not base64" in caplog.text
 
 
 # --- the library changes while it is read

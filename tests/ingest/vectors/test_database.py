@@ -18,7 +18,9 @@ from loopback.schema import (
     vector_bytes,
 )
 from student_clap.config.schema import DatabaseConfig
-from student_clap.ingest.vectors.database import DatabaseError, SourceTrack, open_database
+from student_clap.ingest.vectors.base import SourceTrack
+from student_clap.ingest.vectors.connection import DatabaseError
+from student_clap.ingest.vectors.database import open_database
 
 VECTOR = vector_bytes(unit_vector(0))
 
@@ -109,7 +111,7 @@ def test_the_server_is_chosen_by_name_by_id_or_by_default(database: Database) ->
         assert opened.choose_server("Yard", "folder").server_id == "s3"
         with pytest.raises(DatabaseError, match=r"knows no server 'Roof'(?s:.*)Attic \(jellyfin, id s1\)"):
             opened.choose_server("Roof", "jellyfin")
-        with pytest.raises(DatabaseError, match="is no jellyfin server"):
+        with pytest.raises(DatabaseError, match="is not a jellyfin server"):
             opened.choose_server("Yard", "jellyfin")
 
 
@@ -138,7 +140,7 @@ def test_rows_come_in_batches_from_a_cursor_on_the_server(database: Database, ge
         assert opened.count(server) == (11, 11)
         batches = opened.tracks(server, 4)
         first = next(batches)
-        cursors = opened._rows("SELECT name FROM pg_cursors", ())
+        cursors = opened.rows("SELECT name FROM pg_cursors", ())
         rest = list(batches)
     assert cursors == [("student_clap_tracks",)]
     assert [len(b) for b in (first, *rest)] == [4, 4, 3]
@@ -148,7 +150,7 @@ def test_rows_come_in_batches_from_a_cursor_on_the_server(database: Database, ge
 def test_nothing_can_be_written(database: Database) -> None:
     create_schema(database, "A")
     with open_database(config_of(database)) as opened, pytest.raises(DatabaseError, match="read-only transaction"):
-        opened._rows("DELETE FROM score RETURNING item_id", ())
+        opened.rows("DELETE FROM score RETURNING item_id", ())
 
 
 def test_a_statement_that_takes_too_long_is_given_up(database: Database) -> None:
@@ -157,17 +159,17 @@ def test_a_statement_that_takes_too_long_is_given_up(database: Database) -> None
         open_database(config_of(database, statement_timeout_s=1)) as opened,
         pytest.raises(DatabaseError, match=r"raise database\.statement_timeout_s"),
     ):
-        opened._rows("SELECT pg_sleep(60)", ())
+        opened.rows("SELECT pg_sleep(60)", ())
 
 
 def test_a_connection_that_breaks_is_one_line(database: Database) -> None:
     create_schema(database, "A")
     with open_database(config_of(database)) as opened:
-        ((pid,),) = opened._rows("SELECT pg_backend_pid()", ())
+        ((pid,),) = opened.rows("SELECT pg_backend_pid()", ())
         with closing(database.connect()) as other, other.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
         with pytest.raises(DatabaseError, match=r"^the connection to the database broke: .*; run ingest again$"):
-            opened._rows("SELECT 1", ())
+            opened.rows("SELECT 1", ())
 
 
 def refused(config: DatabaseConfig) -> str:

@@ -222,7 +222,7 @@ def test_what_is_no_track_is_left_out(library: Library) -> None:
     rows = library.rows()
     assert sorted(rows) == ["a.flac", "caf\u00e9.flac", "sub/b.flac", "without suffix"]
     assert "has the same name in another spelling" in result.output
-    assert r"latin-\xe9.flac' is left out: its name is no UTF-8" in result.output
+    assert r"latin-\xe9.flac' is left out: its name is not UTF-8" in result.output
     # The row's audio is the file that was heard.
     teacher = Teacher(library.model, threads=1)
     heard, _ = teacher.embed(decode(Path(rows["caf\u00e9.flac"]["audio"]), teacher.max_samples))
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_read_keeps_its_vector(library: Library, monkeypat
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("student_clap.ingest.vectors.folder.decode", lambda *_: decode(Path("/nowhere"), 1))
-    monkeypatch.setattr("student_clap.ingest.vectors.folder._read_through", fail)
+    monkeypatch.setattr("student_clap.ingest.vectors.folder.read_through", fail)
     result = library.run()
     row = library.rows()["a.flac"]
     assert row["state"] == State.FETCHED
@@ -273,7 +273,7 @@ def test_a_file_that_cannot_be_read_keeps_its_vector(library: Library, monkeypat
         ({"ingest": {"source": "jellyfin"}}, "set ingest.source: folder and folder.path"),
         ({"teacher": {"model": None}}, "teacher.model is not set"),
         ({"teacher": {"model": "/nowhere.onnx"}}, "/nowhere.onnx: no such file"),
-        ({"folder": {"path": "/nowhere"}}, "is no folder; is the disk mounted?"),
+        ({"folder": {"path": "/nowhere"}}, "is not a folder; is the disk mounted?"),
     ],
 )
 def test_what_is_missing_is_named(library: Library, sections: dict[str, Any], message: str) -> None:

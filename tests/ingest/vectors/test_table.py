@@ -88,8 +88,8 @@ def test_a_csv_fills_in_what_the_table_lacks(write: Writer, tmp_path: Path, capl
         ("track_id,title\na\n", "line 2: 1 values, expected 2"),
         ("track_id,title\n,T\n", "line 2: 'track_id' is empty"),
         ("track_id,path,file_path\na,b,c\n", "the columns 'path' and 'file_path'; keep one"),
-        ('track_id,title\na,"T\n', "is no CSV in UTF-8"),
-        (b"track_id,title\na,\xff\n", "is no CSV in UTF-8"),
+        ('track_id,title\na,"T\n', "is not CSV in UTF-8"),
+        (b"track_id,title\na,\xff\n", "is not CSV in UTF-8"),
     ],
 )
 def test_a_csv_of_another_form_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -119,7 +119,7 @@ def test_whole_numbers_are_ids_too(write: Writer) -> None:
 
 
 def test_a_wrong_name_or_place_is_told(tmp_path: Path) -> None:
-    assert "is no file" in refused(tmp_path / "none.npz")
+    assert "is not a file" in refused(tmp_path / "none.npz")
     (tmp_path / "t.csv").write_text("x")
     assert "expected .npz or .parquet" in refused(tmp_path / "t.csv")
     with pytest.raises(TableError, match=r"table\.path is not set"):
@@ -177,7 +177,7 @@ def test_npz_segments_go_to_their_tracks(tmp_path: Path) -> None:
         ({"teacher": vectors().astype(int)}, "column 'teacher' is [3, 512] of int64"),
         ({"title": np.array(["x"])}, "column 'title' is [1] of <U1, expected [3], as 'track_id' has"),
         ({"track_id": np.zeros((3, 2))}, "column 'track_id' is [3, 2] of float64, expected [track] of text"),
-        ({"track_id": np.array([b"\xff"] * 3)}, "column 'track_id' is no UTF-8"),
+        ({"track_id": np.array([b"\xff"] * 3)}, "column 'track_id' is not UTF-8"),
         ({"title": np.array(IDS, object)}, "column 'title' holds Python objects, which are not read"),
         ({"segment_teacher": segment_vectors()}, "has 'segment_teacher' without 'n_segments'"),
         ({"n_segments": np.array([2, 1, 3])}, "'n_segments' sums to 6, and 'segment_teacher' has 5 rows"),
@@ -209,7 +209,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", vectors())
     assert "one array without a name" in refused((tmp_path / "t.npy").rename(tmp_path / "u.npz"))
     np.array([Trap()], object).dump(tmp_path / "u.npz")
-    assert "is no .npz" in refused(tmp_path / "u.npz")
+    assert "is not an .npz" in refused(tmp_path / "u.npz")
     assert not (tmp_path / "sprung").exists()
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student_clap.ingest.vectors.unit_vector import EMBEDDING_BYTES, parse_vector
+from student_clap.ingest.vectors.base import EMBEDDING_BYTES, parse_vector
 
 
 def as_bytes(values: np.ndarray) -> bytes:

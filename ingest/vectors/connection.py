@@ -1,0 +1,137 @@
+"""A connection to AudioMuse-AI's PostgreSQL: how it is opened, and its errors as one line that says what to do.
+
+Guarantee: no message carries the password. Text of a database without a declared encoding (SQL_ASCII) is read as UTF-8,
+and its bytes that are not are replaced by U+FFFD.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from student_clap.config.runtime.text import one_line
+from student_clap.config.schema import DatabaseConfig
+from student_clap.ingest.vectors.base import VectorSourceError
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+    from _typeshed import ReadableBuffer as Buffer
+
+REPLACEMENT = "\ufffd"  # in the place of bytes that are not UTF-8
+_LENIENT_UTF8 = "student_clap_lenient_utf8"
+
+
+class DatabaseError(VectorSourceError):
+    """The database cannot be read. Never carries the password."""
+
+
+def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
+    """A new connection, which the caller closes. Raises DatabaseError, without the password, where there is none."""
+    import psycopg2
+
+    where = f"{config.host}:{config.port}" if not config.host.startswith("/") else config.host
+    try:
+        connection = psycopg2.connect(
+            host=config.host,
+            port=config.port,
+            dbname=config.database,
+            user=config.user,
+            password=config.password.get_secret_value() if config.password else None,
+            connect_timeout=config.connect_timeout_s,
+            application_name="student-clap",
+            # A firewall between that forgets the connection shows within three minutes.
+            keepalives=1,
+            keepalives_idle=60,
+            keepalives_interval=30,
+            keepalives_count=3,
+        )
+    except psycopg2.OperationalError as error:
+        raise DatabaseError(_why_not_connected(str(error), where, config)) from None
+    if has_no_encoding(connection):
+        _read_as_utf8(connection)
+    return connection
+
+
+def has_no_encoding(connection: psycopg2.extensions.connection) -> bool:
+    """Whether the database does not say how its text is encoded: PostgreSQL then neither checks nor converts it."""
+    return connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+
+
+def limit_statements(connection: psycopg2.extensions.connection, config: DatabaseConfig) -> None:
+    """Let no statement take longer than database.statement_timeout_s."""
+    with readable_errors(), connection.cursor() as cursor:
+        # SET, not a start-up option: connection poolers refuse those.
+        cursor.execute("SET statement_timeout = %s", (config.statement_timeout_s * 1000,))
+
+
+@contextmanager
+def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterator[None]:
+    """Turn psycopg2's errors into a DatabaseError of one line that says what to do.
+
+    Args:
+        needs: the privileges that the statements want.
+        command: the command to run again where the connection broke.
+    """
+    import psycopg2
+    from psycopg2 import errors
+
+    try:
+        yield
+    except errors.InsufficientPrivilege as error:
+        raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT {needs} to database.user") from None
+    except errors.QueryCanceled as error:
+        raise DatabaseError(f"the database gave up: {_first_line(error)}; raise database.statement_timeout_s") from None
+    except psycopg2.OperationalError as error:
+        raise DatabaseError(
+            f"the connection to the database broke: {_first_line(error)}; run {command} again"
+        ) from None
+    except psycopg2.Error as error:
+        raise DatabaseError(f"the database answers: {_first_line(error)}; is it AudioMuse-AI's?") from None
+
+
+def _read_as_utf8(connection: psycopg2.extensions.connection) -> None:
+    """Let psycopg2 decode this connection's text as UTF-8; for SQL_ASCII it would take ASCII, and raise."""
+    from psycopg2.extensions import encodings
+
+    codecs.register(_lenient_utf8)
+    before = encodings["SQLASCII"]
+    encodings["SQLASCII"] = _LENIENT_UTF8
+    try:
+        # A connection looks its codec up when its encoding changes.
+        connection.set_client_encoding("LATIN1")
+        connection.set_client_encoding("SQL_ASCII")
+    finally:
+        encodings["SQLASCII"] = before
+
+
+def _lenient_utf8(name: str) -> codecs.CodecInfo | None:
+    if name != _LENIENT_UTF8:
+        return None
+    return codecs.CodecInfo(codecs.utf_8_encode, _decode)
+
+
+def _decode(data: Buffer, _errors: str = "") -> tuple[str, int]:
+    return codecs.utf_8_decode(data, "replace", True)  # noqa: FBT003  `final`, which is positional
+
+
+def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
+    # libpq has a line per address it tried, and hints below them.
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
+    tried = [line.partition("failed: ")[2] for line in lines if "failed: " in line]
+    reason = one_line((tried or lines)[-1].removeprefix("FATAL:"))
+    if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
+        remedy = "check database.user and database.password (DB_USER and DB_PASSWORD in .env)"
+    elif "does not exist" in text and "database" in text:
+        remedy = "check database.database; AudioMuse-AI's own default is `audiomusedb`"
+    elif "refused" in text or "No such file" in text:
+        remedy = "is PostgreSQL running there, and does it accept connections from this machine?"
+    else:
+        remedy = "check database.host and database.port, and the network between"
+    return f"cannot open the database {config.database!r} at {where} as {config.user!r}: {reason}; {remedy}"
+
+
+def _first_line(error: Exception) -> str:
+    """The message without PostgreSQL's context and hints, which stand below it."""
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -1,4 +1,4 @@
-"""Paths of a media server led to paths of this machine: `/music=/mnt/nas/music`.
+"""Paths of a media server translated to paths of this machine: `/music=/mnt/nas/music`.
 
 A server may run on Windows, and may write a path as a URL, with either separator, in upper or lower case; the map's
 prefix is compared by whole folders. Guarantee: whatever the server says, the outcome lies below the folder that the map
@@ -13,14 +13,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from student_clap.ingest.http.errors import SourceError
 
 EXPECTED = "expected SERVER=LOCAL, such as /music=/mnt/nas/music"
 _SCHEME = re.compile(r"(file|smb|nfs)://", re.IGNORECASE)
-_DRIVE = re.compile(r"([A-Za-z]):(?=[\\/]|$)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ServerPath:
         return self.root not in ("", "/")
 
     def key(self, part: str) -> str:
-        """What two spellings of one name have in common."""
+        """A form of `part` that two spellings of one name have in common."""
         part = unicodedata.normalize("NFC", part)
         return part.casefold() if self.folds_case else part
 
@@ -81,7 +81,7 @@ def parse_maps(texts: Sequence[str]) -> list[PathMap]:
 
 
 def parse_server_path(text: str) -> ServerPath | None:
-    r"""Take a server's path apart; None if it holds what no music file's path does: `..` or NUL.
+    r"""Take a server's path apart; None if it holds `..` or NUL, as the path of no music file does.
 
     >>> parse_server_path("/music//a/./b.flac")
     ServerPath(root='/', parts=('music', 'a', 'b.flac'))
@@ -100,19 +100,14 @@ def parse_server_path(text: str) -> ServerPath | None:
         text = text if text.startswith("/") else f"//{text}"
         text = text.removeprefix("/") if re.match(r"/[A-Za-z]:", text) else text
         text = text.removeprefix("//localhost") if text.lower().startswith("//localhost/") else text
-    text = text.replace("\\", "/")
-    root = ""
-    drive = _DRIVE.match(text)
-    if drive is not None:
-        root, text = f"{drive[1].lower()}:", text[2:]
-    elif text.startswith("//") and not text.startswith("///"):
-        host, _, text = text[2:].partition("/")
-        root = f"//{host.lower()}"
-    elif text.startswith("/"):
-        root = "/"
-    parts = tuple(part for part in text.split("/") if part not in ("", "."))
+    path = PurePosixPath(text.replace("\\", "/"))  # POSIX has a root of its own, `//`, for a host
+    root, parts = path.root, path.parts[1:] if path.root else path.parts
     if ".." in parts or "\0" in text:
         return None
+    if root == "//":
+        root, parts = f"//{''.join(parts[:1]).lower()}", parts[1:]
+    elif not root and parts and _DRIVE.fullmatch(parts[0]):
+        root, parts = parts[0].lower(), parts[1:]
     return ServerPath(root, parts)
 
 

@@ -1,7 +1,8 @@
 """An answer's headers must all be there in time, however they come.
 
-A socket's timeout is for each read, so a server that sends a byte now and then would hold a request for ever. Here the
-connection is cut when the time for the whole of the headers is over. Cost: a thread that sleeps, for each request.
+A socket's timeout is for each read, so a server that sends a byte now and then would hold a request for ever; urllib3's
+`Timeout(total=...)` limits each read too, not their sum. Here the connection is cut when the time for the whole of the
+headers is over. Cost: a thread that sleeps, for each request.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ from student_clap.featurize.audio.decode import DecodeError, decode
 from student_clap.featurize.teacher.model import NoVectorError, Teacher
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
-from student_clap.ingest.sources.base import AudioSource, Wanted, open_source
+from student_clap.ingest.sources.base import AudioSource, Wanted
+from student_clap.ingest.sources.open import open_source
 from student_clap.ingest.vectors.base import VectorSourceError, open_vector_source
 from student_clap.ingest.vectors.folder import declared_hop
 from student_clap.ingest.vectors.unit_vector import parse_vector

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from student_clap.ingest.cache.budget import require_room
-from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import SourceError
 from student_clap.ingest.sources.base import ServerSource, Wanted
 from student_clap.ingest.sources.path_map import LocalFiles, PathMap, ServerPath, parse_maps, parse_server_path
@@ -132,8 +132,7 @@ class MappedSource:
             _require(path_map)
             return None, "not in the mapped folder"
         try:
-            with local.open("rb") as file:
-                audio_extension(file.read(HEAD_BYTES))
+            audio_extension(local)
         except (OSError, NotAudioError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             logger.warning("%s cannot be used: %s; it is downloaded instead", local, reason)

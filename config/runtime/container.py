@@ -9,7 +9,7 @@ import av
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a file with PyAV. Tags in a broken encoding are no reason to refuse it.
+    """Open a file with PyAV. Tags in a broken encoding do not make it unreadable.
 
     Guarantee: nothing is read over the network, also where the file is a playlist.
 

@@ -112,7 +112,7 @@ class Budget:
             reservation.held_bytes = held_bytes
 
     def wrote(self, reservation: Reservation, n_bytes: int) -> None:
-        """Reserved bytes are on disk."""
+        """Count `n_bytes` of the reservation as written."""
         with self._lock:
             self.received_bytes += n_bytes
             reservation.there_bytes += n_bytes
@@ -208,12 +208,12 @@ class Reservation:
             self.hold(self.there_bytes + next_bytes)
 
     def restart(self) -> None:
-        """Nothing of the file is on disk any more, and nothing is held."""
+        """Begin at zero: the part was removed from the disk, and its room is given back."""
         self.hold(0)
         self.there_bytes = 0
 
     def wrote(self, n_bytes: int) -> None:
-        """So many bytes more are on disk."""
+        """Count `n_bytes` more as written."""
         if self._budget is not None:
             self._budget.wrote(self, n_bytes)
 

@@ -76,11 +76,11 @@ class Download:
         self._most_bytes = self._partial.size  # that were kept so far
 
     def attempt(self) -> Path:
-        """Try once, continuing what an earlier attempt or run left behind.
+        """Try once, continuing the part that an earlier attempt or run left behind.
 
         Raises:
-            RetryError, FetchError, NoRoomError, SourceError, StoppedError: what can be continued is kept; the rest and,
-                where the server no longer gives the file, everything of it is removed.
+            RetryError, FetchError, NoRoomError, SourceError, StoppedError: a part that can be continued is kept; every
+                other part, and where the server no longer gives the file this one too, is removed.
         """
         partial = self._partial
         reservation = reserve_room(partial.size)

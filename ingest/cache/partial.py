@@ -1,7 +1,7 @@
 """A download that broke off, kept to be continued: `<stem>.part`, and `<stem>.part.json` which says of what.
 
 The note holds the validator that the server gave its file (a strong ETag, else a Last-Modified that was old enough),
-the file's length, and a digest of what was asked. Guarantee: the note is written, whole, before the first byte of the
+the file's length, and a digest of the request. Guarantee: the note is written, whole, before the first byte of the
 data, and the data of another file are gone before that; so a kill leaves behind either the beginning of the file that
 the note describes, or something that is seen to be of no use. Bytes are only appended; journaling file systems show a
 longer file only when its data are on disk.
@@ -58,7 +58,7 @@ class Partial:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Bytes of the data on disk; 0 where there are none."""
         try:
             return self.data.stat().st_size
         except OSError:
@@ -124,13 +124,13 @@ class Partial:
         return target
 
     def drop(self) -> None:
-        """Remove everything."""
+        """Remove the data and the note."""
         self.note = None
         self.data.unlink(missing_ok=True)
         self._note_path.unlink(missing_ok=True)
 
     def drop_unless_kept(self) -> None:
-        """After an error: remove what was begun here and cannot be continued."""
+        """After an error: remove a part that was begun here and cannot be continued."""
         if self._begun and self.note is None:
             self.drop()
 

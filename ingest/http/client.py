@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
 import requests
 
-from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.deadline import DeadlineAdapter
@@ -31,6 +31,7 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)
 
 _RETRIED = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5
+_REASON_CHARACTERS = 120  # of a status line's own words
 MAX_JSON_BYTES = 256_000_000
 T = TypeVar("T")
 
@@ -290,7 +291,7 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
 
 def _failure(response: requests.Response) -> Exception:
     status = response.status_code
-    reason = f"the server answers {status} {response.reason or ''}".rstrip()
+    reason = f"the server answers {status} {one_line(response.reason or '', _REASON_CHARACTERS)}".rstrip()
     if status in _RETRIED or status >= 500:
         return RetryError(
             reason,

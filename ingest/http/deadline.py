@@ -23,7 +23,7 @@ class DeadlineAdapter(HTTPAdapter):
     """An adapter whose read timeout is also the time that all headers of an answer may take."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Let the pools make our connections."""
+        """Make urllib3's pools open connections of the classes below."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 

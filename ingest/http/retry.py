@@ -32,7 +32,7 @@ class RetryError(Exception):
     Attributes:
         reason: as of FetchError.
         kind: as of FetchError.
-        retry_after_s: what the server asked for; 0 where it did not.
+        retry_after_s: the wait that the server asked for; 0 where it named none.
         progress: the attempt brought something that the next one need not bring again.
     """
 

@@ -119,7 +119,7 @@ def normal_text(text: str) -> str:
 
 
 def _place(directory: str) -> tuple[int, int] | None:
-    """What tells a folder from every other, however it was reached; None if it has gone."""
+    """Device and number of a folder, the same however it was reached; None if it has gone."""
     try:
         stat = os.stat(directory)  # noqa: PTH116  a hundred thousand times
     except OSError:

@@ -25,6 +25,7 @@ from student_clap.ingest.sources.server import (
     entries,
     header_token,
     number,
+    said,
     text,
 )
 
@@ -63,7 +64,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
             if error.status == 403:
                 return self.product  # the token is known; this page is for administrators
             raise
-        return f"{self.product} {info['Version']}" if isinstance(info, dict) and "Version" in info else None
+        return f"{self.product} {said(info['Version'])}" if isinstance(info, dict) and "Version" in info else None
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The download, and the stream of the same bytes."""

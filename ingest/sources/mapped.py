@@ -29,7 +29,7 @@ class MappedSource:
     """A media server and the folders in which its files lie here. Use as a context manager.
 
     Args:
-        server: what is asked for files that are not here, and for paths that nobody else knows.
+        server: asked for the files that are not here, and for the paths that are known nowhere else.
         maps: the texts of `ingest.map`.
         file_paths: track id -> path on the server, as far as it is known.
 
@@ -42,7 +42,7 @@ class MappedSource:
         self._maps = parse_maps(maps)
         self._files = LocalFiles()
         self._file_paths = file_paths
-        self._listed: dict[str, str] | None = None  # what the server listed, of tracks that file_paths lacks
+        self._listed: dict[str, str] | None = None  # the server's list, of the tracks that file_paths lacks
         self._listing = threading.Lock()
         self._compared = False
         self._server_checked = False
@@ -118,7 +118,7 @@ class MappedSource:
                 self._server_checked = True
 
     def _find(self, text: str) -> tuple[Path | None, str]:
-        """The audio file that a server's path leads to, and what the count calls the outcome."""
+        """The audio file that a server's path leads to, and the name of the outcome in the count."""
         if not text:
             return None, "without a known path"
         path = parse_server_path(text)

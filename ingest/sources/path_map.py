@@ -121,7 +121,7 @@ class LocalFiles:
         """The file at `rest` below the map's folder, also where this machine spells a name another way.
 
         Two spellings of a name are composed and decomposed letters (NFC, NFD) and, of Windows, upper and lower case;
-        where several names here have the spelling in common, there is no telling and no file.
+        where several names here have that spelling in common, the file cannot be told and none is given.
         """
         local = path_map.local.joinpath(*rest)
         if not local.is_relative_to(path_map.local) or Path(os.path.normpath(local)) != local:
@@ -141,7 +141,7 @@ class LocalFiles:
 
 
 def _names_by_key(folder: Path, folds_case: bool) -> dict[str, list[str]]:  # noqa: FBT001
-    """The folder's names by what their spellings have in common."""
+    """The folder's names by the form that their spellings have in common."""
     like = ServerPath("//" if folds_case else "/", ())
     names: dict[str, list[str]] = {}
     try:

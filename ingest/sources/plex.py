@@ -67,7 +67,7 @@ class PlexSource(RemoteServer[PlexConfig]):
         return f"Plex with {n_music} music {'library' if n_music == 1 else 'libraries'}"
 
     def addresses(self, track_id: str) -> Sequence[Address]:
-        """The file as a download, and as what a player reads."""
+        """The file as a download, and as a player reads it."""
         document = self._client.get_json(f"/library/metadata/{track_id}", headers=_JSON)
         tracks = entries(document, "MediaContainer", "Metadata")
         if tracks is None:

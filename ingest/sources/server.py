@@ -40,7 +40,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Page:
-    """A piece of a list."""
+    """The entries of a list that come with one answer."""
 
     tracks: list[ListedTrack]
     n_items: int  # entries of the server's answer, including those that are not tracks
@@ -77,7 +77,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
     product: ClassVar[str]
     example_url: ClassVar[str]
     credential: str = "token"  # its name in messages
-    track_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may stand in a URL's path
+    track_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")  # that may stand in a URL's path
 
     def __init__(self, settings: SettingsT, config: IngestConfig, stop: threading.Event) -> None:
         self._settings = settings
@@ -119,7 +119,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def addresses(self, track_id: str) -> Sequence[Address]:
-        """Where the track's original bytes lie; each next one is for those who may not read the one before."""
+        """The addresses of the track's original bytes; each is for users who may not read the one before."""
 
     @abstractmethod
     def lists(self) -> Iterator[Ask]:

@@ -83,7 +83,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         """The API key, or the password as a hash and, if need be, as it is."""
         user, password, api_key = self._settings.user, self._settings.password, self._settings.api_key
         if api_key is not None:
-            # The specification wants no `u` beside it (code 43).
+            # The specification forbids `u` next to it (code 43).
             return [Credentials(query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN})]
         if not user or password is None:
             raise SourceError(
@@ -155,7 +155,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         return Page(_listed(songs), len(songs), full=len(songs) >= PAGE_TRACKS)
 
     def _albums(self, start: int) -> Page:
-        """The songs of a few albums."""
+        """The songs of _PAGE_ALBUMS albums, for servers whose search does not list everything."""
         query = {"type": "alphabeticalByName", "size": str(_PAGE_ALBUMS), "offset": str(start)}
         albums = entries(self._ask("getAlbumList2", query), "albumList2", "album") or []
         tracks: list[ListedTrack] = []

@@ -6,6 +6,7 @@ import datetime as dt
 import email.utils
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -290,6 +291,24 @@ def test_credentials_in_the_query_go_home_and_nowhere_else(
             download(client, PATH, tmp_path / "c")
         assert "salted-secret" not in repr(stranger.log) + str(caught.value)
         assert media.token not in repr(stranger.log)
+    assert "GET" in caplog.text
+    assert "salted-secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("media")
+def test_headers_that_are_damaged_show_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+
+    def damaged(_: object) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Patience\r\n\r\n{}"
+
+    with (
+        dictated_server(damaged) as server,
+        HttpClient(server.url, IngestConfig(retries=0), threading.Event()) as reader,
+    ):
+        reader.credentials = Credentials(query=SECRET)
+        with suppress(FetchError):
+            reader.get_json("/x")
     assert "GET" in caplog.text
     assert "salted-secret" not in caplog.text
 

@@ -26,9 +26,8 @@ from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.http.retry import Retries, RetryError, retry_after_s
 
 logger = logging.getLogger(__name__)
-# They write whole URLs, in which some servers want their secrets: of every request, and of headers that are damaged.
-for _name in ("urllib3.connection", "urllib3.connectionpool"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+# It writes whole URLs, in which some servers want their secrets: of every request, and of headers that are damaged.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 _RETRIED = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5

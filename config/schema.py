@@ -7,11 +7,10 @@ refused.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
+from pydantic import ByteSize, Field, SecretStr, model_validator
 
 from student_clap.config.choices import Choice
 from student_clap.config.learning import (
@@ -24,7 +23,8 @@ from student_clap.config.learning import (
     TrainingConfig,
 )
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
-from student_clap.config.section import PositiveFloat, PositiveInt, Section, Text
+from student_clap.config.section import HttpUrl, PositiveFloat, PositiveInt, Section, Text
+from student_clap.config.servers import FolderConfig, LyrionConfig, MediaServerConfig, PlexConfig, SubsonicConfig
 
 __all__ = [
     "EMBEDDING_DIM",
@@ -53,19 +53,6 @@ __all__ = [
 ]
 
 
-def _http_url(value: str) -> str:
-    if value and not re.match(r"https?://[^/\s]+", value):
-        raise ValueError("must start with http:// or https:// and name a host")
-    if "@" in value:  # in the path too: a password may have a slash
-        raise ValueError("must not carry a user or a password; use the keys made for them")
-    if "?" in value or "#" in value:
-        raise ValueError("must end with the path; secrets go into the keys made for them")
-    return value.rstrip("/")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-
-
 class DatabaseConfig(Section):
     """AudioMuse-AI's PostgreSQL. `host` may be a socket directory."""
 
@@ -76,44 +63,6 @@ class DatabaseConfig(Section):
     password: SecretStr | None = None  # None: whatever ~/.pgpass or the server's trust rules say
     connect_timeout_s: PositiveInt = 30
     statement_timeout_s: PositiveInt = 600  # AudioMuse-AI's own limit
-
-
-class MediaServerConfig(Section):
-    """A Jellyfin or Emby server. The token is an API key from its dashboard."""
-
-    url: HttpUrl = ""
-    user_id: str = ""
-    token: SecretStr | None = None
-
-
-class SubsonicConfig(Section):
-    """Navidrome or any other OpenSubsonic server: either an API key, or user and password."""
-
-    url: HttpUrl = ""
-    user: str = ""
-    password: SecretStr | None = None
-    api_key: SecretStr | None = None
-
-
-class LyrionConfig(Section):
-    """A Lyrion Music Server; user and password only where it asks for them."""
-
-    url: HttpUrl = ""
-    user: str = ""
-    password: SecretStr | None = None
-
-
-class PlexConfig(Section):
-    """A Plex server. The token is an X-Plex-Token."""
-
-    url: HttpUrl = ""
-    token: SecretStr | None = None
-
-
-class FolderConfig(Section):
-    """A folder of audio that replaces downloads: files are found by track id (file stem) or by the database's path."""
-
-    path: Path | None = None
 
 
 class AudioMuseConfig(Section):
@@ -145,7 +94,7 @@ class IngestConfig(Section):
     # database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of teacher.model run over
     # folder.path; table: a file of ids and vectors.
     vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
-    source: Literal["jellyfin", "emby", "navidrome", "lyrion", "plex", "folder"] = "jellyfin"
+    source: Annotated[str, Choice("student_clap.config.servers")] = "jellyfin"
     server: str | None = None  # name or id in `music_servers`; None: the default server
     # "/music=/mnt/nas/music": a path of the server that begins so is read from this machine's folder instead
     map: tuple[str, ...] = ()

@@ -5,12 +5,13 @@ Values that come from the environment or from ``--set`` are text, parsed by the 
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 
 from student_clap.config.yaml12 import load_yaml, parse_scalar
@@ -19,6 +20,19 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+def _http_url(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("must start with http:// or https:// and name a host")
+    if "@" in value:  # in the path too: a password may have a slash
+        raise ValueError("must not carry a user or a password; use the keys made for them")
+    if "?" in value or "#" in value:
+        raise ValueError("must end with the path; secrets go into the keys made for them")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Text(str):
@@ -61,7 +75,12 @@ class Section(BaseModel):
     """Base of every section: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")

@@ -3,41 +3,28 @@
 `music_servers.creds` of the chosen server takes the place of `ingest.source` and of that source's section.
 
 Guarantee: the values go into SecretStr at once. None of them is in a log, in the text of an exception, in an exception
-behind it, or in a file. Facts: shared/facts/audiomuse.md, section 1.3.
+behind it, or in a file.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from student_clap.config.schema import Config, LyrionConfig, MediaServerConfig, PlexConfig, Section, SubsonicConfig
+from student_clap.config.schema import Config, Section
+from student_clap.config.servers import MEDIA_SERVERS, MediaServer
 from student_clap.ingest.vectors.base import MusicServer
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.ingest.vectors.database import open_database
 
 logger = logging.getLogger(__name__)
 
-_SECRETS = frozenset({"token", "password", "api_key"})
-_SECTIONS: dict[str, type[Section]] = {
-    "jellyfin": MediaServerConfig,
-    "emby": MediaServerConfig,
-    "navidrome": SubsonicConfig,
-    "lyrion": LyrionConfig,
-    "plex": PlexConfig,
-}
-# Each a set of keys of which one set must be there.
-_NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "jellyfin": (("url", "token"),),
-    "emby": (("url", "token"),),
-    "navidrome": (("url", "api_key"), ("url", "user", "password")),
-    "lyrion": (("url",),),
-    "plex": (("url", "token"),),
-}
+# Sources that a database can keep credentials for.
+_SERVERS = {name: server for name, server in MEDIA_SERVERS.items() if server.remote}
 
 
 def with_stored_credentials(config: Config, server_name: str | None) -> Config:
@@ -60,20 +47,19 @@ def with_stored_credentials(config: Config, server_name: str | None) -> Config:
         server = database.choose_server(server_name or config.ingest.server, "folder")
         stored = database.stored_credentials(server)
     kind = server.server_type
-    if kind not in _SECTIONS:
-        raise DatabaseError(
-            f"--from-database: {server} is of a kind that is not known; expected {', '.join(_SECTIONS)}"
-        )
-    section = _section(server, _parsed(stored))
+    if kind not in _SERVERS:
+        raise DatabaseError(f"--from-database: {server} is of a kind that is not known; expected {', '.join(_SERVERS)}")
+    source = _SERVERS[kind]
+    section = _section(source, server, _parsed(stored))
     url = urlsplit(getattr(section, "url", ""))
     address = f"{url.scheme}://{url.netloc}"  # no credentials: the section refuses an `@`
     logger.info("audio comes from %s at %s, as the database says", server, address)
     ingest = config.ingest.model_copy(update={"source": kind})
-    return config.model_copy(update={"ingest": ingest, kind: section})
+    return config.model_copy(update={"ingest": ingest, source.section: section})
 
 
 def _parsed(stored: str | None) -> Any:
-    """The JSON value; None if it is none. Some versions keep an object, some a text that is one."""
+    """The JSON value; None if it is not JSON. Some versions keep an object, some a text that holds one."""
     value: Any = stored
     for _ in range(2):
         if isinstance(value, str):
@@ -85,31 +71,34 @@ def _parsed(stored: str | None) -> Any:
     return value
 
 
-def _section(server: MusicServer, values: Any) -> Section:
-    kind = server.server_type
-    instead = f"correct it in AudioMuse-AI's set-up, or leave --from-database away and set {kind}.* yourself"
+def _section(source: MediaServer, server: MusicServer, values: Any) -> Section:
+    instead = f"correct it in AudioMuse-AI's set-up, or leave --from-database away and set {source.section}.* yourself"
     if not isinstance(values, dict):
-        raise DatabaseError(f"--from-database: music_servers.creds of {server} is no JSON object; {instead}")
-    model = _SECTIONS[kind]
+        raise DatabaseError(f"--from-database: music_servers.creds of {server} is not a JSON object; {instead}")
+    model = source.model
     known = {name: values[name] for name in model.model_fields if values.get(name) not in (None, "")}
     if strange := [name for name, value in known.items() if not isinstance(value, str)]:
         raise DatabaseError(
-            f"--from-database: {' and '.join(strange)} in music_servers.creds of {server} is no text; {instead}"
+            f"--from-database: {' and '.join(strange)} in music_servers.creds of {server} is not a text; {instead}"
         )
-    missing = [[name for name in names if name not in known] for names in _NEEDED[kind]]
+    missing = [[name for name in names if name not in known] for names in source.needed]
     if all(missing):
         lacking = ", or no ".join(" and ".join(names) for names in missing)
         raise DatabaseError(f"--from-database: music_servers.creds of {server} has no {lacking}; {instead}")
     section, faults = _validated(
-        model, {name: SecretStr(value) if name in _SECRETS else value for name, value in known.items()}
+        model, {name: SecretStr(value) if _is_secret(model, name) else value for name, value in known.items()}
     )
     if section is None:
         raise DatabaseError(f"--from-database: music_servers.creds of {server}: {'; '.join(faults)}; {instead}")
     return section
 
 
+def _is_secret(model: type[Section], name: str) -> bool:
+    return SecretStr in get_args(model.model_fields[name].annotation)  # SecretStr | None
+
+
 def _validated(model: type[Section], values: dict[str, Any]) -> tuple[Section | None, list[str]]:
-    """The section, or what is wrong with which key, without the values."""
+    """The section, or the faults of its keys without their values."""
     try:
         return model.model_validate(values), []
     except ValidationError as error:

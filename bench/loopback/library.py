@@ -19,10 +19,11 @@ import numpy as np
 from loopback.teacher import TeacherOnnx, Vectors
 from loopback.tunes import TUNES, write_tunes
 from loopback.world import WorldTrack
+from student_clap.config.audio_files import is_audio_name
+from student_clap.config.runtime.container import open_container
 from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.featurize.audio.decode import DecodeError, decode, open_container
-from student_clap.ingest.sources.folder import AUDIO_SUFFIXES
+from student_clap.featurize.audio.decode import DecodeError, decode
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def folder_tracks(folder: Path) -> list[WorldTrack]:
     below `folder` (or `folder` itself) and the album the file's own folder.
     """
     tracks = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if is_audio_name(p) and p.is_file()):
         inside = path.relative_to(folder)
         if any(part.startswith(".") for part in inside.parts):
             continue

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.audio_files import is_audio_name
 from student_clap.config.runtime.machine import available_cores
 from student_clap.config.runtime.parallel import in_order
 from student_clap.export.model.inputs import AppMel
@@ -24,32 +25,6 @@ from student_clap.featurize.audio.decode import DecodeError, decode
 from student_clap.featurize.audio.mel import LogMel
 
 MAX_THREADS = 8
-# What is taken from a folder; a file that is named itself is always tried.
-AUDIO_SUFFIXES = frozenset(
-    (
-        ".aac",
-        ".aif",
-        ".aiff",
-        ".ape",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".m4b",
-        ".mka",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".mpc",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".tta",
-        ".wav",
-        ".webm",
-        ".wma",
-        ".wv",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ class Embedded:
 def audio_files(given: Iterable[Path]) -> list[Path]:
     """The files named, and the audio files in the folders named and below; each path once, folders in name order.
 
-    Hidden files and folders, and links to folders, are passed over.
+    A file that is named itself is always taken. Hidden files and folders, and links to folders, are passed over.
     """
     found: dict[Path, None] = {}
     for path in given:
@@ -77,7 +52,7 @@ def audio_files(given: Iterable[Path]) -> list[Path]:
         for folder, inner, names in os.walk(path):
             inner[:] = sorted(n for n in inner if not n.startswith("."))
             for name in sorted(names):
-                if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                if not name.startswith(".") and is_audio_name(Path(name)):
                     found[Path(folder, name)] = None
     return list(found)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +18,7 @@ import soundfile
 import soxr
 
 from student_clap.config.presets import SAMPLE_RATE
+from student_clap.config.runtime.container import open_container
 
 _BLOCK_FRAMES = 1 << 18
 Samples = npt.NDArray[np.float32]
@@ -61,19 +61,6 @@ def decode(path: Path, max_samples: int) -> Samples:
         else:
             return through_int16(resample(mono, sample_rate))
     raise DecodeError("no audio; " + "; ".join(reasons))
-
-
-def open_container(path: Path) -> av.container.InputContainer:
-    """Open a file with PyAV. Tags in a broken encoding are no reason to refuse it.
-
-    Raises:
-        av.error.FFmpegError: no container that FFmpeg reads.
-    """
-    # From version 19 on, PyAV forgives broken tags by itself and has no such argument.
-    lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-    open_any: Any = av.open  # its signature differs between versions
-    container: av.container.InputContainer = open_any(str(path), **lenient)
-    return container
 
 
 def resample(mono: Samples, sample_rate: int) -> Samples:

@@ -1,10 +1,11 @@
 """How much room downloads may take: the budget of the audio cache, and what must stay free on its disk.
 
-A download claims what it will take, by its Content-Length, before its first byte is written; one of unknown length
-claims as it grows. Where a claim does not fit, audio that featurize is through with makes room, the oldest first.
+A download reserves its Content-Length before its first byte is written; one of unknown length reserves as it grows.
+Where a reservation does not fit, audio that is featurized already makes room, the oldest first.
 
-Guarantee: files and claims together never exceed the budget; no file outside the cache is ever removed, nor one whose
-features are not made; at least RESERVE_BYTES of the disk stay free. Cost: one walk over the cache when it is opened.
+Guarantee: files and reservations together never exceed the budget; no file outside the cache is ever removed, nor one
+whose features are not made; at least RESERVE_BYTES of the disk stay free. Cost: one walk over the cache when it is
+opened.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from student_clap.config.runtime.files import PARTIAL
 from student_clap.config.runtime.text import readable_bytes
 from student_clap.ingest.cache.files import LOCK_NAME, is_cached
 from student_clap.ingest.cache.partial import DATA_SUFFIX, NOTE_SUFFIX
@@ -45,7 +47,7 @@ class Budget:
     Attributes:
         received_bytes: that came over the network so far.
         evicted, evicted_bytes: files that made room.
-        full: a claim was refused; the next would be too.
+        full: a reservation was refused; the next would be too.
     """
 
     def __init__(self, root: Path, limit_bytes: int | None = None, evictable: Iterable[Path] = ()) -> None:
@@ -53,8 +55,8 @@ class Budget:
         self._limit_bytes = limit_bytes
         self._evictable = deque(evictable)
         self._lock = threading.RLock()
-        self.used_bytes, self._mean_bytes, self._n_files = _usage(root)  # used: with claims
-        self._claims: set[Claim] = set()
+        self.used_bytes, self._mean_bytes, self._n_files = _usage(root)  # used: with reservations
+        self._reservations: set[Reservation] = set()
         self.received_bytes = 0
         self.evicted, self.evicted_bytes = 0, 0
         self.full = False
@@ -91,36 +93,36 @@ class Budget:
                 _suggested(self.used_bytes + free - RESERVE_BYTES),
             )
 
-    def claim(self, there_bytes: int) -> Claim:
-        """The claim of a download of which `there_bytes` are on disk already."""
-        claim = Claim(self, there_bytes)
+    def reserve(self, there_bytes: int) -> Reservation:
+        """The reservation of a download of which `there_bytes` are on disk already."""
+        reservation = Reservation(self, there_bytes)
         with self._lock:
-            self._claims.add(claim)
-        return claim
+            self._reservations.add(reservation)
+        return reservation
 
-    # --- for Claim
+    # --- for Reservation
 
-    def change(self, claim: Claim, held_bytes: int) -> None:
-        """Let `claim` hold `held_bytes`. Raises NoRoomError, SourceError."""
+    def change(self, reservation: Reservation, held_bytes: int) -> None:
+        """Let `reservation` hold `held_bytes`. Raises NoRoomError, SourceError."""
         with self._lock:
-            more_bytes = held_bytes - claim.held_bytes
+            more_bytes = held_bytes - reservation.held_bytes
             if more_bytes > 0:
                 self._make_room(more_bytes)
             self.used_bytes += more_bytes
-            claim.held_bytes = held_bytes
+            reservation.held_bytes = held_bytes
 
-    def wrote(self, claim: Claim, n_bytes: int) -> None:
-        """Claimed bytes are on disk."""
+    def wrote(self, reservation: Reservation, n_bytes: int) -> None:
+        """Count `n_bytes` of the reservation as written."""
         with self._lock:
             self.received_bytes += n_bytes
-            claim.there_bytes += n_bytes
+            reservation.there_bytes += n_bytes
 
-    def end(self, claim: Claim, there_bytes: int) -> None:
-        """What is left of `claim` is a file of that size."""
+    def end(self, reservation: Reservation, there_bytes: int) -> None:
+        """Replace `reservation` by the file of that size that it left."""
         with self._lock:
-            self.used_bytes += there_bytes - claim.held_bytes
-            claim.held_bytes = claim.there_bytes = there_bytes
-            self._claims.discard(claim)
+            self.used_bytes += there_bytes - reservation.held_bytes
+            reservation.held_bytes = reservation.there_bytes = there_bytes
+            self._reservations.discard(reservation)
 
     def refuse_larger(self, n_bytes: int) -> None:
         """Raise FetchError where a file does not fit even into an empty cache."""
@@ -140,7 +142,7 @@ class Budget:
             if self.used_bytes + more_bytes > self._limit_bytes:
                 self.full = True
                 raise NoRoomError
-        unwritten_bytes = sum(max(0, c.held_bytes - c.there_bytes) for c in self._claims)
+        unwritten_bytes = sum(max(0, c.held_bytes - c.there_bytes) for c in self._reservations)
         while (free := self._free_bytes()) - unwritten_bytes - more_bytes < RESERVE_BYTES:
             if self._limit_bytes is None or not self._evict_one():
                 raise self._disk_full(free)
@@ -176,8 +178,8 @@ class Budget:
         )
 
 
-class Claim:
-    """What one download may take. Without a budget everything is granted.
+class Reservation:
+    """The room that one download may take. Without a budget everything is granted.
 
     Attributes:
         held_bytes: granted, for the whole of the file.
@@ -189,7 +191,7 @@ class Claim:
         self.held_bytes = self.there_bytes = there_bytes
 
     def hold(self, n_bytes: int) -> None:
-        """Claim `n_bytes` in all.
+        """Reserve `n_bytes` in all.
 
         Raises:
             FetchError: the file is larger than the whole budget.
@@ -206,17 +208,17 @@ class Claim:
             self.hold(self.there_bytes + next_bytes)
 
     def restart(self) -> None:
-        """Nothing of the file is on disk any more, and nothing is held."""
+        """Begin at zero: the part was removed from the disk, and its room is given back."""
         self.hold(0)
         self.there_bytes = 0
 
     def wrote(self, n_bytes: int) -> None:
-        """So many bytes more are on disk."""
+        """Count `n_bytes` more as written."""
         if self._budget is not None:
             self._budget.wrote(self, n_bytes)
 
     def end(self, there_bytes: int) -> None:
-        """What the download leaves is a file of that size, or 0."""
+        """The download has ended and leaves a file of that size, or 0 bytes."""
         if self._budget is not None:
             self._budget.end(self, there_bytes)
 
@@ -226,7 +228,7 @@ _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def spending(budget: Budget | None) -> Iterator[None]:
-    """Let the downloads of this thread, within the block, claim from `budget`."""
+    """Let the downloads of this thread, within the block, reserve from `budget`."""
     token = _budget.set(budget)
     try:
         yield
@@ -235,17 +237,17 @@ def spending(budget: Budget | None) -> Iterator[None]:
 
 
 def require_room() -> None:
-    """Raise NoRoomError where a claim of this thread's budget was refused before: the run is ending."""
+    """Raise NoRoomError where a reservation of this thread's budget was refused before: the run is ending."""
     budget = _budget.get()
     if budget is not None and budget.full:
         raise NoRoomError
 
 
-def claim_room(there_bytes: int) -> Claim:
-    """A claim on this thread's budget. Raises as `require_room`."""
+def reserve_room(there_bytes: int) -> Reservation:
+    """A reservation on this thread's budget. Raises as `require_room`."""
     require_room()
     budget = _budget.get()
-    return Claim(None, there_bytes) if budget is None else budget.claim(there_bytes)
+    return Reservation(None, there_bytes) if budget is None else budget.reserve(there_bytes)
 
 
 def featurized_audio(store: FeatureStore, recipe: Recipe, cache_dir: Path) -> list[Path]:
@@ -269,7 +271,7 @@ def _usage(root: Path) -> tuple[int, int, int]:
             with suppress(OSError):
                 n_bytes = Path(directory, name).lstat().st_size
                 used += n_bytes
-                if not name.endswith((DATA_SUFFIX, NOTE_SUFFIX, LOCK_NAME)):
+                if not name.endswith((DATA_SUFFIX, NOTE_SUFFIX, PARTIAL, LOCK_NAME)):
                     whole += n_bytes
                     n_whole += 1
     return used, whole // max(1, n_whole), n_whole

@@ -1,8 +1,9 @@
-"""One file's way from a media server to its place: continued where it broke off, whole or not there.
+"""The download of one file from a media server: continued where it broke off, whole or not there.
 
-Guarantee: the final name appears when every byte is on disk and the first ones are audio. A file that the server lets
-be continued (a validator, ranges) keeps its bytes through broken connections and killed runs; where anything about it
-differs (validator, length, range, a compressed answer) it begins anew. Names come from the stem and from the content.
+Guarantee: the final name appears when every byte is on disk and FFmpeg finds audio in the file; a text in its place,
+such as a login page, is refused before it is written. A file that the server lets be continued (a validator, ranges)
+keeps its bytes through broken connections and killed runs; where anything about it differs (validator, length, range,
+a compressed answer) the download starts again. Names come from the stem and from the content.
 """
 
 from __future__ import annotations
@@ -11,33 +12,52 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import requests
 
-from student_clap.ingest.cache.budget import Claim, claim_room
-from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.cache.budget import Reservation, reserve_room
+from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension, refuse_text
 from student_clap.ingest.cache.partial import Partial
+from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
-from student_clap.ingest.http.retry import AgainError
+from student_clap.ingest.http.retry import RetryError
 
-if TYPE_CHECKING:
-    from student_clap.ingest.http.client import HttpClient
-
-PROGRESS_BYTES = 1 << 16  # an attempt that brings fewer is none, or a server that drips could hold a run for ever
+PROGRESS_BYTES = 1 << 16  # fewer do not count as progress, or a server that drips could hold a run for ever
 _RANGE_REFUSED = 416
 
 
-class Download:
-    """The download of one file.
+def download(
+    client: HttpClient,
+    path: str,
+    stem: Path,
+    *,
+    query: Mapping[str, str] | None = None,
+    explain: Callable[[bytes], Exception | None] | None = None,
+) -> Path:
+    """Download audio to `stem` plus the extension that its content asks for, with the client's retries.
 
     Args:
         client: asks the server.
-        path: below the client's base URL.
+        path: below the client's base URL; it is what messages show.
         stem: the final path without its extension.
-        query: of the request.
-        explain: says what stands in the audio's place; see `HttpClient.download`.
+        query: of the request; never shown.
+        explain: called with the first bytes of an answer that is not audio; the error that it returns is raised in
+            place of the general one.
+
+    Returns:
+        The file's path; it appears when it is whole.
+
+    Raises:
+        FetchError: with the reason; `permanent` where retrying would not help.
+        NoRoomError: the audio cache's budget is used up.
+        SourceError: the file cannot be written.
+        StoppedError: the run is ending.
     """
+    return client.retry(path, Download(client, path, stem, query, explain).attempt)
+
+
+class Download:
+    """The attempts at one file, which know how far the ones before them came. The arguments are those of `download`."""
 
     def __init__(
         self,
@@ -56,19 +76,19 @@ class Download:
         self._most_bytes = self._partial.size  # that were kept so far
 
     def attempt(self) -> Path:
-        """Try once, continuing what an earlier attempt or run left behind.
+        """Try once, continuing the part that an earlier attempt or run left behind.
 
         Raises:
-            AgainError, FetchError, NoRoomError, SourceError, StoppedError: what can be continued is kept; the rest and,
-                where the server no longer gives the file, everything of it is removed.
+            RetryError, FetchError, NoRoomError, SourceError, StoppedError: a part that can be continued is kept; every
+                other part, and where the server no longer gives the file this one too, is removed.
         """
         partial = self._partial
-        claim = claim_room(partial.size)
+        reservation = reserve_room(partial.size)
         left = 0
         try:
-            target = self._finish() if partial.complete else self._ask(claim)
+            target = self._finish() if partial.complete else self._ask(reservation)
             left = target.stat().st_size
-        except AgainError as error:
+        except RetryError as error:
             if partial.note is not None and partial.size - self._most_bytes >= PROGRESS_BYTES:
                 self._most_bytes, error.progress = partial.size, True
             raise
@@ -76,16 +96,16 @@ class Download:
             if error.permanent and partial.note is not None:
                 partial.drop()
             raise
-        except OSError as error:  # of the disk: those of the network are AgainErrors
+        except OSError as error:  # of the disk: those of the network are RetryErrors
             raise SourceError(f"cannot write {partial.data}: {error.strerror or error}") from None
         finally:
             if not left:
                 partial.drop_unless_kept()
                 left = partial.size
-            claim.end(left)
+            reservation.end(left)
         return target
 
-    def _ask(self, claim: Claim) -> Path:
+    def _ask(self, reservation: Reservation) -> Path:
         partial = self._partial
         # At most twice: once for the rest, and where that is not to be had, once for the whole.
         while True:
@@ -93,15 +113,15 @@ class Download:
             accepted = frozenset({200, 206, _RANGE_REFUSED} if headers else {200})
             with self._client.open(self._path, query=self._query, headers=headers, accepted=accepted) as response:
                 if response.status_code == 200:
-                    self._take_whole(response, claim)
+                    self._take_whole(response, reservation)
                     return self._finish()
                 if response.status_code == 206 and partial.continued_by(response.headers):
-                    self._take_rest(response, claim)
+                    self._take_rest(response, reservation)
                     return self._finish()
             partial.drop()
-            claim.restart()
+            reservation.restart()
 
-    def _take_whole(self, response: requests.Response, claim: Claim) -> None:
+    def _take_whole(self, response: requests.Response, reservation: Reservation) -> None:
         body = self._client.body(response)
         if not body.has_end:
             raise FetchError(
@@ -115,51 +135,53 @@ class Download:
             head += block
             if len(head) >= HEAD_BYTES:
                 break
-        self._extension(head)
+        try:
+            refuse_text(head)
+        except NotAudioError as error:
+            raise self._not_audio(head, error) from None
         n_bytes = body.promised if body.plain else None
         self._partial.drop()
-        claim.restart()
-        claim.hold(len(head) if n_bytes is None else n_bytes)
+        reservation.restart()
+        reservation.hold(len(head) if n_bytes is None else n_bytes)
         self._partial.begin(response.headers, n_bytes, plain=body.plain)
-        self._write(chain([head], blocks), claim)
+        self._write(chain([head], blocks), reservation)
 
-    def _take_rest(self, response: requests.Response, claim: Claim) -> None:
+    def _take_rest(self, response: requests.Response, reservation: Reservation) -> None:
         partial = self._partial
         body = self._client.body(response, begin=partial.size)
         n_bytes = partial.note.n_bytes if partial.note is not None else None
         if n_bytes is None:
             # A length that was not known at first: Content-Range has it, or `continued_by` had refused.
             n_bytes = int(response.headers["Content-Range"].rpartition("/")[2])
-        claim.hold(n_bytes)
-        self._write(body.blocks(), claim)
+        reservation.hold(n_bytes)
+        self._write(body.blocks(), reservation)
         if partial.size != n_bytes:
             partial.drop()
-            raise AgainError(f"the rest of the file does not make {n_bytes} bytes", kind="wrong length")
+            raise RetryError(f"the rest of the file does not make {n_bytes} bytes", kind="wrong length")
 
-    def _write(self, blocks: Iterator[bytes], claim: Claim) -> None:
+    def _write(self, blocks: Iterator[bytes], reservation: Reservation) -> None:
         try:
             with self._partial.append() as file:
                 for block in blocks:
-                    claim.hold_as_it_grows(len(block))
+                    reservation.hold_as_it_grows(len(block))
                     file.write(block)
-                    claim.wrote(len(block))
+                    reservation.wrote(len(block))
         except NoRoomError:
             self._partial.drop()
             raise
-        except AgainError as error:
-            if error.kind == "wrong length":  # nothing that this answer said is to be believed
+        except RetryError as error:
+            if error.kind == "wrong length":  # nothing in this answer can be trusted
                 self._partial.drop()
             raise
 
     def _finish(self) -> Path:
-        with self._partial.data.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        return self._partial.finish(self._extension(head))
-
-    def _extension(self, head: bytes) -> str:
+        path = self._partial.data
         try:
-            return audio_extension(head)
+            return self._partial.finish(audio_extension(path))
         except NotAudioError as error:
-            if self._explain is not None and (explained := self._explain(head)) is not None:
-                raise explained from None
-            raise FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio") from None
+            with path.open("rb") as file:
+                raise self._not_audio(file.read(HEAD_BYTES), error) from None
+
+    def _not_audio(self, head: bytes, error: NotAudioError) -> Exception:
+        explained = self._explain(head) if self._explain is not None else None
+        return explained or FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio")

@@ -73,7 +73,7 @@ class AudioCache:
         return next((path for path in found if path.is_file()), None)
 
     def _list(self) -> None:
-        """Look at what is there: 10 bytes of memory per file."""
+        """Read the names of the files: 10 bytes of memory per file."""
         names, extensions = array("Q"), array("H")
         for path in self._directory.glob("*/*"):
             if _FILE.fullmatch(path.name) and path.suffix != partial.DATA_SUFFIX:

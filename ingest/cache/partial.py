@@ -1,9 +1,9 @@
 """A download that broke off, kept to be continued: `<stem>.part`, and `<stem>.part.json` which says of what.
 
 The note holds the validator that the server gave its file (a strong ETag, else a Last-Modified that was old enough),
-the file's length, and a digest of what was asked. Guarantee: the note is written, whole, before the first byte of the
-data, and the data of another file are gone before that; so whatever a kill leaves behind is either the beginning of the
-file that the note describes, or of no use and seen to be so. Bytes are only appended; journaling file systems show a
+the file's length, and a digest of the request. Guarantee: the note is written, whole, before the first byte of the
+data, and the data of another file are gone before that; so a kill leaves behind either the beginning of the file that
+the note describes, or something that is seen to be of no use. Bytes are only appended; journaling file systems show a
 longer file only when its data are on disk.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.files import PARTIAL, write_text_atomically
 
 DATA_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
@@ -29,7 +29,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True)
 class Note:
-    """What a partial file is the beginning of."""
+    """Describes the file that a partial file is the beginning of."""
 
     asked: str  # digest of the request
     validator: str  # an entity tag with its quotes, or an HTTP date
@@ -41,7 +41,7 @@ class Partial:
 
     Args:
         stem: path of the final file without its extension.
-        asked: digest of the request; what another request left behind is not continued.
+        asked: digest of the request; a part that another request left behind is not continued.
     """
 
     def __init__(self, stem: Path, asked: str) -> None:
@@ -58,7 +58,7 @@ class Partial:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Bytes of the data on disk; 0 where there are none."""
         try:
             return self.data.stat().st_size
         except OSError:
@@ -70,7 +70,7 @@ class Partial:
         return self.note is not None and self.note.n_bytes == self.size
 
     def request_headers(self) -> dict[str, str]:
-        """What asks for the rest, if the file is still the same; empty where all is to be asked for."""
+        """The headers that ask for the rest if the file is still the same; empty where all of it is to be asked for."""
         if self.note is None:
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self.note.validator}
@@ -95,7 +95,7 @@ class Partial:
         )
 
     def begin(self, headers: Mapping[str, str], n_bytes: int | None, *, plain: bool) -> None:
-        """Make room for the file of an answer 200 with these headers, in place of what was there.
+        """Make room for the file of an answer 200 with these headers, in place of the part that was there.
 
         Args:
             headers: say whether it could be continued.
@@ -124,13 +124,13 @@ class Partial:
         return target
 
     def drop(self) -> None:
-        """Remove everything."""
+        """Remove the data and the note."""
         self.note = None
         self.data.unlink(missing_ok=True)
         self._note_path.unlink(missing_ok=True)
 
     def drop_unless_kept(self) -> None:
-        """After an error: remove what was begun here and cannot be continued."""
+        """After an error: remove a part that was begun here and cannot be continued."""
         if self._begun and self.note is None:
             self.drop()
 
@@ -157,6 +157,9 @@ def sweep(directory: Path, keep: frozenset[str]) -> None:
         keep: names, without extension, of the files that are still wanted.
     """
     for path in directory.glob("*/*.part*"):
+        if path.name.endswith(PARTIAL):  # a note whose writer was killed
+            path.unlink(missing_ok=True)
+            continue
         suffix = NOTE_SUFFIX if path.name.endswith(NOTE_SUFFIX) else DATA_SUFFIX
         name = path.name.removesuffix(suffix)
         other = path.with_name(name + (DATA_SUFFIX if suffix == NOTE_SUFFIX else NOTE_SUFFIX))
@@ -174,7 +177,7 @@ def _read_note(path: Path) -> Note | None:
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """What If-Range may carry (RFC 9110, 13.1.5): a strong ETag, else a Last-Modified that is one; else nothing."""
+    """The validator for If-Range (RFC 9110, 13.1.5): a strong ETag, else a strong Last-Modified; else empty."""
     etag = headers.get("ETag", "").strip()
     if re.fullmatch(r'"[\x21\x23-\x7e]*"', etag):
         return etag

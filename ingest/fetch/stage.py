@@ -16,7 +16,7 @@ from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
 from student_clap.ingest.fetch.plan import plan_fetch
 from student_clap.ingest.fetch.progress import audio_progress
 from student_clap.ingest.fetch.wrong_server import WrongServerCheck, ever_fetched
-from student_clap.ingest.sources.base import open_source
+from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore, Recipe
 
 

@@ -1,1 +1,1 @@
-"""One server's HTTP client: retries, bodies, credentials, errors. Knows nothing of tracks or files on disk."""
+"""One server's HTTP client: retries, bodies, credentials, errors. Tracks and files on disk do not belong here."""

@@ -1,8 +1,9 @@
 """The body of an answer: whole, or an error that says how it ended.
 
-Guarantee: `blocks` ends normally only where the body is complete: as many bytes as Content-Length promised and no more,
-or the last chunk; and, where the server compressed it although asked not to, the compressed stream's own end. A body
-that trickles below MIN_BYTES_PER_S ends as one that stopped. Cost: memory for one block.
+Guarantee: `blocks` ends normally only where the body is complete: as many bytes as Content-Length promised and no
+more, or the last chunk; and, where the server compressed it although asked not to, the compressed stream's own end. A
+body that trickles below MIN_BYTES_PER_S ends as one that stopped. urllib3's own decoding is not used because it takes
+a compressed stream that is cut off for a whole one. Cost: memory for one block.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import requests
 import urllib3
 
 from student_clap.ingest.http.errors import FetchError, StoppedError
-from student_clap.ingest.http.retry import AgainError
+from student_clap.ingest.http.retry import RetryError
 
 BLOCK_BYTES = 1 << 17
 MIN_BYTES_PER_S = 1024  # over the time that is waited for a single byte; a track of 5 MB then takes 80 minutes
@@ -68,7 +69,7 @@ class Body:
         """The file's bytes, decompressed.
 
         Raises:
-            AgainError: the body broke off, stopped, trickles, or is of another length than promised.
+            RetryError: the body broke off, stopped, trickles, or is of another length than promised.
             StoppedError: `stop` was set.
         """
         return self._sent() if self.plain else self._decompressed()
@@ -92,7 +93,7 @@ class Body:
                 elapsed_s = time.monotonic() - pace_from
                 if elapsed_s >= self._timeout_s and self._left() > 0:
                     if pace_bytes < MIN_BYTES_PER_S * elapsed_s:
-                        raise AgainError(
+                        raise RetryError(
                             f"the file comes at less than {MIN_BYTES_PER_S} bytes per second", kind="too slow"
                         )
                     pace_from, pace_bytes = time.monotonic(), 0
@@ -109,22 +110,22 @@ class Body:
         """Where a server sends more than it promised, the promise is wrong and the file would be cut off."""
         original: http.client.HTTPResponse | None = getattr(raw, "_original_response", None)
         if original is not None and len(original.peek(2)) > 1:
-            raise AgainError(
+            raise RetryError(
                 f"the server sends more than the {self.promised} bytes that it promised", kind="wrong length"
             )
 
-    def _broken(self, error: Exception) -> AgainError:
+    def _broken(self, error: Exception) -> RetryError:
         text = str(error).lower()
         if "reset" in text:
-            return AgainError("the connection was reset in the middle of the file", kind="broke off")
+            return RetryError("the connection was reset in the middle of the file", kind="broke off")
         if "timed out" in text:
-            return AgainError(f"no data for {self._timeout_s:g} s in the middle of the file", kind="timeout")
+            return RetryError(f"no data for {self._timeout_s:g} s in the middle of the file", kind="timeout")
         return self._broke_off()
 
-    def _broke_off(self) -> AgainError:
+    def _broke_off(self) -> RetryError:
         came = self._begin + self.n_bytes
         of = "" if self.promised is None else f" of {self._begin + self.promised}"
-        return AgainError(f"the file broke off after {came}{of} bytes", kind="broke off")
+        return RetryError(f"the file broke off after {came}{of} bytes", kind="broke off")
 
     def _decompressed(self) -> Iterator[bytes]:
         decoder = _Decoder(gzip=self._encoding != "deflate")
@@ -132,9 +133,9 @@ class Body:
             for block in self._sent():
                 yield from decoder.feed(block)
         except zlib.error:
-            raise AgainError("the compressed answer is damaged", kind="broke off") from None
+            raise RetryError("the compressed answer is damaged", kind="broke off") from None
         if not decoder.at_end:
-            raise AgainError(f"the compressed answer broke off after {self.n_bytes} bytes", kind="broke off")
+            raise RetryError(f"the compressed answer broke off after {self.n_bytes} bytes", kind="broke off")
 
 
 class _Decoder:

@@ -1,7 +1,8 @@
-"""The client of one server: one connection pool, redirects, credentials, and what each answer means.
+"""The client of one server: a connection pool, redirects, credentials, and the error that an answer stands for.
 
 Guarantee: credentials go to the server they were made for and to no other; no header and no query string is logged or
-stands in an exception; an answer that is cut off is none. Attempts are `retry`'s, bodies `body`'s, files `download`'s.
+stands in an exception; an answer that is cut off is never taken for a whole one. `retry` repeats attempts, `body`
+reads bodies.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
 import requests
 
-from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
-from student_clap.ingest.cache.download import Download
 from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.deadline import DeadlineAdapter
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.http.retry import AgainError, Retries, retry_after_s
+from student_clap.ingest.http.retry import Retries, RetryError, retry_after_s
 
 logger = logging.getLogger(__name__)
-# It writes whole URLs, in which some servers want their secrets.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)
+# It writes whole URLs, in which some servers want their secrets: of every request, and of headers that are damaged.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
-_AGAIN = frozenset({408, 425, 429})  # and 5xx
+_RETRIED = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5
-_MAX_JSON_BYTES = 256_000_000
+_REASON_CHARACTERS = 120  # of a status line's own words
+MAX_JSON_BYTES = 256_000_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What proves to the home server who asks. Sent nowhere else, and shown nowhere."""
+    """The proof of identity for the home server. It is sent to no other server and shown nowhere."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -57,7 +58,7 @@ class HttpClient:
         stop: set to end waits and downloads early.
 
     Raises:
-        SourceError: on construction, for a URL that is none.
+        SourceError: on construction, for a malformed URL.
     """
 
     def __init__(self, base_url: str, config: IngestConfig, stop: threading.Event) -> None:
@@ -99,11 +100,11 @@ class HttpClient:
         Args:
             path: below the base URL; it is what messages show.
             query: never shown, so it may hold what the server asks for.
-            headers: beside those of the credentials.
+            headers: in addition to those of the credentials.
             credentials: in place of the client's own.
 
         Raises:
-            FetchError: a permanent one where the answer is no JSON.
+            FetchError: a permanent one where the answer is not JSON.
         """
         return self._json("GET", path, None, query, headers, credentials)
 
@@ -128,33 +129,9 @@ class HttpClient:
 
         return self._retries.run(path, once)
 
-    def download(
-        self,
-        path: str,
-        stem: Path,
-        *,
-        query: Mapping[str, str] | None = None,
-        explain: Callable[[bytes], Exception | None] | None = None,
-    ) -> Path:
-        """Download audio to `stem` plus the extension that its content asks for.
-
-        Args:
-            path: below the base URL; it is what messages show.
-            stem: where to, without the extension.
-            query: never shown.
-            explain: is called with the first bytes where they are no audio; what it returns is raised in place of
-                the general reason.
-
-        Returns:
-            The file's path; it appears when it is whole.
-
-        Raises:
-            FetchError: with the reason; `permanent` as retrying would or would not help.
-            NoRoomError: the audio cache's budget is used up.
-            SourceError: the file cannot be written.
-            StoppedError: `stop` was set meanwhile.
-        """
-        return self._retries.run(path, Download(self, path, stem, query, explain).attempt)
+    def retry(self, what: str, once: Callable[[], T]) -> T:
+        """Call `once`, one attempt at something, until it succeeds; see `Retries.run`, whose errors it raises."""
+        return self._retries.run(what, once)
 
     def body(self, response: requests.Response, begin: int = 0) -> Body:
         """The body of `response`, of whose file `begin` bytes came before."""
@@ -177,22 +154,23 @@ class HttpClient:
         Args:
             path: below the base URL.
             method: GET or POST.
-            query: beside that of the credentials.
-            headers: beside those of the credentials; sent to whatever host the server redirects to.
+            query: in addition to that of the credentials.
+            headers: in addition to those of the credentials; sent to whatever host the server redirects to.
             content: sent as JSON.
             credentials: in place of the client's own.
-            accepted: statuses that are no error.
+            accepted: statuses that are not errors.
 
         Yields:
-            The answer, its body unread; redirects followed, the credentials left at home.
+            The answer with its body unread. Redirects were followed, and the credentials sent to the home server only.
 
         Raises:
-            AgainError, FetchError: no such answer.
+            RetryError: there was no such answer, but another attempt may bring one.
+            FetchError: there was no such answer, and another attempt would not bring one.
         """
         proof = credentials or self.credentials
         url = _with_query(self._base_url + path, query)
         for _ in range(_MAX_REDIRECTS + 1):
-            at_home = self._is_home(url)
+            at_home = self.is_home(url)
             sent = {**(headers or {}), **(proof.headers if at_home else {})}
             response = self._send(method, _with_query(url, proof.query) if at_home else url, sent, content)
             try:
@@ -205,10 +183,10 @@ class HttpClient:
                     yield response
                     return
                 url = _joined(url, response.headers["Location"])
-                if not self._is_home(url):
+                if not self.is_home(url):
                     # A server that moved hands our whole query on, and the credentials with it.
                     url = _without(url, proof.query)
-                if content is not None and not self._is_home(url):
+                if content is not None and not self.is_home(url):
                     raise self._led_away(url)
             finally:
                 response.close()
@@ -239,7 +217,7 @@ class HttpClient:
         # Not raised within: the libraries' errors carry the whole URL, and would stand behind ours.
         raise failure
 
-    def _is_home(self, address: str) -> bool:
+    def is_home(self, address: str) -> bool:
         """Whether the token may go there: the same origin, or the same host's step from http to https."""
         home, url = self._home, urlsplit(address)
         if url.hostname != home.hostname:
@@ -268,10 +246,10 @@ def _without(url: str, names: Iterable[str]) -> str:
 def _joined(url: str, location: str) -> str:
     try:
         joined = urljoin(url, location)
-        urlsplit(joined).port  # noqa: B018  raises where it is none
+        urlsplit(joined).port  # noqa: B018  raises where it is not a port
     except ValueError:
         raise FetchError(
-            "the server redirects to something that is no address", permanent=True, kind="unusable answer"
+            "the server redirects to something that is not an address", permanent=True, kind="unusable answer"
         ) from None
     return joined
 
@@ -285,25 +263,25 @@ def _as_json(body: Body) -> Any:
     for block in body.blocks():
         parts.append(block)
         n_bytes += len(block)
-        if n_bytes > _MAX_JSON_BYTES:
+        if n_bytes > MAX_JSON_BYTES:
             raise FetchError(
-                f"the answer is larger than {readable_bytes(_MAX_JSON_BYTES)}", permanent=True, kind="unusable answer"
+                f"the answer is larger than {readable_bytes(MAX_JSON_BYTES)}", permanent=True, kind="unusable answer"
             )
     try:
         return json.loads(b"".join(parts))
     except ValueError:
-        raise FetchError("the answer is no JSON", permanent=True, kind="unusable answer") from None
+        raise FetchError("the answer is not JSON", permanent=True, kind="unusable answer") from None
 
 
 def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
-    """What it means that a request had no answer."""
+    """The error that a request without an answer stands for."""
     if isinstance(error, requests.exceptions.SSLError):
         reason = f"no secure connection ({_innermost(error)}); for a certificate of your own set REQUESTS_CA_BUNDLE"
         return FetchError(reason, permanent=True, kind="no connection")
     if isinstance(error, requests.exceptions.Timeout):
-        return AgainError(f"no answer within {timeout_s:g} s", kind="timeout")
+        return RetryError(f"no answer within {timeout_s:g} s", kind="timeout")
     if isinstance(error, requests.exceptions.ConnectionError):
-        return AgainError(f"no connection: {_innermost(error)}", kind="no connection")
+        return RetryError(f"no connection: {_innermost(error)}", kind="no connection")
     if isinstance(error, requests.exceptions.InvalidHeader):
         reason = "the server's headers contradict each other"
     else:
@@ -313,11 +291,11 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
 
 def _failure(response: requests.Response) -> Exception:
     status = response.status_code
-    reason = f"the server answers {status} {response.reason or ''}".rstrip()
-    if status in _AGAIN or status >= 500:
-        return AgainError(
+    reason = f"the server answers {status} {one_line(response.reason or '', _REASON_CHARACTERS)}".rstrip()
+    if status in _RETRIED or status >= 500:
+        return RetryError(
             reason,
-            kind="server busy" if status in _AGAIN else "server error",
+            kind="server busy" if status in _RETRIED else "server error",
             retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
         )
     return FetchError(reason, permanent=True, status=status)
@@ -328,7 +306,7 @@ def _port(url: SplitResult) -> int | None:
 
 
 def _innermost(error: BaseException) -> str:
-    """What the operating system said, without the address that the libraries above add."""
+    """The operating system's own words, without the address that the libraries above add."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:

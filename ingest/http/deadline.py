@@ -1,7 +1,8 @@
 """An answer's headers must all be there in time, however they come.
 
-A socket's timeout is for each read, so a server that sends a byte now and then would hold a request for ever. Here the
-connection is cut when the time for the whole of the headers is over. Cost: a thread that sleeps, for each request.
+A socket's timeout is for each read, so a server that sends a byte now and then would hold a request for ever; urllib3's
+`Timeout(total=...)` limits each read too, not their sum. Here the connection is cut when the time for the whole of the
+headers is over. Cost: a thread that sleeps, for each request.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class DeadlineAdapter(HTTPAdapter):
     """An adapter whose read timeout is also the time that all headers of an answer may take."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Let the pools make our connections."""
+        """Make urllib3's pools open connections of the classes below."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 

@@ -1,4 +1,4 @@
-"""What can go wrong with one track, and what ends the run."""
+"""The errors of one track, and those that end the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class SourceError(click.ClickException):
 
 
 class FetchError(Exception):
-    """One track's audio cannot be had.
+    """The audio of one track cannot be fetched.
 
     Attributes:
         reason: one line, without secrets and without what changes from run to run.

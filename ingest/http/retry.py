@@ -1,19 +1,20 @@
-"""Attempts: which failures pass, and how long to wait.
+"""Repeated attempts: which failures may pass, and how long to wait before the next attempt.
 
 Guarantee: never more than `retries` waits in a row without progress; waits double, vary by a quarter, and end when the
-run ends. A server that names a time (Retry-After) gets it from every download of the client, not from one alone.
+run ends. A server that names a time (Retry-After) gets it from every download of the client, not from one alone. The
+loop is not a library's because the count begins again after progress, and all threads share the server's time.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+import urllib3
 
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.errors import FetchError, StoppedError
@@ -25,13 +26,13 @@ _MAX_RETRY_AFTER_S = 300.0  # a server that asks for more is left to the next ru
 _T = TypeVar("_T")
 
 
-class AgainError(Exception):
+class RetryError(Exception):
     """An attempt failed in a way that may pass.
 
     Attributes:
         reason: as of FetchError.
         kind: as of FetchError.
-        retry_after_s: what the server asked for; 0 where it did not.
+        retry_after_s: the wait that the server asked for; 0 where it named none.
         progress: the attempt brought something that the next one need not bring again.
     """
 
@@ -44,19 +45,19 @@ class AgainError(Exception):
 
 
 class Retries:
-    """The attempts of one client, for use by several threads."""
+    """Repeats the requests of one client. For use by several threads."""
 
     def __init__(self, config: IngestConfig, stop: threading.Event) -> None:
         self._config = config
         self._stop = stop
-        self._quiet_until = 0.0  # time.monotonic; the server asked not to be asked before
+        self._quiet_until = 0.0  # time.monotonic; the server wants no request before
 
     def run(self, what: str, once: Callable[[], _T]) -> _T:
-        """Call `once` until it returns, or until it is no use.
+        """Call `once` until it returns, or until no further attempt is worth it.
 
         Args:
             what: for the log.
-            once: one attempt. An AgainError leads to another; everything else ends it.
+            once: one attempt. A RetryError leads to another; everything else ends it.
 
         Raises:
             FetchError: the last attempt's reason, not permanent.
@@ -70,7 +71,7 @@ class Retries:
             tried += 1
             try:
                 return once()
-            except AgainError as error:
+            except RetryError as error:
                 last = error
             if last.progress:
                 failures = 0
@@ -83,7 +84,7 @@ class Retries:
             # Jitter, so that parallel downloads do not come back all at once.
             wait_s = min(self._config.backoff_s * 2**failures, _MAX_WAIT_S) * random.uniform(0.75, 1.25)
             failures += 1
-            logger.debug("%s: %s; again", what, last.reason)
+            logger.debug("%s: %s; another attempt follows", what, last.reason)
             self._pause(wait_s)
 
     def _pause(self, wait_s: float) -> None:
@@ -94,12 +95,12 @@ class Retries:
 
 
 def retry_after_s(value: str) -> float:
-    """Retry-After as seconds or as a date (RFC 9110, 10.2.3); 0 where it is neither."""
-    if value.strip().isdecimal():
-        return float(value)
+    """The wait that the header Retry-After asks for, as seconds or as a date (RFC 9110, 10.2.3); 0 where it is neither.
+
+    >>> retry_after_s("17"), retry_after_s("Wed, 01 Jan 2025 00:00:00 GMT"), retry_after_s("soon")
+    (17.0, 0.0, 0.0)
+    """
     try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, float(urllib3.Retry().parse_retry_after(value)))
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return 0.0
-    when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())

@@ -38,7 +38,8 @@ from student_clap.featurize.audio.decode import DecodeError, decode
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
-from student_clap.ingest.sources.base import AudioSource, Wanted, open_source
+from student_clap.ingest.sources.base import AudioSource, Wanted
+from student_clap.ingest.sources.open import open_source
 from student_clap.ingest.vectors.base import VectorSourceError, parse_vector
 from student_clap.ingest.vectors.folder import declared_hop
 from student_clap.ingest.vectors.open import KINDS, open_vector_source

@@ -1,1 +1,1 @@
-"""Where audio comes from: one module per media server, and folders. Adding a server is one new module here."""
+"""Where audio comes from: one module per media server or protocol, and folders. Knows no vectors and no rows."""

@@ -1,15 +1,11 @@
-"""Where audio comes from: one small interface, and the choice of the source that the configuration names."""
+"""The interface of every source of audio, and the tracks that pass through it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from student_clap.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ListedTrack:
-    """What a media server lists of one track."""
+    """One track as a media server lists it."""
 
     track_id: str
     path: str  # on the server; empty where it does not say
@@ -43,8 +39,8 @@ class AudioSource(Protocol):
             The complete file.
 
         Raises:
-            FetchError: this track cannot be had.
-            SourceError: nothing can be had.
+            FetchError: this track cannot be fetched.
+            SourceError: no track can be fetched.
             StoppedError: the run is ending.
         """
 
@@ -54,53 +50,3 @@ class ServerSource(AudioSource, Protocol):
 
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server, a page at a time, after `check`. Raises SourceError where the list breaks off."""
-
-
-@contextmanager
-def open_source(config: Config, file_paths: Mapping[str, str], stop: threading.Event) -> Iterator[AudioSource]:
-    """The source of `ingest.source`, behind the mapping of `ingest.map` if there is one.
-
-    Args:
-        config: the configuration.
-        file_paths: track id -> path on the media server, of the tracks whose path is known.
-        stop: set to end waits and downloads early.
-
-    Raises:
-        SourceError: a setting that the source needs is missing.
-    """
-    if config.ingest.source == "folder":
-        from student_clap.ingest.sources.folder import FolderSource
-
-        yield FolderSource(config.folder.path, file_paths)
-        return
-    with _open_server(config, stop) as server:
-        if config.ingest.map:
-            from student_clap.ingest.sources.mapped import MappedSource
-
-            with MappedSource(server, config.ingest.map, file_paths) as mapped:
-                yield mapped
-        else:
-            yield server
-
-
-def _open_server(config: Config, stop: threading.Event) -> AbstractContextManager[ServerSource]:
-    """The media server of `ingest.source`."""
-    if config.ingest.source == "emby":
-        from student_clap.ingest.sources.emby import EmbySource
-
-        return EmbySource(config.emby, config.ingest, stop)
-    if config.ingest.source == "navidrome":
-        from student_clap.ingest.sources.subsonic import SubsonicSource
-
-        return SubsonicSource(config.navidrome, config.ingest, stop)
-    if config.ingest.source == "lyrion":
-        from student_clap.ingest.sources.lyrion import LyrionSource
-
-        return LyrionSource(config.lyrion, config.ingest, stop)
-    if config.ingest.source == "plex":
-        from student_clap.ingest.sources.plex import PlexSource
-
-        return PlexSource(config.plex, config.ingest, stop)
-    from student_clap.ingest.sources.jellyfin import JellyfinSource
-
-    return JellyfinSource(config.jellyfin, config.ingest, stop)

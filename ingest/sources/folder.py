@@ -15,20 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import Wanted
 
 # Of files with one stem, audio goes before its lyrics, cover or cue sheet.
 NOT_AUDIO_SUFFIXES = frozenset(
     {".lrc", ".txt", ".jpg", ".jpeg", ".png", ".webp", ".cue", ".log", ".nfo", ".m3u", ".m3u8", ".json"}
-)
-AUDIO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("aac", "aif", "aifc", "aiff", "alac", "ape", "au", "caf", "dsf", "flac", "m4a", "m4b", "mka", "mp2", "mp3"),
-        *("mp4", "mpc", "oga", "ogg", "opus", "tta", "wav", "weba", "webm", "wma", "wv"),
-    )
 )
 
 
@@ -42,19 +35,19 @@ class FolderSource:
         self._file_paths = file_paths
         self._by_path: dict[str, Path] = {}  # path below the folder, with `/`
         self._by_stem: dict[str, Path] = {}
-        self._claims: Counter[Path] = Counter()
+        self._claimants: Counter[Path] = Counter()
 
     def check(self) -> None:
         """List the folder. Raises SourceError if it is not there or empty."""
         if not self._folder.is_dir():
-            raise SourceError(f"folder.path {self._folder} is no folder; is the disk mounted?")
+            raise SourceError(f"folder.path {self._folder} is not a folder; is the disk mounted?")
         for path_id, path in walk_files(self._folder):
             self._by_path.setdefault(path_id, path)
             self._by_stem.setdefault(normal_text(path.stem), path)
         if not self._by_path:
             raise SourceError(f"folder.path {self._folder} holds no files; is the disk mounted?")
         found = (self._by_file_path(p) for t, p in self._file_paths.items() if self._by_id(t) is None)
-        self._claims.update(path for path in found if path is not None)
+        self._claimants.update(path for path in found if path is not None)
 
     def fetch(self, wanted: Wanted) -> Path:
         """Find one track's file."""
@@ -67,18 +60,17 @@ class FolderSource:
                 raise FetchError(
                     f"{self._folder} has no file named by the track id{also}", permanent=True, kind="not in the folder"
                 )
-            if self._claims[path] > 1:
+            if self._claimants[path] > 1:
                 raise FetchError(
-                    f"{path} fits the database's paths of {self._claims[path]} tracks; set folder.path so that the"
+                    f"{path} fits the database's paths of {self._claimants[path]} tracks; set folder.path so that the"
                     " paths below it tell them apart",
                     permanent=True,
                     kind="ambiguous path",
                 )
         try:
-            with path.open("rb") as file:
-                audio_extension(file.read(HEAD_BYTES))
+            audio_extension(path)
         except NotAudioError as error:
-            raise FetchError(f"{path} is no audio: {error}", permanent=True, kind="no audio") from None
+            raise FetchError(f"{path} is not audio: {error}", permanent=True, kind="no audio") from None
         except OSError as error:
             raise FetchError(
                 f"{path} cannot be read: {error.strerror}", permanent=False, kind="unreadable file"
@@ -127,7 +119,7 @@ def normal_text(text: str) -> str:
 
 
 def _place(directory: str) -> tuple[int, int] | None:
-    """What tells a folder from every other, however it was reached; None if it has gone."""
+    """Device and number of a folder, the same however it was reached; None if it has gone."""
     try:
         stat = os.stat(directory)  # noqa: PTH116  a hundred thousand times
     except OSError:

@@ -1,9 +1,9 @@
-"""Audio from Jellyfin.
+"""Audio from Jellyfin, and from Emby, which has the same endpoints below `/emby`.
 
 `Authorization: MediaBrowser Token="..."` is what Jellyfin 10.8 to 12 accept (12 no longer takes `X-Emby-Token`); a
-server that refuses it is asked once with `X-Emby-Token`, and what works is kept for the run.
-`/Items/{id}/Download` gives the original file but needs the right to download; without it
-`/Audio/{id}/stream?static=true` gives the same bytes. Facts: shared/facts/audiomuse.md, section 2.1.
+server that refuses it is asked once with `X-Emby-Token`, and the way that works is kept for the run. Emby has always
+taken `X-Emby-Token`. `/Items/{id}/Download` gives the original file but needs the right to download; without it
+`/Audio/{id}/stream?static=true` gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,19 @@ from typing import Any
 from student_clap.config.schema import MediaServerConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.sources.answers import entries, number, text
 from student_clap.ingest.sources.base import ListedTrack
-from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer, header_token
+from student_clap.ingest.sources.server import (
+    PAGE_TRACKS,
+    Address,
+    Ask,
+    Page,
+    RemoteServer,
+    entries,
+    header_token,
+    number,
+    said,
+    text,
+)
 
 _USER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -31,11 +41,11 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
 
     @property
     def remedy(self) -> str:
-        """A new key."""
+        """A key from the server's dashboard replaces one that was withdrawn."""
         return f"make an API key in its dashboard and set {self.section}.token ({self.section.upper()}_TOKEN in .env)"
 
     def credentials(self) -> Sequence[Credentials]:
-        """The styles of the token that is set."""
+        """The token in each of `header_styles`."""
         if self._settings.token is None:
             raise SourceError(f"{self.section}.token is not set; make an API key in the server's dashboard")
         token = header_token(self._settings.token.get_secret_value(), f"{self.section}.token")
@@ -47,14 +57,14 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         return [{"Authorization": f'MediaBrowser Token="{token}"'}, {"X-Emby-Token": token}]
 
     def greet(self, credentials: Credentials) -> str | None:
-        """Name and version."""
+        """Ask for the system's information, which names the version."""
         try:
             info: Any = self._client.get_json("/System/Info", credentials=credentials)
         except FetchError as error:
             if error.status == 403:
                 return self.product  # the token is known; this page is for administrators
             raise
-        return f"{self.product} {info['Version']}" if isinstance(info, dict) and "Version" in info else None
+        return f"{self.product} {said(info['Version'])}" if isinstance(info, dict) and "Version" in info else None
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The download, and the stream of the same bytes."""
@@ -65,15 +75,15 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         user_id = self._settings.user_id
         if user_id and not _USER_ID.fullmatch(user_id):
             raise SourceError(
-                f"{self.section}.user_id {user_id!r} is none of {self.product}'s; it is the id in the address of the"
+                f"{self.section}.user_id {user_id!r} is not one of {self.product}'s; it is the id in the address of the"
                 " user's page in the dashboard, not the name"
             )
         path, query = self.items(user_id)
 
         def ask(start: int) -> Page:
             paging = {"StartIndex": str(start), "Limit": str(PAGE_TRACKS), "SortBy": "SortName"}
-            what = {"IncludeItemTypes": "Audio", "Recursive": "true", "Fields": "Path"}
-            document = self._client.get_json(path, query=query | what | paging)
+            kind = {"IncludeItemTypes": "Audio", "Recursive": "true", "Fields": "Path"}
+            document = self._client.get_json(path, query=query | kind | paging)
             items = entries(document, "Items")
             if items is None or "Items" not in document:
                 raise self.unlike("the list of items")
@@ -86,3 +96,32 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
     def items(user_id: str) -> tuple[str, dict[str, str]]:
         """Path and query of the list of items."""
         return "/Items", {"userId": user_id} if user_id else {}
+
+
+class EmbySource(JellyfinSource):
+    """An Emby server. Use as a context manager."""
+
+    section = "emby"
+    product = "Emby"
+
+    @staticmethod
+    def base_url(url: str) -> str:
+        """The URL with Emby's `/emby`, which many users write themselves.
+
+        >>> EmbySource.base_url("http://nas:8096"), EmbySource.base_url("http://nas:8096/emby")
+        ('http://nas:8096/emby', 'http://nas:8096/emby')
+        """
+        return url if url.lower().endswith("/emby") else f"{url}/emby"
+
+    @staticmethod
+    def header_styles(token: str) -> list[dict[str, str]]:
+        """The one header that Emby takes."""
+        return [{"X-Emby-Token": token}]
+
+    @staticmethod
+    def items(user_id: str) -> tuple[str, dict[str, str]]:
+        """Path and query of the list of items; Emby has the user in the path."""
+        return (f"/Users/{user_id}/Items" if user_id else "/Items"), {}
+
+
+SOURCES = {"jellyfin": JellyfinSource, "emby": EmbySource}

@@ -1,8 +1,7 @@
 """Audio from a Lyrion Music Server (Logitech Media Server).
 
 `/music/{id}/download` gives the original file; everything else is JSON-RPC. Tracks of online services stand in the
-library like files, and cannot be handed out: the server is asked once what such a track is. Facts:
-shared/facts/audiomuse.md, section 2.4.
+library like files, and cannot be handed out: the server is asked once which service such a track is of.
 """
 
 from __future__ import annotations
@@ -16,9 +15,18 @@ from urllib.parse import unquote, urlsplit
 from student_clap.config.schema import LyrionConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.sources.answers import entries, number, one_line, text
 from student_clap.ingest.sources.base import ListedTrack
-from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer
+from student_clap.ingest.sources.server import (
+    PAGE_TRACKS,
+    Address,
+    Ask,
+    Page,
+    RemoteServer,
+    entries,
+    number,
+    said,
+    text,
+)
 
 _ONLINE = {
     "spotify": "Spotify", "qobuz": "Qobuz", "tidal": "Tidal", "wimp": "Tidal", "youtube": "YouTube", "deezer": "Deezer",
@@ -36,7 +44,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
 
     @property
     def remedy(self) -> str:
-        """Settings to correct."""
+        """Lyrion's own security settings decide who is let in."""
         return "set lyrion.user and lyrion.password as in the server's security settings"
 
     def credentials(self) -> Sequence[Credentials]:
@@ -53,7 +61,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
         return [Credentials({"Authorization": f"Basic {pair}"})]
 
     def greet(self, credentials: Credentials) -> str | None:
-        """Name and version."""
+        """Ask for the server's status, which names the version."""
         try:
             status = self._ask(["serverstatus", 0, 0], credentials)
         except FetchError as error:
@@ -63,7 +71,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
                 f"Lyrion at {self._client.address} does not let this machine in (403); allow its address in the"
                 " server's security settings"
             ) from None
-        return f"Lyrion {one_line(text(status['version']))}" if "version" in status else None
+        return f"Lyrion {said(status['version'])}" if "version" in status else None
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The original file; an extension behind it would transcode."""
@@ -105,7 +113,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
 
 
 def file_path(url: str) -> str:
-    """The path of a `file:` URL; empty for what is no whole file of the server.
+    """The path of a `file:` URL; empty for everything that is not a whole file of the server.
 
     A piece of a file, as a cue sheet makes it, has its times behind a `#`.
 
@@ -136,3 +144,6 @@ def online_service(url: str) -> str:
         return ""
     known = next((name for word, name in _ONLINE.items() if word in url.lower()), "")
     return known or "an online service"
+
+
+SOURCES = {"lyrion": LyrionSource}

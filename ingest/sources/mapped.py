@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from student_clap.ingest.cache.budget import require_room
-from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import SourceError
 from student_clap.ingest.sources.base import ServerSource, Wanted
 from student_clap.ingest.sources.path_map import LocalFiles, PathMap, ServerPath, parse_maps, parse_server_path
@@ -29,7 +29,7 @@ class MappedSource:
     """A media server and the folders in which its files lie here. Use as a context manager.
 
     Args:
-        server: what is asked for files that are not here, and for paths that nobody else knows.
+        server: asked for the files that are not here, and for the paths that are known nowhere else.
         maps: the texts of `ingest.map`.
         file_paths: track id -> path on the server, as far as it is known.
 
@@ -42,7 +42,7 @@ class MappedSource:
         self._maps = parse_maps(maps)
         self._files = LocalFiles()
         self._file_paths = file_paths
-        self._listed: dict[str, str] | None = None  # what the server listed, of tracks that file_paths lacks
+        self._listed: dict[str, str] | None = None  # the server's list, of the tracks that file_paths lacks
         self._listing = threading.Lock()
         self._compared = False
         self._server_checked = False
@@ -118,7 +118,7 @@ class MappedSource:
                 self._server_checked = True
 
     def _find(self, text: str) -> tuple[Path | None, str]:
-        """The audio file that a server's path leads to, and what the count calls the outcome."""
+        """The audio file that a server's path leads to, and the name of the outcome in the count."""
         if not text:
             return None, "without a known path"
         path = parse_server_path(text)
@@ -132,8 +132,7 @@ class MappedSource:
             _require(path_map)
             return None, "not in the mapped folder"
         try:
-            with local.open("rb") as file:
-                audio_extension(file.read(HEAD_BYTES))
+            audio_extension(local)
         except (OSError, NotAudioError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             logger.warning("%s cannot be used: %s; it is downloaded instead", local, reason)

@@ -1,4 +1,4 @@
-"""Paths of a media server led to paths of this machine: `/music=/mnt/nas/music`.
+"""Paths of a media server translated to paths of this machine: `/music=/mnt/nas/music`.
 
 A server may run on Windows, and may write a path as a URL, with either separator, in upper or lower case; the map's
 prefix is compared by whole folders. Guarantee: whatever the server says, the outcome lies below the folder that the map
@@ -13,14 +13,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from student_clap.ingest.http.errors import SourceError
 
 EXPECTED = "expected SERVER=LOCAL, such as /music=/mnt/nas/music"
 _SCHEME = re.compile(r"(file|smb|nfs)://", re.IGNORECASE)
-_DRIVE = re.compile(r"([A-Za-z]):(?=[\\/]|$)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ServerPath:
         return self.root not in ("", "/")
 
     def key(self, part: str) -> str:
-        """What two spellings of one name have in common."""
+        """A form of `part` that two spellings of one name have in common."""
         part = unicodedata.normalize("NFC", part)
         return part.casefold() if self.folds_case else part
 
@@ -81,7 +81,7 @@ def parse_maps(texts: Sequence[str]) -> list[PathMap]:
 
 
 def parse_server_path(text: str) -> ServerPath | None:
-    r"""Take a server's path apart; None if it holds what no music file's path does: `..` or NUL.
+    r"""Take a server's path apart; None if it holds `..` or NUL, as the path of no music file does.
 
     >>> parse_server_path("/music//a/./b.flac")
     ServerPath(root='/', parts=('music', 'a', 'b.flac'))
@@ -100,19 +100,14 @@ def parse_server_path(text: str) -> ServerPath | None:
         text = text if text.startswith("/") else f"//{text}"
         text = text.removeprefix("/") if re.match(r"/[A-Za-z]:", text) else text
         text = text.removeprefix("//localhost") if text.lower().startswith("//localhost/") else text
-    text = text.replace("\\", "/")
-    root = ""
-    drive = _DRIVE.match(text)
-    if drive is not None:
-        root, text = f"{drive[1].lower()}:", text[2:]
-    elif text.startswith("//") and not text.startswith("///"):
-        host, _, text = text[2:].partition("/")
-        root = f"//{host.lower()}"
-    elif text.startswith("/"):
-        root = "/"
-    parts = tuple(part for part in text.split("/") if part not in ("", "."))
+    path = PurePosixPath(text.replace("\\", "/"))  # POSIX has a root of its own, `//`, for a host
+    root, parts = path.root, path.parts[1:] if path.root else path.parts
     if ".." in parts or "\0" in text:
         return None
+    if root == "//":
+        root, parts = f"//{''.join(parts[:1]).lower()}", parts[1:]
+    elif not root and parts and _DRIVE.fullmatch(parts[0]):
+        root, parts = parts[0].lower(), parts[1:]
     return ServerPath(root, parts)
 
 
@@ -126,7 +121,7 @@ class LocalFiles:
         """The file at `rest` below the map's folder, also where this machine spells a name another way.
 
         Two spellings of a name are composed and decomposed letters (NFC, NFD) and, of Windows, upper and lower case;
-        where several names here have the spelling in common, there is no telling and no file.
+        where several names here have that spelling in common, the file cannot be told and none is given.
         """
         local = path_map.local.joinpath(*rest)
         if not local.is_relative_to(path_map.local) or Path(os.path.normpath(local)) != local:
@@ -146,7 +141,7 @@ class LocalFiles:
 
 
 def _names_by_key(folder: Path, folds_case: bool) -> dict[str, list[str]]:  # noqa: FBT001
-    """The folder's names by what their spellings have in common."""
+    """The folder's names by the form that their spellings have in common."""
     like = ServerPath("//" if folds_case else "/", ())
     names: dict[str, list[str]] = {}
     try:

@@ -2,7 +2,7 @@
 
 A track's file is asked for by its part key, which names the file's version too and so changes with it; it is asked of
 the server for each track right before the download, one small request, and never kept. The first part of the first
-version is taken, as AudioMuse-AI does. Facts: shared/facts/audiomuse.md, section 2.5.
+version is taken, as AudioMuse-AI does.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ from typing import Any
 from student_clap.config.schema import PlexConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.sources.answers import entries, number, text
 from student_clap.ingest.sources.base import ListedTrack
-from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer, header_token
+from student_clap.ingest.sources.server import (
+    PAGE_TRACKS,
+    Address,
+    Ask,
+    Page,
+    RemoteServer,
+    entries,
+    header_token,
+    number,
+    text,
+)
 
 _JSON = {"Accept": "application/json"}
 _TRACK = "10"  # Plex's number of the type
-# What the server says goes below the server's own address only.
+# A key that the server names is asked for only below the server's own address.
 _PART_KEY = re.compile(r"/library/parts/(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._~%+-]*(/[A-Za-z0-9._~%+-]+)*")
 _SECTION_KEY = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -34,17 +43,17 @@ class PlexSource(RemoteServer[PlexConfig]):
 
     @property
     def remedy(self) -> str:
-        """A new token."""
+        """A token ends when its user signs out of all devices."""
         return "set plex.token (PLEX_TOKEN in .env) to a valid X-Plex-Token; signing out of all devices ends old ones"
 
     def credentials(self) -> Sequence[Credentials]:
-        """The token's header."""
+        """The token, in Plex's own header."""
         if self._settings.token is None:
             raise SourceError("plex.token is not set; expected the X-Plex-Token of an account that sees the library")
         return [Credentials({"X-Plex-Token": header_token(self._settings.token.get_secret_value(), "plex.token")})]
 
     def greet(self, credentials: Credentials) -> str | None:
-        """The number of music libraries, for without one every track would seem to be gone."""
+        """Count the music libraries, for without one every track would seem to be gone."""
         document = self._client.get_json("/library/sections", headers=_JSON, credentials=credentials)
         sections = entries(document, "MediaContainer", "Directory")
         if sections is None:
@@ -58,7 +67,7 @@ class PlexSource(RemoteServer[PlexConfig]):
         return f"Plex with {n_music} music {'library' if n_music == 1 else 'libraries'}"
 
     def addresses(self, track_id: str) -> Sequence[Address]:
-        """The file as a download, and as what a player reads."""
+        """The file as a download, and as a player reads it."""
         document = self._client.get_json(f"/library/metadata/{track_id}", headers=_JSON)
         tracks = entries(document, "MediaContainer", "Metadata")
         if tracks is None:
@@ -106,3 +115,6 @@ def _parts(track: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _file(track: dict[str, Any]) -> str:
     return next((text(part.get("file")) for part in _parts(track)), "")
+
+
+SOURCES = {"plex": PlexSource}

@@ -1,8 +1,9 @@
-"""What the sources of all media servers share: who may ask, what a refusal means, and lists in pages.
+"""The part that the sources of all media servers share: credentials, refusals, lists in pages, JSON answers.
 
-A server's module says how its credentials travel, how it greets, at which addresses a track's bytes lie, and how it
-lists; the rest is here. Guarantee: one track's fault is a FetchError, a fault of the server or of its credentials is a
-SourceError with the remedy; a list gives every id once, or ends with the error that says how far it came.
+The module of a server says how its credentials travel, how the server is greeted, at which addresses a track's bytes
+lie, and how tracks are listed; the rest is here. Guarantee: one track's fault is a FetchError, a fault of the server
+or of its credentials is a SourceError with the remedy; a list gives every id once, or ends with the error that says
+how far it came.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import IngestConfig
+from student_clap.ingest.cache.download import download
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack, Wanted
@@ -24,6 +27,7 @@ from student_clap.ingest.sources.base import ListedTrack, Wanted
 logger = logging.getLogger(__name__)
 
 PAGE_TRACKS = 500  # asked for at a time; servers may give fewer
+_SAID_CHARACTERS = 120  # of a server's own words in a message
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,10 @@ class Address:
 
 @dataclass(frozen=True)
 class Page:
-    """A piece of a list."""
+    """The entries of a list that come with one answer."""
 
     tracks: list[ListedTrack]
-    n_items: int  # entries of the server's answer, those that are no track included
+    n_items: int  # entries of the server's answer, including those that are not tracks
     total: int | None = None  # entries of the whole list, where the server says
     full: bool = True  # as many entries as were asked for
 
@@ -48,7 +52,7 @@ Ask = Callable[[int], Page]  # the page from that entry on
 
 
 class ServerSettings(Protocol):
-    """What the configuration's sections of all servers have in common."""
+    """The common part of the servers' sections of the configuration."""
 
     @property
     def url(self) -> str: ...
@@ -72,8 +76,8 @@ class RemoteServer(ABC, Generic[SettingsT]):
     section: ClassVar[str]  # of the configuration
     product: ClassVar[str]
     example_url: ClassVar[str]
-    credential: str = "token"  # what messages call it
-    track_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may stand in a URL's path
+    credential: str = "token"  # its name in messages
+    track_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")  # that may stand in a URL's path
 
     def __init__(self, settings: SettingsT, config: IngestConfig, stop: threading.Event) -> None:
         self._settings = settings
@@ -90,23 +94,23 @@ class RemoteServer(ABC, Generic[SettingsT]):
     def __exit__(self, *_: object) -> None:
         self._client.__exit__()
 
-    # --- what differs between servers
+    # --- different for each server
 
     @staticmethod
     def base_url(url: str) -> str:
-        """What every path is put behind."""
+        """The URL that every path is appended to."""
         return url
 
     @abstractmethod
     def credentials(self) -> Sequence[Credentials]:
-        """Ways to say who asks, the preferred first. Raises SourceError where settings are missing."""
+        """The ways to identify us, the preferred first. Raises SourceError where settings are missing."""
 
     @abstractmethod
     def greet(self, credentials: Credentials) -> str | None:
-        """Ask the server who it is, in a way that needs the credentials.
+        """Ask the server for its name, in a way that needs the credentials.
 
         Returns:
-            What the log says of it; None where the answer is not this product's.
+            Its name for the log; None where the answer is not this product's.
 
         Raises:
             FetchError: with status 401 where these credentials are not taken, though others might be.
@@ -115,7 +119,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def addresses(self, track_id: str) -> Sequence[Address]:
-        """Where the track's original bytes lie; each next one is for those who may not read the one before."""
+        """The addresses of the track's original bytes; each is for users who may not read the one before."""
 
     @abstractmethod
     def lists(self) -> Iterator[Ask]:
@@ -124,7 +128,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
     @property
     @abstractmethod
     def remedy(self) -> str:
-        """What to do where the credentials are refused."""
+        """The advice for a user whose credentials are refused."""
 
     def explain(self, head: bytes) -> Exception | None:  # noqa: ARG002  of those that report errors with status 200
         """The error that stands where audio should be, if this server is known to send such."""
@@ -134,10 +138,10 @@ class RemoteServer(ABC, Generic[SettingsT]):
         """Why the server does not know the track."""
         return FetchError("it is gone from the media server (404)", permanent=True, status=404)
 
-    # --- what is the same
+    # --- the same for all servers
 
     def check(self) -> None:
-        """Ask the server who it is, and keep the credentials that it accepts. Raises SourceError."""
+        """Ask the server for its name, and keep the credentials that it accepts. Raises SourceError."""
         hint = f"check {self.section}.url, and a reverse proxy's path in it"
         refused = ""
         with self._checking:
@@ -163,7 +167,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         track_id = wanted.track_id
         if not self.track_ids.fullmatch(track_id):
             raise FetchError(
-                f"the track id {track_id!r} is none of {self.product}'s", permanent=True, kind="strange id"
+                f"the track id {track_id!r} is not one of {self.product}'s", permanent=True, kind="strange id"
             )
         try:
             return self._download(track_id, wanted.stem)
@@ -207,7 +211,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         addresses = self.addresses(track_id)
         for address in addresses:
             try:
-                return self._client.download(address.path, stem, query=address.query, explain=self.explain)
+                return download(self._client, address.path, stem, query=address.query, explain=self.explain)
             except FetchError as error:
                 if error.status != 403:
                     raise
@@ -230,7 +234,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 if page.full:
                     raise SourceError(
                         f"the list of {self.product}'s tracks at {self._client.address} does not end: after"
-                        f" {len(seen)} tracks it begins again; is a cache or a proxy between that ignores the query?"
+                        f" {len(seen)} tracks it begins again; does a cache or a proxy ignore the query?"
                     )
                 break
         if page.total is not None and len(seen) - before < page.total:
@@ -245,3 +249,35 @@ def header_token(token: str, key: str) -> str:
     if not token.isprintable() or not token.isascii() or '"' in token or token != token.strip() or not token:
         raise SourceError(f"{key} has characters that no API key has; was it copied whole?")
     return token
+
+
+# --- JSON values of servers' answers, which may be anything
+
+
+def entries(value: Any, *keys: str) -> list[dict[str, Any]] | None:
+    """The list of objects at `keys` of a JSON document; empty where the last key is missing, None if it is not one.
+
+    >>> entries({"a": {"b": [{"id": 1}, 2]}}, "a", "b"), entries({"a": {}}, "a", "b"), entries({}, "a", "b")
+    ([{'id': 1}], [], None)
+    """
+    for key in keys[:-1]:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    found = value.get(keys[-1], [])
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else None
+
+
+def text(value: Any) -> str:
+    """A JSON value that should be a text or a number, as text; empty if it is neither."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def number(value: Any) -> int | None:
+    """A JSON value that should be a count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def said(value: Any) -> str:
+    """A server's own words, fit for a message."""
+    return one_line(text(value), _SAID_CHARACTERS)

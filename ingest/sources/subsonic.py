@@ -1,10 +1,10 @@
 """Audio from Navidrome and every other server that speaks OpenSubsonic.
 
-`download` gives the original file; `stream?format=raw` gives the same bytes to those who may not download. Who asks
-stands in the query: an API key, or the user with a salted hash of the password, or, for servers that cannot check that
-(code 41, LDAP), with the password itself. Servers report errors in a document with HTTP status 200, also where audio
-should be; it is read wherever it may come. Facts: shared/facts/audiomuse.md, section 2.3, and the OpenSubsonic
-specification (authentication, error codes).
+`download` gives the original file; `stream?format=raw` gives the same bytes to those who may not download. The
+credentials stand in the query: an API key, or the user with a salted hash of the password, or, for servers that cannot
+check that (code 41, LDAP), with the password itself. Servers report errors in a document with HTTP status 200, also
+where audio should be; it is read wherever it may come. Source: the OpenSubsonic specification (authentication, error
+codes).
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import Any
 from student_clap.config.schema import IngestConfig, SubsonicConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.sources.answers import entries, one_line, text
 from student_clap.ingest.sources.base import ListedTrack
-from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer
+from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer, entries, said, text
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +33,19 @@ _PAGE_ALBUMS = 20  # each is a request of its own
 # Codes of the specification -> the HTTP status that means the same.
 _STATUS = {40: 401, 41: 401, 42: 401, 43: 401, 44: 401, 50: 403, 70: 404}
 _GENERIC, _MISSING_PARAMETER, _CLIENT_TOO_OLD, _SERVER_TOO_OLD, _WRONG, _TRIAL_OVER = 0, 10, 20, 30, 40, 60
-_OTHER_WAY = frozenset({_MISSING_PARAMETER, _SERVER_TOO_OLD, 41, 42})  # what servers say that know another way only
+_OTHER_WAY = frozenset({_MISSING_PARAMETER, _SERVER_TOO_OLD, 41, 42})  # codes of servers that know another way only
 _XML_ERROR = re.compile(rb"<error\b[^>]*>")
 
 
 class SubsonicError(FetchError):
-    """What the server reports in a document of its own."""
+    """The error that the server reports in a document of its own."""
 
-    def __init__(self, code: int, said: str) -> None:
+    def __init__(self, code: int, message: str) -> None:
         self.code = code
-        said = f" ({said})" if said else ""
+        message = f" ({message})" if message else ""
         status = _STATUS.get(code, 0)
         super().__init__(
-            f"the server reports error {code}{said}",
+            f"the server reports error {code}{message}",
             permanent=status != 0 or code == _MISSING_PARAMETER,
             status=status,
             kind="" if status else "server error",
@@ -72,7 +71,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
 
     @property
     def remedy(self) -> str:
-        """Settings to correct."""
+        """Few servers know API keys, and some cannot check hashed passwords."""
         if self._settings.api_key is not None:
             return "check navidrome.api_key, or set navidrome.user and navidrome.password: few servers know API keys"
         return (
@@ -84,7 +83,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         """The API key, or the password as a hash and, if need be, as it is."""
         user, password, api_key = self._settings.user, self._settings.password, self._settings.api_key
         if api_key is not None:
-            # The specification wants no `u` beside it (code 43).
+            # The specification forbids `u` next to it (code 43).
             return [Credentials(query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN})]
         if not user or password is None:
             raise SourceError(
@@ -99,7 +98,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         ]
 
     def greet(self, credentials: Credentials) -> str | None:
-        """Name and version."""
+        """Send a ping, whose answer names the server and its version."""
         try:
             answer = self._ask("ping", {}, credentials)
         except SubsonicError as error:
@@ -119,9 +118,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
             if error.status == 400:  # of servers that say code 10 with it
                 raise FetchError(error.reason, permanent=True, status=401) from None
             raise
-        return (
-            f"{one_line(text(answer.get('type')) or 'Subsonic')} {one_line(text(answer.get('serverVersion')))}".strip()
-        )
+        return f"{said(answer.get('type')) or 'Subsonic'} {said(answer.get('serverVersion'))}".strip()
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The download, and the stream of the same bytes; without `raw` a server's own settings may transcode."""
@@ -158,7 +155,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         return Page(_listed(songs), len(songs), full=len(songs) >= PAGE_TRACKS)
 
     def _albums(self, start: int) -> Page:
-        """The songs of a few albums."""
+        """The songs of _PAGE_ALBUMS albums, for servers whose search does not list everything."""
         query = {"type": "alphabeticalByName", "size": str(_PAGE_ALBUMS), "offset": str(start)}
         albums = entries(self._ask("getAlbumList2", query), "albumList2", "album") or []
         tracks: list[ListedTrack] = []
@@ -173,7 +170,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         return Page(tracks, len(albums), full=len(albums) >= _PAGE_ALBUMS)
 
     def _ask(self, method: str, query: Mapping[str, str], credentials: Credentials | None = None) -> dict[str, Any]:
-        """The content of an answer that is no error."""
+        """The content of an answer. Raises SubsonicError where it is an error."""
         document = self._client.get_json(f"/rest/{method}.view", query={**query, **_CLIENT}, credentials=credentials)
         answer = document.get("subsonic-response") if isinstance(document, dict) else None
         if not isinstance(answer, dict) or "status" not in answer:
@@ -189,12 +186,12 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         if error.code == _TRIAL_OVER:
             return SourceError(f"{at} says that its trial period is over (code 60); nothing can be fetched from it")
         if error.code == _CLIENT_TOO_OLD:
-            return SourceError(f"{at} speaks a version of Subsonic that is not spoken here: {error.reason}")
+            return SourceError(f"{at} speaks a version of Subsonic that is not supported: {error.reason}")
         return None
 
 
 def parse_error(head: bytes) -> SubsonicError | None:
-    """The error that a JSON or XML document reports; None where it is none.
+    """The error that a JSON or XML document reports; None where it reports none.
 
     >>> parse_error(b'<subsonic-response status="failed"><error code="70" message="not found"/></subsonic-response>')
     SubsonicError('the server reports error 70 (not found)')
@@ -212,9 +209,9 @@ def parse_error(head: bytes) -> SubsonicError | None:
         return None
     # A pattern, not a parser: of a document from outside only two attributes are wanted.
     code = re.search(rb"""\scode=["'](\d{1,9})["']""", found[0])
-    said = re.search(rb"""\smessage=(?:"([^"]*)"|'([^']*)')""", found[0])
-    message = (said[1] or said[2] or b"").decode("utf-8", "replace") if said else ""
-    return SubsonicError(int(code[1]) if code else _GENERIC, one_line(message))
+    words = re.search(rb"""\smessage=(?:"([^"]*)"|'([^']*)')""", found[0])
+    message = (words[1] or words[2] or b"").decode("utf-8", "replace") if words else ""
+    return SubsonicError(int(code[1]) if code else _GENERIC, said(message))
 
 
 def _error_of(answer: Mapping[str, Any]) -> SubsonicError | None:
@@ -223,8 +220,11 @@ def _error_of(answer: Mapping[str, Any]) -> SubsonicError | None:
         return None
     error = error if isinstance(error, dict) else {}
     code = text(error.get("code"))
-    return SubsonicError(int(code) if code.isdecimal() else _GENERIC, one_line(text(error.get("message"))))
+    return SubsonicError(int(code) if code.isdecimal() else _GENERIC, said(error.get("message")))
 
 
 def _listed(songs: list[dict[str, Any]]) -> list[ListedTrack]:
     return [ListedTrack(text(s.get("id")), text(s.get("path"))) for s in songs if text(s.get("id"))]
+
+
+SOURCES = {"navidrome": SubsonicSource}

@@ -1,9 +1,9 @@
 """Title, artist and album of an audio file: from its tags, else from where it lies.
 
-The artist is what a split holds tracks apart by, so it should name whose sound it is: the album artist before the
-track's (`X feat. Y` goes with `X`), but the track's where the album is a compilation. Without tags the folders are read
-as Artist/Album/Title, then the name as `Artist - Title`.
-Guarantee: a file without tags, or with broken ones, is no error. Cost: opening the file.
+A split holds tracks apart by their artist, so the artist should be the one whose sound it is: the album artist before
+the track's (`X feat. Y` goes with `X`), but the track's where the album is a compilation. Without tags the folders are
+read as Artist/Album/Title, then the name as `Artist - Title`. Guarantee: a file without tags, or with broken ones, is
+not an error. Cost: opening the file.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import av
 
-from student_clap.featurize.audio.decode import open_container
+from student_clap.config.runtime.container import open_container
 
 _COMPILATIONS = frozenset({"various artists", "various", "va", "v.a.", "v/a", "unknown artist", "soundtrack"})
-_MOST_CHARACTERS = 500  # what AudioMuse-AI keeps of a title
+_MOST_CHARACTERS = 500  # that AudioMuse-AI keeps of a title
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What a file says of itself."""
+    """Title, artist and album; empty where nothing names them."""
 
     title: str
     artist: str

@@ -26,15 +26,16 @@ from typing import Self
 
 import numpy as np
 
+from student_clap.config.audio_files import is_audio_name
 from student_clap.config.runtime.machine import available_cores
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import Config
 from student_clap.featurize.audio.decode import DecodeError, decode
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
-from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension
+from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import StoppedError
 from student_clap.ingest.id_map import IdMap
-from student_clap.ingest.sources.folder import AUDIO_SUFFIXES, walk_files
+from student_clap.ingest.sources.folder import walk_files
 from student_clap.ingest.sources.tags import read_tags
 from student_clap.ingest.vectors.base import DEFAULT_SERVER_ID, MusicServer, SourceTrack, VectorSourceError
 from student_clap.store import FeatureStore, row_blocks
@@ -158,13 +159,12 @@ class TeacherFolder:
 
     def _is_audio(self, path: Path) -> bool:
         """By its suffix, else by its content. A damaged file with an audio suffix counts, so that it gets a reason."""
-        if path.suffix.lower() in AUDIO_SUFFIXES:
+        if is_audio_name(path):
             return path.is_file()
         try:
             if not path.is_file():
                 return False
-            with path.open("rb") as file:
-                audio_extension(file.read(HEAD_BYTES))
+            audio_extension(path)
         except (NotAudioError, OSError):
             return False
         return True

@@ -33,7 +33,8 @@ from loopback.schema import (
 )
 from student_clap.config.cli import main
 from student_clap.config.schema import Config
-from student_clap.ingest.sources.base import Wanted, open_source
+from student_clap.ingest.sources.base import Wanted
+from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore
 
 CONTAINERS = ("flac", "wav", "ogg", "mp3")

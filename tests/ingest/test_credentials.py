@@ -95,9 +95,9 @@ def test_every_kind_fills_its_section(
         ("jellyfin", {"url": "http://nas", "token": [SECRET]}, "token in music_servers.creds of Main"),
         ("jellyfin", {"url": f"nas/{SECRET}", "token": SECRET}, "url must start with http:// or https://"),
         ("jellyfin", {"url": f"http://u:{SECRET}@nas", "token": SECRET}, "url must not carry a user or a password"),
-        ("jellyfin", [SECRET], "is no JSON object"),
-        ("jellyfin", f'{{"token": "{SECRET}', "is no JSON object"),
-        ("jellyfin", None, "is no JSON object"),
+        ("jellyfin", [SECRET], "is not a JSON object"),
+        ("jellyfin", f'{{"token": "{SECRET}', "is not a JSON object"),
+        ("jellyfin", None, "is not a JSON object"),
         ("spotify", {"url": "http://nas", "token": SECRET}, "of a kind that is not known; expected jellyfin, emby"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 
 from student_clap.config.schema import AudioConfig
 from student_clap.ingest.cache import budget as budget_module
-from student_clap.ingest.cache.budget import Budget, claim_room, featurized_audio, spending
+from student_clap.ingest.cache.budget import Budget, featurized_audio, reserve_room, spending
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.store import FeatureStore, Recipe, State, Track
@@ -41,13 +41,13 @@ def set_free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12 - n_bytes, n_bytes))
 
 
-# --- claims
+# --- reservations
 
 
-def test_files_and_claims_together_stay_within_the_budget(tmp_path: Path) -> None:
+def test_files_and_reservations_together_stay_within_the_budget(tmp_path: Path) -> None:
     fill(tmp_path, 300)
     budget = Budget(tmp_path, 1000)
-    first, second = budget.claim(0), budget.claim(0)
+    first, second = budget.reserve(0), budget.reserve(0)
     first.hold(400)
     with pytest.raises(NoRoomError):
         second.hold(301)
@@ -63,24 +63,24 @@ def test_files_and_claims_together_stay_within_the_budget(tmp_path: Path) -> Non
 def test_a_part_that_is_continued_is_counted_once(tmp_path: Path) -> None:
     fill(tmp_path, 600)
     budget = Budget(tmp_path, 1000)
-    claim = budget.claim(600)
-    claim.hold(1000)
+    reservation = budget.reserve(600)
+    reservation.hold(1000)
     assert budget.used_bytes == 1000
-    claim.restart()
+    reservation.restart()
     assert budget.used_bytes == 0
-    claim.hold(900)
-    claim.end(900)
+    reservation.hold(900)
+    reservation.end(900)
     assert budget.used_bytes == 900
 
 
 def test_the_oldest_make_room_and_no_more_of_them_than_needed(tmp_path: Path) -> None:
     files = fill(tmp_path, 300, 300, 300)
     budget = Budget(tmp_path, 1000, files[:2])
-    budget.claim(0).hold(200)
+    budget.reserve(0).hold(200)
     assert [p.exists() for p in files] == [False, True, True]
     assert (budget.evicted, budget.evicted_bytes, budget.used_bytes) == (1, 300, 800)
     with pytest.raises(NoRoomError):
-        budget.claim(0).hold(600)
+        budget.reserve(0).hold(600)
     assert [p.exists() for p in files] == [False, False, True]
 
 
@@ -94,7 +94,7 @@ def test_a_file_larger_than_the_budget_has_a_reason_of_its_own(tmp_path: Path) -
     files = fill(tmp_path, 300)
     budget = Budget(tmp_path, 1000, files)
     with pytest.raises(FetchError, match=r"1\.1 kB, more than the whole of ingest\.max_cache \(1\.0 kB\)") as caught:
-        budget.claim(0).hold(1100)
+        budget.reserve(0).hold(1100)
     assert caught.value.kind == "larger than max_cache"
     assert not caught.value.permanent
     assert files[0].exists()
@@ -105,7 +105,7 @@ def test_what_vanished_by_itself_makes_no_room(tmp_path: Path) -> None:
     files = fill(tmp_path, 300, 300)
     budget = Budget(tmp_path, 700, files)
     files[0].unlink()
-    budget.claim(0).hold(300)
+    budget.reserve(0).hold(300)
     assert budget.evicted == 1
     assert not files[1].exists()
 
@@ -118,17 +118,17 @@ def test_many_threads_never_exceed_it(tmp_path: Path) -> None:
 
     def one(seed: int) -> None:
         random = np.random.default_rng(seed)
-        claim = budget.claim(0)
-        claim.hold(1000)
+        reservation = budget.reserve(0)
+        reservation.hold(1000)
         together.wait()
         for size in (1000 + np.cumsum(random.integers(1, 50, 200))).tolist():
             try:
-                claim.hold(size)
+                reservation.hold(size)
             except NoRoomError:
                 refusals.append(size)
             seen.append(budget.used_bytes)
         together.wait()
-        claim.end(0)
+        reservation.end(0)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(8)))
@@ -138,16 +138,16 @@ def test_many_threads_never_exceed_it(tmp_path: Path) -> None:
     assert budget.used_bytes == 0
 
 
-def test_claims_belong_to_the_thread_of_a_run(tmp_path: Path) -> None:
+def test_reservations_belong_to_the_thread_of_a_run(tmp_path: Path) -> None:
     budget = Budget(tmp_path, 100)
-    claim_room(0).hold(10**9)  # nobody's: everything is granted
+    reserve_room(0).hold(10**9)  # no budget: everything is granted
     with spending(budget):
-        claim_room(0).hold(60)
+        reserve_room(0).hold(60)
         with pytest.raises(NoRoomError):
-            claim_room(0).hold(60)
+            reserve_room(0).hold(60)
         with pytest.raises(NoRoomError):
-            claim_room(0)  # no request is made any more
-    claim_room(0).hold(10**9)
+            reserve_room(0)  # no request is made any more
+    reserve_room(0).hold(10**9)
 
 
 # --- which files may go
@@ -221,13 +221,13 @@ def test_the_reserve_holds_during_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     files = fill(tmp_path, 100)
     set_free(monkeypatch, 257_000_000)
     budget = Budget(tmp_path)
-    budget.claim(0).hold(900_000)
+    budget.reserve(0).hold(900_000)
     with pytest.raises(SourceError, match="must stay free"):
-        budget.claim(0).hold(900_000)  # would fit but for what the first has yet to write
+        budget.reserve(0).hold(900_000)  # would fit but for what the first has yet to write
     # Audio makes room only where a budget was set.
     assert files[0].exists()
     with pytest.raises(SourceError, match="must stay free"):
-        Budget(tmp_path, 10**9, files).claim(0).hold(2_000_000)
+        Budget(tmp_path, 10**9, files).reserve(0).hold(2_000_000)
     assert not files[0].exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from student_clap.config.runtime.files import PARTIAL
 from student_clap.ingest.cache.files import AudioCache
 
 
@@ -19,7 +20,8 @@ def test_the_cache_keeps_what_a_run_may_continue(tmp_path: Path) -> None:
         if name != "no note":
             stem.with_name(stem.name + ".part.json").write_text(note)
     folder = stems["wanted"].parent
-    for name in ("song.flac.x1.part", ".x.flac.abc.part", f".{stems['wanted'].name}.part.json.q.part"):
+    killed = f".{stems['wanted'].name}.part.json.0123{PARTIAL}"  # of a note whose writer was killed
+    for name in ("song.flac.x1.part", ".x.flac.abc.part", f".{stems['wanted'].name}.part.json.q.part", killed):
         (folder / name).write_bytes(b"half")
     (folder / "not-ours.txt").write_bytes(b"kept")
     with AudioCache(tmp_path, "main") as cache:

@@ -6,6 +6,7 @@ import datetime as dt
 import email.utils
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ from tests.ingest.http.http_server import answer, dictated_server
 
 from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
+from student_clap.ingest.cache.download import download
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
 
@@ -55,7 +57,7 @@ def left_over(directory: Path) -> list[str]:
 def test_a_file_gets_its_name_from_us_and_its_extension_from_its_content(
     client: HttpClient, tune: Path, tmp_path: Path
 ) -> None:
-    path = client.download(PATH, tmp_path / "cache/ab/abcdef")
+    path = download(client, PATH, tmp_path / "cache/ab/abcdef")
     assert path == tmp_path / "cache/ab/abcdef.flac"
     assert path.read_bytes() == tune.read_bytes()
     assert left_over(tmp_path / "cache") == ["ab", "abcdef.flac"]
@@ -75,11 +77,11 @@ def test_what_may_pass_is_tried_again(
     client: HttpClient, media: MediaServer, tune: Path, tmp_path: Path, kind: Any, options: dict[str, Any], reason: str
 ) -> None:
     media.fault("a", kind, times=2, **options)
-    assert client.download(PATH, tmp_path / "cache/a").read_bytes() == tune.read_bytes()
+    assert download(client, PATH, tmp_path / "cache/a").read_bytes() == tune.read_bytes()
     assert media.downloads() == 3
     media.fault("a", kind, **options)
     with pytest.raises(FetchError) as caught:
-        client.download(PATH, tmp_path / "cache/b")
+        download(client, PATH, tmp_path / "cache/b")
     assert not caught.value.permanent
     assert reason in caught.value.reason
     assert media.downloads() == 6
@@ -92,7 +94,7 @@ def test_a_truncated_file_is_told_with_its_bytes(
     media.fault("a", "truncated")
     size = tune.stat().st_size
     with pytest.raises(FetchError, match=f"broke off after {size // 2} of {size} bytes"):
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_what_will_not_change_is_not_tried_again(
 ) -> None:
     media.fault("a", kind, **options)
     with pytest.raises(FetchError) as caught:
-        client.download(PATH, tmp_path / "cache/a")
+        download(client, PATH, tmp_path / "cache/a")
     assert caught.value.permanent
     assert reason in caught.value.reason
     assert media.downloads() == 1
@@ -135,7 +137,7 @@ def test_waits_double_and_vary(media: MediaServer, tmp_path: Path) -> None:
     media.fault("a", "status", status=500)
     stop = Waits()
     with make_client(media, stop, retries=4, backoff_s=1.0) as client, pytest.raises(FetchError):
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert len(stop.asked_s) == 4
     for asked_s, base_s in zip(stop.asked_s, (1, 2, 4, 8), strict=True):
         assert 0.75 * base_s <= asked_s <= 1.25 * base_s
@@ -148,7 +150,7 @@ def test_retry_after_is_honoured_in_both_its_forms(media: MediaServer, tmp_path:
     media.fault("a", "status", status=503, times=1, headers={"Retry-After": in_a_minute})
     stop = Waits()
     with make_client(media, stop) as client:
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert 16.5 < stop.asked_s[0] <= 17
     assert 30 < stop.asked_s[1] <= 90
 
@@ -159,9 +161,9 @@ def test_a_time_that_the_server_names_holds_for_every_download(media: MediaServe
     stop = Waits()
     with make_client(media, stop, retries=0) as client:
         with pytest.raises(FetchError):
-            client.download(PATH, tmp_path / "a")
+            download(client, PATH, tmp_path / "a")
         assert stop.asked_s == []
-        client.download("/Items/b/Download", tmp_path / "b")
+        download(client, "/Items/b/Download", tmp_path / "b")
         assert len(stop.asked_s) == 1
         assert 10 < stop.asked_s[0] <= 17
 
@@ -169,7 +171,7 @@ def test_a_time_that_the_server_names_holds_for_every_download(media: MediaServe
 def test_a_server_that_asks_for_an_hour_is_left_to_the_next_run(media: MediaServer, tmp_path: Path) -> None:
     media.fault("a", "status", status=503, headers={"Retry-After": "3600"})
     with make_client(media, Waits()) as client, pytest.raises(FetchError) as caught:
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert not caught.value.permanent
     assert media.downloads() == 1
 
@@ -179,7 +181,7 @@ def test_no_connection_is_tried_again_and_told_briefly(media: MediaServer, tmp_p
     with make_client(media, stop) as client:
         media.stop()
         with pytest.raises(FetchError) as caught:
-            client.download(PATH, tmp_path / "a")
+            download(client, PATH, tmp_path / "a")
     assert caught.value.reason == "no connection: connection refused (tried 3 times)"
     assert not caught.value.permanent
 
@@ -187,7 +189,7 @@ def test_no_connection_is_tried_again_and_told_briefly(media: MediaServer, tmp_p
 def test_a_server_that_stops_sending_runs_into_the_timeout(media: MediaServer, tmp_path: Path) -> None:
     media.block_delay_s = 60.0
     with make_client(media, retries=0, timeout_s=0.2) as client, pytest.raises(FetchError) as caught:
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert caught.value.reason == "no data for 0.2 s in the middle of the file"
     assert not caught.value.permanent
 
@@ -198,14 +200,14 @@ def test_a_stop_ends_a_wait(media: MediaServer, tmp_path: Path) -> None:
     with make_client(media, stop) as client:
         threading.Timer(0.1, stop.set).start()
         with pytest.raises(StoppedError):
-            client.download(PATH, tmp_path / "cache/a")
+            download(client, PATH, tmp_path / "cache/a")
     assert left_over(tmp_path / "cache") == []
 
 
 def test_a_disk_that_cannot_be_written_is_no_fault_of_the_track(client: HttpClient, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(SourceError, match="cannot write"):
-        client.download(PATH, tmp_path / "cache/a")
+        download(client, PATH, tmp_path / "cache/a")
 
 
 def test_the_token_stays_at_home_when_another_host_is_named(media: MediaServer, tune: Path, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_the_token_stays_at_home_when_another_host_is_named(media: MediaServer, 
             media.faults.clear()
             media.fault("a", "redirect", headers={"Location": f"{stranger.url}{PATH}?api_key=their-own"})
             with pytest.raises(FetchError) as caught:
-                client.download(PATH, tmp_path / "a")
+                download(client, PATH, tmp_path / "a")
             assert "where the token is not sent" in caught.value.reason
             assert "their-own" not in caught.value.reason
             (request,) = stranger.log
@@ -228,14 +230,14 @@ def test_a_redirect_within_the_server_keeps_the_token(
     client: HttpClient, media: MediaServer, tune: Path, tmp_path: Path
 ) -> None:
     media.fault(PATH, "redirect", headers={"Location": "/Audio/a/stream?static=true"})
-    assert client.download(PATH, tmp_path / "a").read_bytes() == tune.read_bytes()
+    assert download(client, PATH, tmp_path / "a").read_bytes() == tune.read_bytes()
     assert [r.path for r in media.log] == [PATH, "/Audio/a/stream"]
 
 
 def test_redirects_in_a_circle_end(client: HttpClient, media: MediaServer, tmp_path: Path) -> None:
     media.fault(PATH, "redirect", headers={"Location": PATH})
     with pytest.raises(FetchError, match="more than 5 redirects"):
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_redirects_in_a_circle_end(client: HttpClient, media: MediaServer, tmp_p
 )
 def test_who_may_see_the_token(home: str, address: str, *, trusted: bool) -> None:
     with HttpClient(home, IngestConfig(), threading.Event()) as client:
-        assert client._is_home(address) is trusted
+        assert client.is_home(address) is trusted
 
 
 def test_a_netrc_does_not_take_the_tokens_place(
@@ -263,7 +265,7 @@ def test_a_netrc_does_not_take_the_tokens_place(
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password netrc-secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with make_client(media) as client:
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert media.log[0].headers["authorization"] == TOKEN["Authorization"]
 
 
@@ -278,17 +280,35 @@ def test_credentials_in_the_query_go_home_and_nowhere_else(
         client.credentials = Credentials(TOKEN, SECRET)
         assert "salted-secret" not in repr(client.credentials)
         media.fault("a", "status", status=500, times=1)
-        client.download(PATH, tmp_path / "a", query={"format": "raw"})
+        download(client, PATH, tmp_path / "a", query={"format": "raw"})
         assert media.log[-1].parameters() == {"format": "raw", **SECRET}
         # A server that redirects to itself hands the query back, and gets it once.
         media.fault(PATH, "redirect", headers={"Location": f"/Audio/a/stream?{urlencode(SECRET)}"}, times=1)
-        client.download(PATH, tmp_path / "b")
+        download(client, PATH, tmp_path / "b")
         assert media.log[-1].query == urlencode(SECRET)
         media.fault(PATH, "redirect", headers={"Location": f"{stranger.url}{PATH}"}, times=1)
         with pytest.raises(FetchError) as caught:
-            client.download(PATH, tmp_path / "c")
+            download(client, PATH, tmp_path / "c")
         assert "salted-secret" not in repr(stranger.log) + str(caught.value)
         assert media.token not in repr(stranger.log)
+    assert "GET" in caplog.text
+    assert "salted-secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("media")
+def test_headers_that_are_damaged_show_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+
+    def damaged(_: object) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Patience\r\n\r\n{}"
+
+    with (
+        dictated_server(damaged) as server,
+        HttpClient(server.url, IngestConfig(retries=0), threading.Event()) as reader,
+    ):
+        reader.credentials = Credentials(query=SECRET)
+        with suppress(FetchError):
+            reader.get_json("/x")
     assert "GET" in caplog.text
     assert "salted-secret" not in caplog.text
 
@@ -318,7 +338,7 @@ def test_json_that_breaks_off_is_asked_for_again() -> None:
 
 def test_an_answer_without_end_is_not_read_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("student_clap.ingest.http.client._MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr("student_clap.ingest.http.client.MAX_JSON_BYTES", 1000)
     body = b"[" + b" " * 2000 + b"]"
     with (
         dictated_server(answer("200 OK", body, Content_Length=str(len(body)))) as server,
@@ -340,9 +360,9 @@ def test_the_server_may_explain_what_stands_in_the_audios_place(
         return FetchError("it says no", permanent=True) if len(seen) == 1 else None
 
     with pytest.raises(FetchError, match="it says no"):
-        client.download(PATH, tmp_path / "a", explain=explain)
+        download(client, PATH, tmp_path / "a", explain=explain)
     with pytest.raises(FetchError, match="it is JSON"):
-        client.download(PATH, tmp_path / "a", explain=explain)
+        download(client, PATH, tmp_path / "a", explain=explain)
     assert seen[0] == b'{"error": "no"}'
 
 
@@ -352,7 +372,7 @@ def test_a_redirect_to_no_address_is_told(
 ) -> None:
     media.fault(PATH, "redirect", headers={"Location": location})
     with pytest.raises(FetchError) as caught:
-        client.download(PATH, tmp_path / "a")
+        download(client, PATH, tmp_path / "a")
     assert caught.value.permanent
     assert caught.value.kind == "unusable answer"
 
@@ -368,7 +388,7 @@ def test_connections_are_used_again(client: HttpClient, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
     for i in range(5):
-        client.download(PATH, tmp_path / f"a{i}")
+        download(client, PATH, tmp_path / f"a{i}")
         client.get_json("/System/Info")
     assert made == 1
 

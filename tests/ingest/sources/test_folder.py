@@ -75,18 +75,19 @@ def test_no_path_leads_out_of_the_folder(folder: Folder) -> None:
         folder.find("../secret.flac")
 
 
-def test_a_file_that_is_no_audio_is_told(folder: Folder) -> None:
+def test_a_file_that_is_not_audio_is_told(folder: Folder) -> None:
     folder.add("a.flac")
     (folder.root / "b.mp3").write_bytes(b"")
     (folder.root / "c.mp3").write_bytes(b"junk" * 100)
-    for name, reason in (("b", "the file is empty"), ("c", "no known audio format")):
+    (folder.root / "d.mp3").write_bytes(bytes(400))
+    for name, reason in (("b", "the file is empty"), ("c", "it is text"), ("d", "no known audio format")):
         with pytest.raises(FetchError, match=reason):
             folder.find(name)
 
 
 def test_a_folder_that_is_not_there_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="is no folder; is the disk mounted"):
+    with pytest.raises(SourceError, match="is not a folder; is the disk mounted"):
         FolderSource(tmp_path / "nowhere", {}).check()
     with pytest.raises(SourceError, match="holds no files"):
         FolderSource(tmp_path / "empty", {}).check()

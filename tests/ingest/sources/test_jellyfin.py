@@ -65,7 +65,7 @@ def test_a_token_that_is_withdrawn_ends_the_run(servers: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "options", "reason"),
     [
-        ("html", {}, "the answer is no JSON; check jellyfin.url"),
+        ("html", {}, "the answer is not JSON; check jellyfin.url"),
         ("json", {}, "answers, but not as Jellyfin does"),
         ("status", {"status": 404}, "404 Not Found; check jellyfin.url"),
         ("status", {"status": 502}, "502 Bad Gateway (tried 2 times)"),
@@ -88,7 +88,7 @@ def test_a_page_for_administrators_is_no_obstacle(servers: Any) -> None:
 @pytest.mark.parametrize("track_id", ["..", "a/b", "", "a1?x=1", "ä", "a" * 65])
 def test_a_strange_id_never_becomes_an_address(servers: Any, track_id: str) -> None:
     with running_media_server(servers.files) as media, servers.open(media) as source:
-        with pytest.raises(FetchError, match="is none of Jellyfin's"):
+        with pytest.raises(FetchError, match="is not one of Jellyfin's"):
             source.fetch(servers.wanted(track_id))
         assert media.log == []
 

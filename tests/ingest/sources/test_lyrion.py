@@ -79,7 +79,7 @@ def test_the_list_has_paths_of_whole_files_only(servers: Any, files: Any) -> Non
 @pytest.mark.parametrize("track_id", ["..", "1/2", "", "a1", "1?x"])
 def test_a_strange_id_never_becomes_an_address(servers: Any, files: Any, track_id: str) -> None:
     with running_media_server(files, kind="lyrion") as media, servers.open(media) as source:
-        with pytest.raises(FetchError, match="is none of Lyrion's"):
+        with pytest.raises(FetchError, match="is not one of Lyrion's"):
             source.fetch(servers.wanted(track_id))
         assert media.log == []
 

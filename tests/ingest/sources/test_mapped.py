@@ -54,7 +54,7 @@ def test_a_file_that_is_not_here_is_downloaded(servers: Any, nas: Path, caplog: 
         assert path.parent == servers.home / "cache"
         assert path.read_bytes() == servers.files["a1"].read_bytes()
     assert "ingest.map covers 3 of AudioMuse-AI's 4 paths" in caplog.text
-    assert "4.mp3 cannot be used: it is of no known audio format" in caplog.text
+    assert "4.mp3 cannot be used: it is text, not audio" in caplog.text
     assert "1 tracks used where they lie; asked of the server: 1 not in the mapped folder" in caplog.text
     assert "1 not readable as audio, 1 outside the mapped folders" in caplog.text
 

@@ -20,7 +20,8 @@ from loopback.postgres import Database, PostgresServer
 from loopback.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import Config
 from student_clap.ingest.http.errors import SourceError, StoppedError
-from student_clap.ingest.sources.base import Wanted, open_source
+from student_clap.ingest.sources.base import Wanted
+from student_clap.ingest.sources.open import open_source
 from student_clap.store import State
 
 TOKEN = "s3cret/loopback+token"  # with what base64 and URLs spell differently
@@ -53,7 +54,7 @@ IN_FOLDER: Mapping[str, tuple[bytes | None, str]] = {
 WHOLE = {
     "refused": "no connection: connection refused",
     "wrong-secret": "refuses the (token|user and password)",
-    "sign-in-page": "the answer is no JSON",
+    "sign-in-page": "the answer is not JSON",
     "no-such-answer": "answers, but not as|the answer is not as",
     "503": "503 Service Unavailable",
     "reset": "connection",
@@ -368,6 +369,6 @@ def test_a_folder_has_the_same_outcomes(small_world: Any, observer: Any, tmp_pat
 
     folder.rename(tmp_path / "unmounted")
     third = observer(world, ok=False)
-    assert the_error(third).endswith("is no folder; is the disk mounted?")
+    assert the_error(third).endswith("is not a folder; is the disk mounted?")
     assert third.table == second.table
     assert world.media.log == []

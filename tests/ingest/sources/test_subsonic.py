@@ -101,7 +101,7 @@ def test_ids_of_any_form_stay_in_the_query(servers: Any) -> None:
             assert media.log[-1].path == "/rest/download.view"
             assert media.log[-1].parameters()["id"] == track_id
         for track_id in ("", "a b", "a\n", "ä", "a" * 256):
-            with pytest.raises(FetchError, match="is none of"):
+            with pytest.raises(FetchError, match="is not one of"):
                 source.fetch(servers.wanted(track_id))
 
 
@@ -153,7 +153,7 @@ def test_without_the_right_to_download_the_raw_stream_is_taken(
     [
         (0, FetchError, r"the server reports error 0 \(said\)", False),
         (10, FetchError, r"error 10", True),
-        (20, SourceError, "speaks a version of Subsonic that is not spoken here", None),
+        (20, SourceError, "speaks a version of Subsonic that is not supported", None),
         (40, FetchError, "refuses this track, though not the user and password", True),
         (60, SourceError, "trial period is over", None),
         (99, FetchError, "error 99", False),

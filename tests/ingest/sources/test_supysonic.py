@@ -31,7 +31,7 @@ import soundfile
 from loopback.schema import LoopbackTrack, Server, unit_vector, vector_bytes
 from student_clap.config.schema import Config
 from student_clap.ingest.http.errors import FetchError, SourceError
-from student_clap.ingest.sources.base import open_source
+from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore, State
 
 _USER, _PASSWORD = "listener", "pä ss&wörd=1#"

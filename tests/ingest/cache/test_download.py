@@ -16,6 +16,7 @@ from tests.ingest.http.http_server import DictatedServer, answer, dictated_serve
 
 from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
+from student_clap.ingest.cache.download import download as download_file
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, StoppedError
 
@@ -47,7 +48,7 @@ def download(url: str, stem: Path, *, token: str = "", stop: threading.Event | N
     config = IngestConfig(**{"retries": 0, "backoff_s": 0.0, "timeout_s": 20.0} | settings)
     with HttpClient(url, config, stop or threading.Event()) as client:
         client.credentials = Credentials({"Authorization": f'MediaBrowser Token="{token}"'})
-        return client.download(PATH, stem)
+        return download_file(client, PATH, stem)
 
 
 def broken_off(media: MediaServer, stem: Path) -> None:
@@ -148,17 +149,17 @@ def test_a_part_of_another_address_is_left_until_something_better_comes(media: M
         media.fault("/Audio/a/stream", "truncated", times=1)
         for _ in range(2):
             with pytest.raises(FetchError, match="403"):
-                client.download(PATH, tmp_path / "c/x")
+                download_file(client, PATH, tmp_path / "c/x")
             media.faults.pop("/Audio/a/stream", None)
             media.faults.pop("a", None)
             media.fault("a", "truncated", times=1)
             with pytest.raises(FetchError, match="broke off"):
-                client.download("/Audio/a/stream", tmp_path / "c/x")
+                download_file(client, "/Audio/a/stream", tmp_path / "c/x")
             assert names(tmp_path / "c/x") == ["x.part", "x.part.json"]
             media.faults.clear()
             media.fault("a", "status", status=403, only="/Download")
         media.faults.clear()
-        client.download("/Audio/a/stream", tmp_path / "c/x")
+        download_file(client, "/Audio/a/stream", tmp_path / "c/x")
     assert ranges(media)[-1].startswith("bytes=")
 
 

@@ -151,11 +151,15 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.warmup_steps is None and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be fewer than epochs {self.epochs}")
         if self.segments_per_track and self.segments_per_track > self.segments_per_pass:
             raise ValueError(
                 f"segments_per_track {self.segments_per_track} is larger than segments_per_pass "
                 f"{self.segments_per_pass}; lower the one or raise the other"
             )
         return self
+
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the warm-up. One that is given in epochs lasts no longer than the run."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(min(self.warmup_epochs, self.epochs) * steps_per_epoch)

@@ -13,13 +13,13 @@ from student_clap.config.schema import Config
 
 @click.group()
 def store() -> None:
-    """Look into the feature store, and mend it."""
+    """Show, export, verify and repair the feature store."""
 
 
 @store.command()
 @config_options()
 def info(config: Config) -> None:
-    """Say what the store holds."""
+    """Print what the store holds."""
     from collections import Counter
 
     from student_clap.store import FeatureStore, State
@@ -67,7 +67,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
 
 
 @store.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write: .parquet, or .npz.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write: .parquet, or .npz.")
 @click.option("--track", "track_id", metavar="ID", help="This track's segments instead of all rows.")
 @click.option("--server", "server_id", metavar="ID", help="Server of --track, where several have that id.")
 @click.option(
@@ -79,7 +79,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
 def export(
     config: Config, *, out: Path | None, track_id: str | None, server_id: str | None, failures: Path | None
 ) -> None:
-    """Write what the store holds as Parquet, one track's segments as npz, or the failures as a table."""
+    """Write all rows as Parquet, one track's segments as npz, or the failures as a table."""
     from student_clap.store import FeatureStore, Recipe, tables
 
     if track_id is not None and out is None:
@@ -116,7 +116,9 @@ def verify(config: Config, *, deep: bool) -> None:
     how = _extent(deep=deep)
     if findings:
         repair = "store repair --deep" if deep else "store repair"
-        raise click.ClickException(f"{len(findings)} faults ({how}); `student-clap {repair}` mends what can be mended")
+        raise click.ClickException(
+            f"{len(findings)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
+        )
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 
@@ -156,7 +158,7 @@ def repair_store(config: Config, *, deep: bool) -> None:
     if done.chunks:
         parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
     if done.metadata:
-        parts.append(f"{done.metadata} zarr.json written anew")
+        parts.append(f"{done.metadata} zarr.json written again")
     how = _extent(deep=deep)
     left = f"; {len(done.left)} faults left" if done.left else ""
     echo(f"store repair: {', '.join(parts)}{left}; {how}")

@@ -160,7 +160,7 @@ def test_a_changed_file_is_featurized_again_and_another_model_changes_no_feature
     library.run()
     recipe = Recipe.from_config(AudioConfig())
     with FeatureStore.open(library.home / "store.zarr", "r+") as store:
-        store.features(recipe).mark([0, 1], [24_000, FAILED], ["", "no audio"])
+        store.features(recipe).commit([0, 1], [24_000, FAILED], ["", "no audio"])
     library.model = write_mel_teacher(library.model, "clap", seed=1)
     assert "another file" not in library.run().output
     assert FeatureStore.open(library.home / "store.zarr").features(recipe).n_samples().tolist() == [24_000, FAILED]

@@ -49,13 +49,13 @@ def test_zarr_reads_what_we_write_and_we_read_what_zarr_writes(store, recipe, ma
     by_zarr = mel[1]
     assert np.array_equal(by_zarr[:, : codes.shape[1]], codes)
     assert not by_zarr[:, codes.shape[1] :].any()
-    ours = features.shard_path(1).read_bytes()
+    ours = (features.shards / "1/0/0").read_bytes()
 
     mel[2] = by_zarr
-    features.mark([1, 2], [seconds * SECONDS + 5] * 2, ["", ""])
+    features.commit([1, 2], [seconds * SECONDS + 5] * 2, ["", ""])
     assert np.array_equal(features.strip(2), codes)
     # The same packed chunks, in zarr's order; only the last may differ where zarr leaves a chunk out.
-    assert len(features.shard_path(2).read_bytes()) == len(ours)
+    assert len((features.shards / "2/0/0").read_bytes()) == len(ours)
 
 
 def test_a_shard_of_another_make_is_left_to_zarr(store, recipe, make_codes):
@@ -71,7 +71,7 @@ def test_a_shard_of_another_make_is_left_to_zarr(store, recipe, make_codes):
     assert features._format is None
     codes = make_codes(12 * SECONDS)
     features.write_strip(0, codes, 12 * SECONDS)
-    features.mark([0], [12 * SECONDS], [""])
+    features.commit([0], [12 * SECONDS], [""])
     assert np.array_equal(features.strip(0), codes)
 
 
@@ -102,7 +102,7 @@ def test_segments_are_views_of_the_strip_in_decibels(store, recipe, make_codes):
     codes = make_codes(n_samples)
     assert codes.shape[1] == strip_frames(n_samples, recipe)
     features.write_strip(0, codes, n_samples)
-    features.mark([0], [n_samples], [""])
+    features.commit([0], [n_samples], [""])
     from student_clap.store.layout.codes import dequantise
     from student_clap.store.layout.strip import frame_index
 

@@ -1,7 +1,7 @@
 """config.yaml + ${ENV} + .env + --set -> Config.
 
 Order, the later wins: defaults, config.yaml, `--set section.key=value`. `${VAR}` and `${VAR:-default}` in config.yaml
-are taken from the environment, else from the `.env` beside config.yaml. A variable that is missing is an error only
+are taken from the environment, else from the `.env` next to config.yaml. A variable that is missing is an error only
 where the stage needs its section, so that a training node needs no database password.
 """
 
@@ -53,7 +53,7 @@ def load_config(
         path: the YAML file; None takes ./config.yaml if there is one, else the defaults.
         overrides: ``section.key=value`` texts, as given to ``--set``.
         needs: sections whose ``${VAR}`` must all be set.
-        environment: variables; None takes os.environ over the ``.env`` beside the file.
+        environment: variables; None takes os.environ over the ``.env`` next to the file.
 
     Raises:
         ConfigError: naming each faulty key, its value and the remedy.

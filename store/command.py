@@ -7,8 +7,11 @@ from pathlib import Path
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, progress, table
+from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import Config
+
+_WHOLE = 10_000  # characters: more than any field has
 
 
 @click.group()
@@ -26,21 +29,24 @@ def info(config: Config) -> None:
 
     with FeatureStore.open(config.store.path) as opened:
         states = Counter(State(int(s)).name.lower() for s in opened.states())
-        echo(f"store    {opened.path}")
-        echo(f"uuid     {opened.uuid}")
-        echo(f"teacher  {opened.teacher_name}")
-        echo(f"tracks   {opened.n_tracks}" + "".join(f", {n} {name}" for name, n in sorted(states.items())))
-        echo(f"artists  {len(set(opened.strings('artist')))}")
+        rows: list[tuple[str, object]] = [
+            ("store", opened.path),
+            ("uuid", opened.uuid),
+            ("teacher", opened.teacher_name),
+            ("tracks", ", ".join([str(opened.n_tracks), *(f"{n} {name}" for name, n in sorted(states.items()))])),
+            ("artists", len(set(opened.strings("artist")))),
+        ]
         for name, recipe in opened.recipes().items():
             features = opened.features(recipe)
             n_samples = features.n_samples()
             minutes = float(n_samples.clip(0).sum()) / recipe.sample_rate / 60
-            size_mb = features.stored_bytes() / 1e6
-            echo(
-                f"features {name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, "
-                f"{minutes:.1f} min, {size_mb:.1f} MB; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
+            made = (
+                f"{name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, {minutes:.1f} min, "
+                f"{readable_bytes(features.stored_bytes())}; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
                 f"fingerprint {recipe.fingerprint}"
             )
+            rows.append(("features", made))
+        echo(table(rows))
 
 
 @store.command("list")
@@ -63,7 +69,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
             minutes = f"{n_samples[row] / recipe.sample_rate / 60:.2f}" if n_samples[row] > 0 else "-"
             fields = [str(row), columns["server_id"][row], columns["track_id"][row], State(int(state)).name.lower()]
             fields += [minutes, columns["artist"][row], columns["title"][row], error]
-            echo("\t".join(" ".join(field.split()) for field in fields))
+            echo("\t".join(one_line(field, limit=_WHOLE) for field in fields))
 
 
 @store.command()
@@ -107,12 +113,16 @@ def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
     from student_clap.store.verify import verify_path
 
-    findings, n_tracks = verify_path(config.store.path, deep=deep)
+    with progress("shard", label="verify") as bar:
+        findings, n_tracks = verify_path(config.store.path, deep=deep, advance=bar.advance)
     names = _track_ids(config.store.path) if n_tracks >= 0 else []
     for finding in findings:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
-        track = f" (track {names[finding.row]})" if 0 <= finding.row < len(names) else ""
-        echo(f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: {finding.detail}")
+        track = f" (track {one_line(names[finding.row])})" if 0 <= finding.row < len(names) else ""
+        echo(
+            f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: "
+            f"{one_line(finding.detail, limit=_WHOLE)}"
+        )
     how = _extent(deep=deep)
     if findings:
         repair = "store repair --deep" if deep else "store repair"
@@ -144,9 +154,10 @@ def repair_store(config: Config, *, deep: bool) -> None:
     """Set damaged tracks back, so that the stages make them again, and remove uncounted shards."""
     from student_clap.store.repair import repair_path
 
-    done = repair_path(config.store.path, deep=deep)
+    with progress("shard", label="verify") as bar:
+        done = repair_path(config.store.path, deep=deep, advance=bar.advance)
     for finding in done.left:
-        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
+        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {one_line(finding.detail, limit=_WHOLE)}")
     parts = [
         f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
         f"{done.orphans} uncounted shards removed",

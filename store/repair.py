@@ -41,12 +41,13 @@ class Repaired:
     left: tuple[Finding, ...] = ()
 
 
-def repair_path(path: StoragePath, *, deep: bool) -> Repaired:
+def repair_path(path: StoragePath, *, deep: bool, advance: Callable[[], None] = lambda: None) -> Repaired:
     """Repair the store at `path`, also one that cannot be opened.
 
     Args:
         path: directory or s3:// URL of the store.
         deep: read every chunk and every shard too.
+        advance: called after each shard that was read.
 
     Raises:
         StoreError: another process writes the store, or it cannot be written.
@@ -64,7 +65,7 @@ def repair_path(path: StoragePath, *, deep: bool) -> Repaired:
         return done
     with FeatureStore.open(storage, "r+", for_repair=True) as store:
         done.chunks = _repair_columns(store, deep=deep)
-        repair(store, verify(store, deep=deep), done)
+        repair(store, verify(store, deep=deep, advance=advance), done)
     return done
 
 

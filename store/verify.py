@@ -59,6 +59,14 @@ def verify_path(
 ) -> tuple[list[Finding], int]:
     """Look for faults, also in a store that cannot be opened.
 
+    Args:
+        path: directory or s3:// URL of the store.
+        deep: read every chunk and every shard too.
+        advance: called after each shard that was read.
+
+    Raises:
+        StoreError: there is no store, or the storage cannot be asked.
+
     Returns:
         The findings, and how many tracks the store has; -1 if its damage does not let that be said.
     """

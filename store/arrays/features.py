@@ -16,6 +16,7 @@ import numpy.typing as npt
 import zarr
 from zarr.registry import get_codec_class
 
+from student_clap.config.runtime.text import reason
 from student_clap.store.arrays.metadata import add_members, read_document
 from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
 from student_clap.store.arrays.tracks import array, column_codecs, read_column, read_strings, update_column
@@ -212,7 +213,7 @@ class Features:
             codes = self._read(row, frames)
         except (ValueError, RuntimeError) as error:
             raise CorruptShardError(
-                f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
+                f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
                 "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
             ) from error
         if codes.min() == MISSING:

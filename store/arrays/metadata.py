@@ -19,6 +19,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
 from student_clap.store.storage.open import open_storage
@@ -43,7 +44,7 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
     except FileNotFoundError:
         raise _damaged(path, "it is not there") from None
     except (UnicodeDecodeError, ValueError) as error:
-        raise _damaged(path, f"it is not JSON: {error}") from error
+        raise _damaged(path, f"it is not JSON: {reason(error)}") from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
         raise _damaged(path, "it is not an object with attributes")
     stored = document.get("attributes", {}).get(CHECKSUM)
@@ -135,8 +136,8 @@ def add_members(store: Storage, names: Sequence[str], make: Callable[[zarr.Group
         (store / name).create(as_files(documents, name))
 
 
-def _damaged(path: Storage, reason: str) -> CorruptMetadataError:
+def _damaged(path: Storage, why: str) -> CorruptMetadataError:
     return CorruptMetadataError(
-        f"{path} is damaged: {reason}. `student-clap store repair` writes an array's again; "
+        f"{path} is damaged: {why}. `student-clap store repair` writes an array's again; "
         "one of a group has to come from a copy of the store"
     )

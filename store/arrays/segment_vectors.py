@@ -17,6 +17,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import add_members
 from student_clap.store.arrays.tracks import array, chunk_storage, column_codecs, read_column, update_column
@@ -119,7 +120,7 @@ def read(root: zarr.Group, row: int, n_segments: int) -> SegmentVectors:
     try:
         vectors: SegmentVectors = np.asarray(array(root, VECTORS)[row, :n_segments])
     except (ValueError, RuntimeError) as error:
-        raise CorruptShardError(f"row {row}: the segment vectors are damaged ({error}); {remedy}") from error
+        raise CorruptShardError(f"row {row}: the segment vectors are damaged ({reason(error)}); {remedy}") from error
     if not np.isfinite(vectors).all():
         raise CorruptShardError(f"row {row}: segment vectors are counted but not there; {remedy}")
     return vectors

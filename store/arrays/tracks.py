@@ -20,6 +20,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import CHECKSUM
 from student_clap.store.storage.base import HasStorage, Storage
@@ -218,11 +219,11 @@ def _read(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
     try:
         return np.asarray(column[begin:end])
     except _UNREADABLE as error:
-        raise _damaged(column, begin, end, str(error)) from error
+        raise _damaged(column, begin, end, reason(error)) from error
 
 
-def _damaged(column: zarr.Array[Any], begin: int, end: int, reason: str) -> CorruptColumnError:
+def _damaged(column: zarr.Array[Any], begin: int, end: int, why: str) -> CorruptColumnError:
     return CorruptColumnError(
-        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {reason}; "
+        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {why}; "
         "`student-clap store repair --deep` empties the damaged chunk, and the stage that made it makes it again"
     )

@@ -25,6 +25,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
+from student_clap.config.runtime.text import one_line
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError
@@ -95,7 +96,7 @@ def _without_secrets(text: str) -> str:
         if value := os.environ.get(name):
             text = text.replace(value, "***")
     text = text.partition("Debug source")[0]
-    return re.sub(r"//[^/@\s]+@", "//", " ".join(text.split()))[:_LONGEST]
+    return one_line(re.sub(r"//[^/@\s]+@", "//", text), _LONGEST)
 
 
 def _nothing() -> None:

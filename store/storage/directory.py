@@ -22,6 +22,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
+from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError
@@ -44,9 +45,9 @@ def writing(target: Path) -> Iterator[None]:
     except OSError as error:
         code = error.errno or 0
         remedy = _REMEDIES.get(code, "repair that and run the same command again")
-        reason = os.strerror(code) if code else str(error)
+        why = os.strerror(code) if code else reason(error)
         raise StoreError(
-            f"{target} cannot be written: {reason}; {remedy}. Files that were there before are untouched"
+            f"{target} cannot be written: {why}; {remedy}. Files that were there before are untouched"
         ) from error
 
 

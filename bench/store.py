@@ -201,7 +201,7 @@ def row_figures(folder: Path, recipe: Recipe, n_rows: int) -> dict[str, Any]:
     codes = np.ones((recipe.n_mels, 1001), np.uint8)
     for row in some:
         features.write_strip(row, codes, recipe.segment_samples)
-    timed("mark 1000 tracks", lambda: features.commit(some, [recipe.segment_samples] * len(some), [""] * len(some)))
+    timed("commit 1000 tracks", lambda: features.commit(some, [recipe.segment_samples] * len(some), [""] * len(some)))
     timed("update 1000 states", lambda: store.update_tracks(some, state=[State.GONE] * len(some)))
     store.close()
     timed("open for reading", lambda: FeatureStore.open(path))

@@ -23,10 +23,8 @@ from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import COLUMNS, NOT_MADE, STRIPS, Features, create_features
 from student_clap.store.arrays.metadata import (
-    Document,
     as_files,
     describe,
-    is_sealed,
     read_document,
     set_attributes,
     set_rows,
@@ -45,13 +43,12 @@ from student_clap.store.arrays.tracks import (
     read_strings,
     update_column,
 )
+from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Lock, Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError, RecipeMismatchError, StoreError
+from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError
 from student_clap.store.storage.open import open_storage
 
-FORMAT = "student-clap-features"
-FORMAT_VERSION = 1
 _FLUSHES = 8
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
 
@@ -150,7 +147,7 @@ class FeatureStore:
         if mode == "r+" and lock is None:
             lock = storage.take_lock()
         try:
-            root, attributes = _open_root(storage, mode)
+            root, attributes = open_root(storage, mode)
             store = cls(storage, root, lock, attributes, for_repair=for_repair)
             if mode == "r+":
                 store._sweep()
@@ -178,7 +175,7 @@ class FeatureStore:
         For the tasks of a stage: they call `write_strip` on rows that no other task has, and never `commit`.
         """
         storage = open_storage(path)
-        root, _ = _open_root(storage, "r+")
+        root, _ = open_root(storage, "r+")
         return _features(storage, root, recipe, committed_rows(root))
 
     def close(self) -> None:
@@ -324,7 +321,7 @@ class FeatureStore:
         """The recipes that have a group, by name. Raises StoreError for one that this version cannot read."""
         folder = self._storage / "features"
         found = {}
-        for name, document in _groups(folder).items():
+        for name, document in recipe_documents(folder).items():
             attributes = document["attributes"]
             if "recipe" in attributes:
                 try:
@@ -411,52 +408,6 @@ class FeatureStore:
         folders = [self._storage / name for name in (*self._columns(), *self._sharded())]
         with ThreadPoolExecutor(_FLUSHES) as threads:  # the disk flushes several files in the time of one
             list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
-
-
-def member_folders(storage: Storage) -> list[Storage]:
-    """The folders of all groups and arrays of the store that are there or have to be.
-
-    Raises:
-        CorruptMetadataError: the zarr.json of a recipe's group is damaged.
-    """
-    there = storage.folders()
-    folders = [storage, *(storage / name for name in TABLE_COLUMNS)]
-    folders += [storage / name for name in segment_vectors.SEGMENT_COLUMNS if name in there]
-    if "features" in there:
-        folders.append(storage / "features")
-    for name, document in _groups(storage / "features").items():
-        group = storage / "features" / name
-        folders.append(group)
-        if "recipe" in document["attributes"]:
-            folders += [group / name for name in (STRIPS, *COLUMNS)]
-    return folders
-
-
-def _groups(folder: Storage) -> dict[str, Document]:
-    """The zarr.json of every recipe's group, by name. One without a zarr.json and shards was never finished."""
-    found = {}
-    for name in folder.folders():
-        try:
-            found[name] = read_document(folder / name)
-        except CorruptMetadataError:
-            if (folder / name / "zarr.json").exists() or (folder / name / STRIPS / "c").row_sizes():
-                raise
-    return found
-
-
-def _open_root(storage: Storage, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:
-    """The root group and its attributes, all metadata of the store having been checked."""
-    document = read_document(storage)
-    attributes = document.get("attributes", {})
-    found = (attributes.get("format"), attributes.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        raise StoreError(
-            f"{storage} holds {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
-        )
-    sealed = is_sealed(document)
-    storage.each(lambda folder: read_document(folder, sealed=sealed), member_folders(storage))
-    root = zarr.open_group(storage.zarr_store(read_only=mode == "r"), mode=mode)
-    return root, dict(attributes)
 
 
 def _features(storage: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:

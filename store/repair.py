@@ -19,7 +19,8 @@ from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
-from student_clap.store.feature_store import FeatureStore, member_folders
+from student_clap.store.feature_store import FeatureStore
+from student_clap.store.hierarchy import member_folders
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError

@@ -20,7 +20,8 @@ from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
 from student_clap.store.arrays.tracks import State, absent_chunks, chunk_spans, read_column
-from student_clap.store.feature_store import FeatureStore, member_folders
+from student_clap.store.feature_store import FeatureStore
+from student_clap.store.hierarchy import member_folders
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,

@@ -36,7 +36,7 @@ RENEW_S = 15.0
 STALE_S = 120.0
 _DOUBT_S = 0.75 * STALE_S  # not renewed for so long, a writer stops of its own accord
 _TRIES = 4
-_PAUSE_S = (0.1, 1.0)
+PAUSE_S = (0.1, 1.0)
 
 
 class BucketLock:
@@ -75,7 +75,7 @@ class BucketLock:
             lock._reservation.delete()
             # One that was never renewed may be stepping back as well.
             if attempt + 1 < _TRIES and other.get("renewals") == 0:
-                time.sleep(random.uniform(*_PAUSE_S))
+                time.sleep(random.uniform(*PAUSE_S))
                 continue
             break
         owner = Owner.read(json.dumps(other))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # On these a lock that was granted proves that no other process holds it. On the rest (NFS, SMB, FUSE, cluster file
 # systems) it depends on the mount whether hosts see each other's locks.
-_LOCAL_FILE_SYSTEMS = frozenset(
+LOCAL_FILE_SYSTEMS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "ramfs", "overlay", "apfs", "hfs"}
 )
 
@@ -117,4 +117,4 @@ def _is_local(path: Path) -> bool:
     inside = [(Path(at.replace("\\040", " ")), kind) for _, at, kind, *_ in mounts]
     holding = [(len(at.parts), kind) for at, kind in inside if here.is_relative_to(at)]
     holding.reverse()  # of several mounts at one path the last one counts
-    return bool(holding) and max(holding, key=lambda found: found[0])[1] in _LOCAL_FILE_SYSTEMS
+    return bool(holding) and max(holding, key=lambda found: found[0])[1] in LOCAL_FILE_SYSTEMS

@@ -163,7 +163,7 @@ def test_a_reservation_is_renewed_and_a_writer_that_lost_it_stops(store, where, 
 
 def test_of_many_that_begin_at_once_one_at_most_writes(store, where, monkeypatch):
     store.close()
-    monkeypatch.setattr(lock_module, "_PAUSE_S", (0.0, 0.2))
+    monkeypatch.setattr(lock_module, "PAUSE_S", (0.0, 0.2))
     holding, most, won = [], [], []
     barrier = threading.Barrier(6)
 

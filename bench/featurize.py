@@ -68,7 +68,7 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
                 samples = timed(steps, "decode and resample", lambda: decode(file, recipe.max_samples))  # noqa: B023
                 codes = timed(steps, "mel", lambda: log_mel.codes(samples))  # noqa: B023
                 timed(steps, "write", lambda: features.write_strip(row, codes, len(samples)))  # noqa: B023
-                features.mark([row], [len(samples)], [""])
+                features.commit([row], [len(samples)], [""])
                 timed(steps, "read the strip", lambda: features.strip(row, len(samples)))  # noqa: B023
                 timed(steps, "copy of the same bytes", codes.copy)
                 timed(steps, "rival: librosa.load", lambda: load(file, recipe))  # noqa: B023

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from loopback.postgres import Database, running_postgres
 from loopback.schema import MAIN_SERVER, create_schema
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, State
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +73,7 @@ def measure(database: Database, home: Path, n_tracks: int) -> dict[str, Any]:
     fill(database, n_tracks)
     config = home / "config.yaml"
     config.write_text(
-        yaml.safe_dump(
+        dump_yaml(
             {
                 "database": database.section(),
                 "store": {"path": str(home / "store.zarr")},

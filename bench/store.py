@@ -71,7 +71,7 @@ def track_figures(folder: Path, recipe: Recipe, strips: list[tuple[Codes, int]],
                     begin = time.process_time()
                     step()
                     steps[name][row].append(time.process_time() - begin)
-                features.mark([row], [n_samples], [""])
+                features.commit([row], [n_samples], [""])
         minutes = sum(n for _, n in strips) / recipe.sample_rate / 60
         megabytes = features.stored_bytes() / 1e6
     cpu = {name: 4e3 * sum(map(statistics.median, tracks)) / minutes for name, tracks in steps.items()}
@@ -201,7 +201,7 @@ def row_figures(folder: Path, recipe: Recipe, n_rows: int) -> dict[str, Any]:
     codes = np.ones((recipe.n_mels, 1001), np.uint8)
     for row in some:
         features.write_strip(row, codes, recipe.segment_samples)
-    timed("mark 1000 tracks", lambda: features.mark(some, [recipe.segment_samples] * len(some), [""] * len(some)))
+    timed("commit 1000 tracks", lambda: features.commit(some, [recipe.segment_samples] * len(some), [""] * len(some)))
     timed("update 1000 states", lambda: store.update_tracks(some, state=[State.GONE] * len(some)))
     store.close()
     timed("open for reading", lambda: FeatureStore.open(path))

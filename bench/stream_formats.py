@@ -96,7 +96,7 @@ def _write_store(path: Path, strips: list[tuple[int, npt.NDArray[np.float32]]], 
         features = store.features(recipe)
         for row, (n_samples, decibels) in enumerate(strips):
             features.write_strip(row, quantise(decibels, recipe), n_samples)
-        features.mark(list(range(len(strips))), [n for n, _ in strips], [""] * len(strips))
+        features.commit(list(range(len(strips))), [n for n, _ in strips], [""] * len(strips))
 
 
 def format_parts(formats: Formats, streams: dict[int, BatchStream], seconds: float) -> dict[str, Part]:

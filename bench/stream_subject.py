@@ -109,7 +109,7 @@ def cut_store(subject: Subject, path: Path) -> None:
         lengths = [int(n) for n in subject.n_samples[subject.rows]]
         for new, (row, n_samples) in enumerate(zip(subject.rows.tolist(), lengths, strict=True)):
             features.write_strip(new, strips.strip(row, n_samples), n_samples)
-        features.mark(list(range(len(lengths))), lengths, [""] * len(lengths))
+        features.commit(list(range(len(lengths))), lengths, [""] * len(lengths))
 
 
 def drain(batches: Iterator[Any], use: Callable[[Any], tuple[int, int]], seconds: float, warm_up: int = 0) -> Figures:

@@ -1,1 +1,1 @@
-"""What a user may set: schema, YAML + ${ENV} + .env, presets, the click group. Imports nothing of the other folders."""
+"""The settings (schema, YAML, ${ENV} and .env, presets) and the click group. Imports no other folder."""

@@ -33,7 +33,26 @@ def init(directory: Path, *, force: bool) -> None:
     echo("Next: cp .env.example .env, fill it in, then `student-clap ingest`.")
 
 
+def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  click's
+    if not wanted:
+        return
+    import json
+
+    from student_clap.config.json_schema import editor_schema
+
+    echo(json.dumps(editor_schema(), indent=2))
+    context.exit()
+
+
 @click.command()
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of config.yaml, for editors, instead.",
+)
 @config_options()
 def show(config: Config) -> None:
     """Print the resolved configuration, secrets masked."""

@@ -26,14 +26,21 @@ class ModelConfig(Section):
     architecture: Literal[
         "tinyclap", "hybrid-s", "hybrid-m", "hgnet-b0", "hgnet-b1", "mobile-04", "mobile-10", "mobile-20"
     ] = "tinyclap"
-    # An EfficientAT checkpoint that training begins with, for `mobile-*` alone; nothing reads it afterwards.
+    """The student's network; docs/students.md compares them."""
     pretrained: Path | None = None
+    """An EfficientAT checkpoint that training begins with, for `mobile-*` alone; nothing reads it afterwards."""
     embedding_dim: int = EMBEDDING_DIM
+    """Width of the student's vectors; 512, as the text tower fixes it."""
     cnn_channels: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
+    """Channels of the three convolutions of `tinyclap`."""
     transformer_layers: PositiveInt = 2
+    """Layers of the encoder of `tinyclap`."""
     attention_heads: PositiveInt = 4
-    hidden_dim: PositiveInt = 256  # width of the encoder's feed-forward layer
-    dropout: Fraction = 0.1  # inside the encoder, while training
+    """Attention heads of the encoder of `tinyclap`; divides the last of cnn_channels."""
+    hidden_dim: PositiveInt = 256
+    """Width of the feed-forward layers of the encoder of `tinyclap`."""
+    dropout: Fraction = 0.1
+    """Share of activations that are dropped inside the encoder while training."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -57,10 +64,12 @@ class ModelConfig(Section):
 class SplitConfig(Section):
     """What is held out. By artist, because tracks of one artist sound alike and a random split flatters."""
 
-    # hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries.
     method: Literal["hash", "sorted"] = "hash"
-    folds: Annotated[int, Field(ge=2)] = 10  # one of so many parts is held out
-    fold: Annotated[int, Field(ge=0)] = 0  # which
+    """hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries."""
+    folds: Annotated[int, Field(ge=2)] = 10
+    """Number of parts, of which one is held out."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The part that is held out, counted from 0."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -73,19 +82,33 @@ class LossConfig(Section):
     """What the student is asked for: a weighted sum of terms. Keys beside a preset replace its weights."""
 
     preset: Literal["default", "cosine", "original"] = "default"
-    # auto: a segment's own vector where the store has it, else the track's; both: segments and tracks
+    """Weights of the terms by name: default (cosine and bank), cosine, or original (0.6 mse, 0.4 cosine)."""
     targets: Literal["auto", "track", "segment", "both"] = "auto"
-    mse: Weight | None = None  # mean square over the 512 dimensions
-    squared: Weight | None = None  # squared distance, the sum over the dimensions
-    cosine: Weight | None = None  # 1 - cosine
-    relational: Weight | None = None  # squared difference of the batch's similarities, student's and teacher's
-    bank: Weight | None = None  # divergence of the similarities to a bank of teacher vectors
-    text: Weight | None = None  # the same to the vectors of texts
-    consistency: Weight | None = None  # 1 - cosine of a segment to its track's mean
+    """Which vectors are learnt. auto: a segment's own where the store has it, else the track's; both: segments and
+    tracks.
+    """
+    mse: Weight | None = None
+    """Weight of the mean square over the 512 dimensions; null: the preset's, as for every weight."""
+    squared: Weight | None = None
+    """Weight of the squared distance, the sum over the dimensions."""
+    cosine: Weight | None = None
+    """Weight of 1 - cosine."""
+    relational: Weight | None = None
+    """Weight of the squared difference between the batch's similarities, the student's and the teacher's."""
+    bank: Weight | None = None
+    """Weight of the divergence of the similarities to a bank of teacher vectors."""
+    text: Weight | None = None
+    """Weight of the divergence of the similarities to the vectors of texts."""
+    consistency: Weight | None = None
+    """Weight of 1 - cosine of a segment to its track's mean."""
     bank_temperature: PositiveFloat = 0.1
-    bank_size: PositiveInt = 4096  # most training tracks in the bank
+    """Temperature of the similarities to the bank."""
+    bank_size: PositiveInt = 4096
+    """Largest number of training tracks in the bank."""
     text_temperature: PositiveFloat = 0.1
-    text_vectors: Path | None = None  # .npz with `vector` [text, 512]
+    """Temperature of the similarities to the vectors of texts."""
+    text_vectors: Path | None = None
+    """An .npz file with `vector` [text, 512]."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -106,56 +129,97 @@ class LossConfig(Section):
 class AugmentationConfig(Section):
     """What is changed in the training segments, on the device. 0 leaves a kind out."""
 
-    gain_db: Annotated[float, Field(ge=0, le=60)] = 0.0  # louder or softer by at most this
-    band_mask: Fraction = 0.0  # widest band mask, of all bands; masked is silent
-    time_mask: Fraction = 0.0  # longest time mask, of a segment
-    masks: Annotated[int, Field(gt=0, le=4)] = 2  # of each kind
-    shift_s: Annotated[float, Field(ge=0)] = 0.0  # segments begin earlier or later by at most this
-    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of batches in which tracks are mixed in pairs
-    pitch_semitones: Annotated[float, Field(ge=0, le=12)] = 0.0  # up or down by at most this
-    stretch: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # faster or slower by at most this share
+    gain_db: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """Segments get louder or softer by at most this."""
+    band_mask: Fraction = 0.0
+    """Widest band mask, as a share of all bands; masked bands are silent."""
+    time_mask: Fraction = 0.0
+    """Longest time mask, as a share of a segment."""
+    masks: Annotated[int, Field(gt=0, le=4)] = 2
+    """Number of masks of each kind."""
+    shift_s: Annotated[float, Field(ge=0)] = 0.0
+    """Segments begin earlier or later by at most this."""
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of batches in which tracks are mixed in pairs."""
+    pitch_semitones: Annotated[float, Field(ge=0, le=12)] = 0.0
+    """Segments are pitched up or down by at most this."""
+    stretch: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Segments get faster or slower by at most this share."""
 
 
 class TrainingConfig(Section):
     """The loop. Every random choice follows from `seed`."""
 
-    batch_size: PositiveInt = 16  # tracks per optimiser step, over all processes
+    batch_size: PositiveInt = 16
+    """Tracks per optimiser step, over all processes."""
     learning_rate: Annotated[PositiveFloat, Field(alias="lr")] = 1e-3
+    """Largest learning rate, reached after the warm-up."""
     epochs: PositiveInt = 100
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0  # linear, in steps
-    warmup_steps: Annotated[int | None, Field(ge=0)] = None  # replaces warmup_epochs
+    """Passes over the training tracks."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    """Epochs in which the rate rises linearly, step by step; no longer than the run."""
+    warmup_steps: Annotated[int | None, Field(ge=0)] = None
+    """Optimiser steps of the warm-up, in place of warmup_epochs."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    plateau_patience: PositiveInt = 5  # epochs without a better held-out figure before the rate falls
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # by so much
+    """The learning rate after the warm-up: half a cosine down to 1e-6, lower at every plateau, or constant."""
+    plateau_patience: PositiveInt = 5
+    """Epochs without a better held-out figure before the rate falls."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Factor by which the rate falls at a plateau."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """The optimiser."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0  # 2-norm; 0: off
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the averaged weights that are judged and kept; 0: off
-    mse_weight: Weight | None = None  # the original README's name of loss.mse
-    cosine_weight: Weight | None = None  # the original README's name of loss.cosine
-    save_every: PositiveInt = 5  # epochs between kept checkpoints
-    monitor: Literal["cosine", "overlap"] = "cosine"  # held-out figure that picks the best epoch
-    validate_every: PositiveInt = 1  # epochs; the last one always is
-    early_stopping_patience: Annotated[int, Field(ge=0)] = 10  # epochs without a better held-out figure; 0: never stop
-    segments_per_track: Annotated[int | None, Field(gt=0)] = 4  # random ones per epoch; None: all
-    segments_per_pass: PositiveInt = 128  # most segments on the device at once; larger batches accumulate gradients
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the student's forward; auto: bfloat16 where fast
-    compile: bool = False  # torch.compile; needs a C++ compiler
-    gradient_checkpointing: bool = False  # less memory for a third more time
-    projection_epochs: Annotated[int, Field(ge=0)] = 0  # after `epochs`: the head's last layer alone
+    """Weight decay of the optimiser."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest 2-norm of the gradient; 0: no limit."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the averaged weights that are judged and kept; 0: no average."""
+    mse_weight: Weight | None = None
+    """The original README's name of loss.mse."""
+    cosine_weight: Weight | None = None
+    """The original README's name of loss.cosine."""
+    save_every: PositiveInt = 5
+    """Epochs between kept checkpoints."""
+    monitor: Literal["cosine", "overlap"] = "cosine"
+    """The held-out figure that picks the best epoch."""
+    validate_every: PositiveInt = 1
+    """Epochs from one validation to the next; the last epoch is always validated."""
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 10
+    """Epochs without a better held-out figure before the run stops; 0: never."""
+    segments_per_track: Annotated[int | None, Field(gt=0)] = 4
+    """Random segments of a track in an epoch; null: all."""
+    segments_per_pass: PositiveInt = 128
+    """Largest number of segments on the device at once; larger batches accumulate gradients."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the student's forward pass; auto: bfloat16 where it is fast."""
+    compile: bool = False
+    """Whether to use torch.compile, which needs a C++ compiler."""
+    gradient_checkpointing: bool = False
+    """Whether to save memory for a third more time."""
+    projection_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs after `epochs` that train the head's last layer alone."""
     projection_learning_rate: PositiveFloat = 1e-4
-    loader_workers: Annotated[int, Field(ge=0)] = 0  # processes that read the store; 0: a thread of the trainer
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    """Learning rate of the projection epochs."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read the store; 0: a thread of the trainer."""
+    device: str = "auto"
+    """auto, cpu, cuda, or one GPU such as cuda:1."""
     seed: int = 0
+    """Every random choice follows from it."""
     runs_dir: Path = Path("runs")
+    """Folder of the run directories."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.warmup_steps is None and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be fewer than epochs {self.epochs}")
         if self.segments_per_track and self.segments_per_track > self.segments_per_pass:
             raise ValueError(
                 f"segments_per_track {self.segments_per_track} is larger than segments_per_pass "
                 f"{self.segments_per_pass}; lower the one or raise the other"
             )
         return self
+
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the warm-up. One that is given in epochs lasts no longer than the run."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(min(self.warmup_epochs, self.epochs) * steps_per_epoch)

@@ -1,12 +1,13 @@
 """config.yaml + ${ENV} + .env + --set -> Config.
 
 Order, the later wins: defaults, config.yaml, `--set section.key=value`. `${VAR}` and `${VAR:-default}` in config.yaml
-are taken from the environment, else from the `.env` beside config.yaml. A variable that is missing is an error only
+are taken from the environment, else from the `.env` next to config.yaml. A variable that is missing is an error only
 where the stage needs its section, so that a training node needs no database password.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -14,19 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from dotenv import dotenv_values
 from pydantic import BaseModel, ByteSize, SecretStr, ValidationError
 
+from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config, Text
-from student_clap.config.yaml12 import load_yaml
+from student_clap.config.yaml12 import MAX_CHARACTERS, InvalidYamlError, load_yaml
 
 DEFAULT_CONFIG = Path("config.yaml")
+_SHOWN = 100  # characters of a key or a value in a message
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class ConfigError(click.ClickException):
-    """The configuration is unusable. Lists every fault with its key's path."""
+    """The configuration cannot be used. The message lists every fault with its key's path.
+
+    Args:
+        where: the file, or `--set`.
+        faults: one line each.
+    """
 
     def __init__(self, where: str, faults: list[str]) -> None:
         self.faults = faults
@@ -46,7 +53,7 @@ def load_config(
         path: the YAML file; None takes ./config.yaml if there is one, else the defaults.
         overrides: ``section.key=value`` texts, as given to ``--set``.
         needs: sections whose ``${VAR}`` must all be set.
-        environment: variables; None takes os.environ over the ``.env`` beside the file.
+        environment: variables; None takes os.environ over the ``.env`` next to the file.
 
     Raises:
         ConfigError: naming each faulty key, its value and the remedy.
@@ -66,12 +73,18 @@ def load_config(
         tree = _substitute(tree, environment, needs, (), faults)
         if faults:
             raise ConfigError(where, faults)
+    read = copy.deepcopy(tree) if overrides else tree
     for override in overrides:
         _apply_override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(where, [_fault(e) for e in error.errors()]) from None
+        found = _faults(error)
+    # A fault that is there without the overrides is the file's.
+    from_file = [fault in _faults_of(read) for fault in found]
+    if overrides and not all(from_file):
+        where = f"{where} with --set" if any(from_file) else "--set"
+    raise ConfigError(where, found)
 
 
 def masked(config: Config) -> dict[str, Any]:
@@ -98,15 +111,14 @@ def is_secret(key: str) -> bool:
 
 def _read_tree(path: Path) -> dict[str, Any]:
     try:
-        tree = load_yaml(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            tree = load_yaml(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         raise ConfigError(str(path), ["there is no such file; write one with `student-clap init`"]) from None
+    except InvalidYamlError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ConfigError(str(path), [f"{line}no valid YAML: {getattr(error, 'problem', error)}"]) from None
+        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -142,7 +154,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts) or len(parts) < 2:
-        shown = f"{key.strip()}=***" if is_secret(key) else override
+        shown = f"{key.strip()}=***" if is_secret(key) else one_line(override, _SHOWN)
         raise ConfigError("--set", [f"{shown!r} is not of the form section.key=value, such as training.lr=3e-4"])
     *sections, leaf = parts
     node = tree
@@ -151,7 +163,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[name] = {}
         if not isinstance(child, dict):
-            raise ConfigError("--set", [f"{key}: {name} is no section"])
+            raise ConfigError("--set", [f"{key}: {name} is not a section"])
         node = child
     section = Config.model_fields.get(sections[0])
     model = section.annotation if section is not None else None
@@ -164,9 +176,21 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     node[leaf] = Text(value)
 
 
+def _faults_of(tree: dict[str, Any]) -> list[str]:
+    try:
+        Config.model_validate(tree)
+    except ValidationError as error:
+        return _faults(error)
+    return []
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [_fault(e) for e in error.errors()]
+
+
 def _fault(error: Any) -> str:
-    """One pydantic error as `path: what is wrong; remedy`."""
-    path = ".".join(str(part) for part in error["loc"]) or "config"
+    """One pydantic error as `path: fault; remedy`."""
+    path = ".".join(one_line(part, _SHOWN) for part in error["loc"]) or "config"
     kind, message, value = error["type"], error["msg"], error.get("input")
     if kind == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])
@@ -177,8 +201,9 @@ def _fault(error: Any) -> str:
         return f"{path}: {message.removeprefix('Value error, ')}"
     if isinstance(value, dict | SecretStr) or kind == "missing":
         return f"{path}: {message}"
-    shown = "***" if is_secret(path) else repr(str(value) if isinstance(value, Text) else value)
-    return f"{path}: {message[0].lower()}{message[1:]}, got {shown} ({type(value).__name__})"
+    text = isinstance(value, Text)
+    shown = "***" if is_secret(path) else one_line(repr(str(value) if text else value), _SHOWN)
+    return f"{path}: {message[0].lower()}{message[1:]}, got {shown} ({'str' if text else type(value).__name__})"
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

@@ -21,6 +21,8 @@ def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[...,
     Args:
         needs: sections whose environment variables must be set for this stage.
         recipe: whether the command uses one recipe's features, which --recipe then chooses.
+
+    The command raises ConfigError, before it begins, where the configuration cannot be used.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

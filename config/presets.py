@@ -1,4 +1,4 @@
-"""The mels that matter, by name. A name stands for numbers that AudioMuse-AI, the original README or LAION fixed."""
+"""The mels of AudioMuse-AI, of the original README and of LAION, by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class MelPreset:
 
 
 MEL_PRESETS: dict[str, MelPreset] = {
-    # What AudioMuse-AI feeds a swapped-in model today (CLAP_AUDIO_* defaults).
+    # AudioMuse-AI feeds this to a swapped-in model today (CLAP_AUDIO_* defaults).
     "audiomuse": MelPreset(n_mels=128, n_fft=2048, hop_samples=480, fmin_hz=0.0, fmax_hz=14_000.0),
     # The original student_clap README.
     "original": MelPreset(n_mels=128, n_fft=1024, hop_samples=480, fmin_hz=0.0, fmax_hz=14_000.0),
-    # What the LAION teacher itself was trained on.
+    # The LAION teacher itself was trained on this.
     "clap": MelPreset(n_mels=64, n_fft=1024, hop_samples=480, fmin_hz=50.0, fmax_hz=14_000.0),
 }
 

@@ -1,8 +1,8 @@
-"""What a user may set: one frozen, strict pydantic model per section of config.yaml.
+"""The settings: one frozen, strict pydantic model per section of config.yaml.
 
 The sections and keys are those of the original student_clap README (database, jellyfin, audio, model, training), so
 its config.yaml is read as it stands; the rest has defaults. Unknown keys, wrong types and impossible combinations are
-refused.
+refused. The docstring below a field is its description in the JSON schema and in docs/config.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from student_clap.config.learning import (
     TrainingConfig,
 )
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
-from student_clap.config.section import HttpUrl, PositiveFloat, PositiveInt, Section, Text
+from student_clap.config.section import HttpUrl, PositiveFloat, PositiveInt, Section, Text, Unit
 from student_clap.config.servers import FolderConfig, LyrionConfig, MediaServerConfig, PlexConfig, SubsonicConfig
 
 __all__ = [
@@ -54,82 +54,118 @@ __all__ = [
 
 
 class DatabaseConfig(Section):
-    """AudioMuse-AI's PostgreSQL. `host` may be a socket directory."""
+    """AudioMuse-AI's PostgreSQL."""
 
     host: str = "localhost"
+    """Host name, or the directory of a socket."""
     port: Annotated[int, Field(gt=0, lt=65536)] = 5432
-    database: str = "audiomusedb"  # AudioMuse-AI's own default; some guides say `audiomuse`
+    """TCP port."""
+    database: str = "audiomusedb"
+    """Name of the database. This is AudioMuse-AI's own default; some guides say `audiomuse`."""
     user: str = "audiomuse"
-    password: SecretStr | None = None  # None: whatever ~/.pgpass or the server's trust rules say
+    """Database user; reading is enough."""
+    password: SecretStr | None = None
+    """Password of `user`; null: ~/.pgpass or the server's trust rules decide."""
     connect_timeout_s: PositiveInt = 30
-    statement_timeout_s: PositiveInt = 600  # AudioMuse-AI's own limit
+    """Longest wait for a connection."""
+    statement_timeout_s: PositiveInt = 600
+    """Longest time of one query. This is AudioMuse-AI's own limit."""
 
 
 class AudioMuseConfig(Section):
-    """AudioMuse-AI's own HTTP interface, for those who cannot reach its database."""
+    """AudioMuse-AI's own HTTP interface, for users who cannot reach its database."""
 
     url: HttpUrl = ""
-    token: SecretStr | None = None  # its API_TOKEN
+    """Address of AudioMuse-AI, such as `http://nas:8000`."""
+    token: SecretStr | None = None
+    """Its API_TOKEN."""
 
 
 class TableConfig(Section):
     """A file of track ids and vectors."""
 
-    path: Path | None = None  # .npz or .parquet
-    tracks: Path | None = None  # .csv with track_id and any of title, artist, album, path; fills in what `path` lacks
+    path: Path | None = None
+    """The file, .npz or .parquet."""
+    tracks: Path | None = None
+    """A .csv file with track_id and any of title, artist, album, path; it fills in the columns that `path` lacks."""
 
 
 class TeacherConfig(Section):
-    """Which model made the vectors. A database does not say, so the user declares it."""
+    """The model that made the vectors. A database does not name it, so the user declares it."""
 
     name: str = "unknown"
-    model: Path | None = None  # the teacher's ONNX, for ingest.vectors: teacher
-    # The mel of a teacher that takes one; a teacher that takes a waveform needs none of these.
-    hop_length_stft: Annotated[int, Field(gt=0)] = 480  # samples; 320 made the vectors of AudioMuse-AI up to v0.8
+    """Name that is recorded in the store and in the exported ONNX, such as `dclap-epoch-36`."""
+    model: Path | None = None
+    """The teacher's ONNX, for `ingest.vectors: teacher`."""
+    hop_length_stft: Annotated[int, Field(gt=0), Unit("samples")] = 480
+    """Hop of the mel of a teacher that takes one; 320 made the vectors of AudioMuse-AI up to v0.8. A teacher that takes
+    a waveform does not need it.
+    """
 
 
 class IngestConfig(Section):
     """Where vectors and audio come from, and how audio is fetched."""
 
-    # database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of teacher.model run over
-    # folder.path; table: a file of ids and vectors.
     vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
+    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of
+    teacher.model, run over folder.path; table: a file of ids and vectors.
+    """
     source: Annotated[str, Choice("student_clap.config.servers")] = "jellyfin"
-    server: str | None = None  # name or id in `music_servers`; None: the default server
-    # "/music=/mnt/nas/music": a path of the server that begins so is read from this machine's folder instead
+    """Source of the audio: a media server, whose section of this name has to be filled in, or a folder."""
+    server: str | None = None
+    """Name or id in AudioMuse-AI's `music_servers`; null: the default server."""
     map: tuple[str, ...] = ()
+    """Paths of the server that this machine has too, such as `/music=/mnt/nas/music`: a file whose path on the server
+    begins with the first is read from the second instead of being downloaded.
+    """
     cache_dir: Path = Path("data/audio")
-    max_cache: ByteSize | None = None  # such as 50GB: most that downloads may take; featurized audio makes room first
-    concurrency: Annotated[int, Field(gt=0, le=64)] = 4  # downloads at a time; a home server has few disks
-    timeout_s: PositiveFloat = 60.0  # connect, and between two bytes
-    retries: Annotated[int, Field(ge=0, le=20)] = 5  # after connection errors, 429 and 5xx
-    backoff_s: Annotated[float, Field(ge=0)] = 0.5  # first wait; doubles every time
+    """Folder of downloaded audio."""
+    max_cache: Annotated[ByteSize | None, Unit("bytes")] = None
+    """Largest size of the downloads, such as `50GB`; audio that was featurized makes room first. null: no limit."""
+    concurrency: Annotated[int, Field(gt=0, le=64)] = 4
+    """Downloads at a time; a home server has few disks."""
+    timeout_s: PositiveFloat = 60.0
+    """Longest wait for a connection, and between two parts of an answer."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 5
+    """Tries again after connection errors, 429 and 5xx."""
+    backoff_s: Annotated[float, Field(ge=0)] = 0.5
+    """First wait before a retry; it doubles every time."""
 
 
 class AudioConfig(Section):
-    """Segments and mel. A preset gives the mel; keys set beside it replace its values."""
+    """Segments and mel. A preset gives the mel; a key next to it replaces the preset's value."""
 
     preset: Literal["audiomuse", "original", "clap"] = "audiomuse"
-    sample_rate: PositiveInt = 48_000  # Hz
-    segment_length: PositiveInt = SEGMENT_SAMPLES  # samples, 10 s
-    hop_length: PositiveInt = SEGMENT_SAMPLES // 2  # samples, 5 s
-    n_mels: Annotated[int | None, Field(gt=0)] = None
-    n_fft: Annotated[int | None, Field(gt=0)] = None  # samples
-    hop_length_stft: Annotated[int | None, Field(gt=0)] = None  # samples
-    fmin: Annotated[float | None, Field(ge=0)] = None  # Hz
-    fmax: Annotated[float | None, Field(gt=0)] = None  # Hz
-    max_duration_s: PositiveFloat = 600.0  # production embeds no more than this
+    """The mel by name: audiomuse (AudioMuse-AI today), original (the original README) or clap (the LAION teacher)."""
+    sample_rate: Annotated[PositiveInt, Unit("Hz")] = 48_000
+    """Sample rate; the teacher takes 48000 Hz only."""
+    segment_length: Annotated[PositiveInt, Unit("samples")] = SEGMENT_SAMPLES
+    """Length of a segment, 10 s."""
+    hop_length: Annotated[PositiveInt, Unit("samples")] = SEGMENT_SAMPLES // 2
+    """From the start of a segment to the next, 5 s."""
+    n_mels: Annotated[int | None, Field(gt=0), Unit("bands")] = None
+    """Mel bands; null: the preset's, as for the keys below."""
+    n_fft: Annotated[int | None, Field(gt=0), Unit("samples")] = None
+    """Length of the STFT's window; even."""
+    hop_length_stft: Annotated[int | None, Field(gt=0), Unit("samples")] = None
+    """Hop of the STFT; divides segment_length and hop_length."""
+    fmin: Annotated[float | None, Field(ge=0), Unit("Hz")] = None
+    """Lower end of the lowest band."""
+    fmax: Annotated[float | None, Field(gt=0), Unit("Hz")] = None
+    """Upper end of the highest band."""
+    max_duration_s: PositiveFloat = 600.0
+    """Longest part of a track that is used; production embeds no more than this."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.sample_rate != 48_000:
-            raise ValueError(f"sample_rate is {self.sample_rate}; the teacher hears 48000 Hz only: remove the key")
+            raise ValueError(f"sample_rate is {self.sample_rate}; the teacher takes 48000 Hz only: remove the key")
         mel = self.mel
         for name in ("segment_length", "hop_length"):
             value = getattr(self, name)
             if value % mel.hop_samples:
                 raise ValueError(
-                    f"{name} {value} is no multiple of hop_length_stft {mel.hop_samples}; choose one that is"
+                    f"{name} {value} is not a multiple of hop_length_stft {mel.hop_samples}; choose one that is"
                 )
         if self.hop_length > self.segment_length:
             raise ValueError(f"hop_length {self.hop_length} is longer than segment_length {self.segment_length}")
@@ -145,7 +181,7 @@ class AudioConfig(Section):
 
     @property
     def mel(self) -> MelPreset:
-        """The mel's parameters: the preset's, with the keys set beside it."""
+        """The mel's parameters: each from its key, or from the preset where the key is not set."""
         base = MEL_PRESETS[self.preset]
         return MelPreset(
             n_mels=base.n_mels if self.n_mels is None else self.n_mels,
@@ -157,32 +193,53 @@ class AudioConfig(Section):
 
 
 class StoreConfig(Section):
-    """Where the feature store lies: a directory or an object-store URL."""
+    """The feature store."""
 
     path: str = "data/features.zarr"
+    """A directory, or `s3://BUCKET/NAME.zarr`."""
 
 
 class FeaturizeConfig(Section):
-    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or SLURM jobs."""
+    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or SLURM jobs.
 
-    workers: Annotated[int | None, Field(gt=0)] = None  # processes of a LocalCluster; None: one per core
-    scheduler: str | None = None  # address of a running scheduler; None: a LocalCluster
-    scheduler_file: Path | None = None  # where `dask scheduler --scheduler-file` wrote its address
-    wait_s: PositiveFloat = 300.0  # for the scheduler file to appear, and for a running scheduler to have workers
-    tracks_per_task: PositiveInt = 2
-    memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.45 GB
+    The keys from `jobs` on are for SLURM. One that is null is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
+    """
+
+    workers: Annotated[int | None, Field(gt=0)] = None
+    """Worker processes on this machine; null: one per core."""
+    scheduler: str | None = None
+    """Address of a running scheduler; null: this machine alone."""
+    scheduler_file: Path | None = None
+    """File to which `dask scheduler --scheduler-file` wrote its address."""
+    wait_s: PositiveFloat = 300.0
+    """Longest wait for the scheduler file to appear, and for a running scheduler to have workers."""
+    tracks_per_task: Annotated[PositiveInt, Unit("tracks")] = 2
+    """Tracks that a worker is given at a time."""
+    memory_limit: str = "2GB"
+    """Memory of a worker; a track of 600 s needs 0.45 GB."""
     cluster: Literal["local", "slurm"] = "local"
-    # The rest is for SLURM. A key that is None is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
-    jobs: PositiveInt = 1  # batch jobs that run workers; one that ends is replaced while there is work
-    cores_per_job: PositiveInt = 4  # one worker process each
-    memory_per_job: str | None = None  # such as 16GB; None: memory_limit for each worker and 1 GB for what starts them
-    walltime: str = "02:00:00"  # of a job, as sbatch writes it; workers retire shortly before
-    queue: str | None = None  # partition
+    """Where workers are started: on this machine, or by a batch system."""
+    jobs: PositiveInt = 1
+    """Batch jobs that run workers; one that ends is replaced while there is work."""
+    cores_per_job: PositiveInt = 4
+    """Cores of a job, with one worker process each."""
+    memory_per_job: str | None = None
+    """Memory of a job, such as `16GB`; null: memory_limit for each worker, and 1 GB for the process that starts them.
+    """
+    walltime: str = "02:00:00"
+    """Time limit of a job, as sbatch writes it; workers retire shortly before."""
+    queue: str | None = None
+    """Partition."""
     account: str | None = None
-    interface: str | None = None  # network interface that workers and this machine share, such as ib0
-    job_extra: tuple[str, ...] = ()  # further #SBATCH options, such as --constraint=avx2
-    job_prologue: tuple[str, ...] = ()  # shell lines before the workers start, such as `module load python`
-    job_logs: Path = Path("data/slurm")  # what the jobs print; must be on the shared file system
+    """Account that is charged."""
+    interface: str | None = None
+    """Network interface that workers and this machine share, such as `ib0`."""
+    job_extra: tuple[str, ...] = ()
+    """Further #SBATCH options, such as `--constraint=avx2`."""
+    job_prologue: tuple[str, ...] = ()
+    """Shell lines before the workers start, such as `module load python`."""
+    job_logs: Path = Path("data/slurm")
+    """Folder of the jobs' output; must be on the shared file system."""
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
@@ -194,9 +251,10 @@ class FeaturizeConfig(Section):
 
 
 class LoggingConfig(Section):
-    """How much is printed."""
+    """Log messages on stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level that is printed."""
 
 
 class Config(Section):

@@ -8,13 +8,25 @@ from __future__ import annotations
 import re
 import types
 import typing
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SecretStr,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from student_clap.config.yaml12 import load_yaml, parse_scalar
+from student_clap.config.yaml12 import InvalidYamlError, load_yaml, parse_scalar
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -33,6 +45,16 @@ def _http_url(value: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``Annotated[int, Unit("samples")]``: the unit of a setting whose name does not end in it, for the JSON schema."""
+
+    name: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "unit": self.name}
 
 
 class Text(str):
@@ -61,7 +83,8 @@ def _as_field(value: Any, field: FieldInfo) -> Any:
         if wanted & {str, SecretStr, Path} and not (value == "" and type(None) in wanted):
             value = str(value)
         else:
-            value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
+            with suppress(InvalidYamlError):  # it stays text, which pydantic refuses by the key's name
+                value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
     if Path in wanted and isinstance(value, str):
         return Path(value).expanduser()
     if SecretStr in wanted and isinstance(value, str):
@@ -90,9 +113,12 @@ class Section(BaseModel):
             return {}
         if not isinstance(data, dict):
             return data
-        by_alias = {f.alias: f for f in cls.model_fields.values() if f.alias}
+        names = {str(field.alias): name for name, field in cls.model_fields.items() if field.alias}
+        for alias, name in names.items():
+            if name in data and alias in data:
+                raise ValueError(f"{name} and {alias} are the same setting; remove one of them")
         parsed = {}
         for key, value in data.items():
-            field = cls.model_fields.get(key) or by_alias.get(key)
+            field = cls.model_fields.get(names.get(key) or key)
             parsed[key] = _as_field(value, field) if field is not None else value
         return parsed

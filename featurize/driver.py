@@ -94,7 +94,7 @@ def run(
 
     def mark() -> None:
         learnt = [o for o in waiting if o.n_samples != NOT_MADE]
-        features.mark([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
+        features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
         for outcome in waiting:
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)

@@ -7,40 +7,46 @@ from pathlib import Path
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, progress, table
+from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import Config
+
+_WHOLE = 10_000  # characters: more than any field has
 
 
 @click.group()
 def store() -> None:
-    """Look into the feature store, and mend it."""
+    """Show, export, verify and repair the feature store."""
 
 
 @store.command()
 @config_options()
 def info(config: Config) -> None:
-    """Say what the store holds."""
+    """Print what the store holds."""
     from collections import Counter
 
     from student_clap.store import FeatureStore, State
 
     with FeatureStore.open(config.store.path) as opened:
         states = Counter(State(int(s)).name.lower() for s in opened.states())
-        echo(f"store    {opened.path}")
-        echo(f"uuid     {opened.uuid}")
-        echo(f"teacher  {opened.teacher_name}")
-        echo(f"tracks   {opened.n_tracks}" + "".join(f", {n} {name}" for name, n in sorted(states.items())))
-        echo(f"artists  {len(set(opened.strings('artist')))}")
+        rows: list[tuple[str, object]] = [
+            ("store", opened.path),
+            ("uuid", opened.uuid),
+            ("teacher", opened.teacher_name),
+            ("tracks", ", ".join([str(opened.n_tracks), *(f"{n} {name}" for name, n in sorted(states.items()))])),
+            ("artists", len(set(opened.strings("artist")))),
+        ]
         for name, recipe in opened.recipes().items():
             features = opened.features(recipe)
             n_samples = features.n_samples()
             minutes = float(n_samples.clip(0).sum()) / recipe.sample_rate / 60
-            size_mb = features.stored_bytes() / 1e6
-            echo(
-                f"features {name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, "
-                f"{minutes:.1f} min, {size_mb:.1f} MB; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
+            made = (
+                f"{name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, {minutes:.1f} min, "
+                f"{readable_bytes(features.stored_bytes())}; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
                 f"fingerprint {recipe.fingerprint}"
             )
+            rows.append(("features", made))
+        echo(table(rows))
 
 
 @store.command("list")
@@ -63,11 +69,11 @@ def list_tracks(config: Config, *, failed: bool) -> None:
             minutes = f"{n_samples[row] / recipe.sample_rate / 60:.2f}" if n_samples[row] > 0 else "-"
             fields = [str(row), columns["server_id"][row], columns["track_id"][row], State(int(state)).name.lower()]
             fields += [minutes, columns["artist"][row], columns["title"][row], error]
-            echo("\t".join(" ".join(field.split()) for field in fields))
+            echo("\t".join(one_line(field, limit=_WHOLE) for field in fields))
 
 
 @store.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write: .parquet, or .npz.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write: .parquet, or .npz.")
 @click.option("--track", "track_id", metavar="ID", help="This track's segments instead of all rows.")
 @click.option("--server", "server_id", metavar="ID", help="Server of --track, where several have that id.")
 @click.option(
@@ -79,7 +85,7 @@ def list_tracks(config: Config, *, failed: bool) -> None:
 def export(
     config: Config, *, out: Path | None, track_id: str | None, server_id: str | None, failures: Path | None
 ) -> None:
-    """Write what the store holds as Parquet, one track's segments as npz, or the failures as a table."""
+    """Write all rows as Parquet, one track's segments as npz, or the failures as a table."""
     from student_clap.store import FeatureStore, Recipe, tables
 
     if track_id is not None and out is None:
@@ -107,16 +113,22 @@ def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
     from student_clap.store.verify import verify_path
 
-    findings, n_tracks = verify_path(config.store.path, deep=deep)
+    with progress("shard", label="verify") as bar:
+        findings, n_tracks = verify_path(config.store.path, deep=deep, advance=bar.advance)
     names = _track_ids(config.store.path) if n_tracks >= 0 else []
     for finding in findings:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
-        track = f" (track {names[finding.row]})" if 0 <= finding.row < len(names) else ""
-        echo(f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: {finding.detail}")
+        track = f" (track {one_line(names[finding.row])})" if 0 <= finding.row < len(names) else ""
+        echo(
+            f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: "
+            f"{one_line(finding.detail, limit=_WHOLE)}"
+        )
     how = _extent(deep=deep)
     if findings:
         repair = "store repair --deep" if deep else "store repair"
-        raise click.ClickException(f"{len(findings)} faults ({how}); `student-clap {repair}` mends what can be mended")
+        raise click.ClickException(
+            f"{len(findings)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
+        )
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 
@@ -142,9 +154,10 @@ def repair_store(config: Config, *, deep: bool) -> None:
     """Set damaged tracks back, so that the stages make them again, and remove uncounted shards."""
     from student_clap.store.repair import repair_path
 
-    done = repair_path(config.store.path, deep=deep)
+    with progress("shard", label="verify") as bar:
+        done = repair_path(config.store.path, deep=deep, advance=bar.advance)
     for finding in done.left:
-        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {finding.detail}")
+        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {one_line(finding.detail, limit=_WHOLE)}")
     parts = [
         f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
         f"{done.orphans} uncounted shards removed",
@@ -156,7 +169,7 @@ def repair_store(config: Config, *, deep: bool) -> None:
     if done.chunks:
         parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
     if done.metadata:
-        parts.append(f"{done.metadata} zarr.json written anew")
+        parts.append(f"{done.metadata} zarr.json written again")
     how = _extent(deep=deep)
     left = f"; {len(done.left)} faults left" if done.left else ""
     echo(f"store repair: {', '.join(parts)}{left}; {how}")

@@ -1,7 +1,7 @@
-"""Mend what `verify` finds, so that the stages make again what is lost.
+"""Repair the faults that `verify` finds, so that the stages make lost data again.
 
-Guarantee: a damaged track's mark is taken back and featurize makes it again; damaged chunks of columns are emptied, and
-ingest or featurize fills them; damaged metadata of arrays are written anew from the recipe. What is whole stays.
+Guarantee: a damaged track counts as not made, and featurize makes it again; damaged chunks of columns are emptied, and
+ingest or featurize fills them; damaged metadata of arrays are written again from the recipe. Whole files stay.
 Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made again: they are left.
 """
 
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 
+from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays import segment_vectors
-from student_clap.store.arrays.features import NOT_MADE, feature_arrays
+from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
-from student_clap.store.feature_store import FeatureStore, member_folders
+from student_clap.store.feature_store import FeatureStore
+from student_clap.store.hierarchy import member_folders
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
@@ -30,7 +32,7 @@ _IDENTITY = ("track_id", "server_id")
 
 @dataclass
 class Repaired:
-    """What was mended, in numbers, and what was not."""
+    """How many things were repaired, and the faults that were not."""
 
     metadata: int = 0
     chunks: int = 0
@@ -40,37 +42,53 @@ class Repaired:
     left: tuple[Finding, ...] = ()
 
 
-def repair_path(path: StoragePath, *, deep: bool) -> Repaired:
-    """Mend the store at `path`, also one that cannot be opened. Raises StoreError if another process writes it."""
+def repair_path(path: StoragePath, *, deep: bool, advance: Callable[[], None] = lambda: None) -> Repaired:
+    """Repair the store at `path`, also one that cannot be opened.
+
+    Args:
+        path: directory or s3:// URL of the store.
+        deep: read every chunk and every shard too.
+        advance: called after each shard that was read.
+
+    Raises:
+        StoreError: another process writes the store, or it cannot be written.
+        CorruptMetadataError: the zarr.json of the root is damaged, which only a copy of the store can replace.
+    """
     done = Repaired()
-    place = open_storage(path)
-    lock = place.take_lock()
+    storage = open_storage(path)
+    lock = storage.take_lock()
     try:
-        done.metadata = _repair_metadata(place)
+        done.metadata = _repair_metadata(storage)
     finally:
         lock.release()
-    if left := verify_metadata(place):
+    if left := verify_metadata(storage):
         done.left = tuple(left)
         return done
-    with FeatureStore.open(place, "r+", mend=True) as store:
+    with FeatureStore.open(storage, "r+", for_repair=True) as store:
         done.chunks = _repair_columns(store, deep=deep)
-        repair(store, verify(store, deep=deep), done)
+        repair(store, verify(store, deep=deep, advance=advance), done)
     return done
 
 
 def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | None = None) -> Repaired:
-    """Set damaged tracks back and remove orphans."""
+    """Set damaged tracks back, so that their stage makes them again, and remove shards that are not counted.
+
+    Args:
+        store: open for writing.
+        findings: of `verify`, on this store.
+        done: counts to add to; None begins with zeros.
+    """
     done = done or Repaired()
     vectors = sorted({f.row for f in findings if f.kind == "damaged segment vectors"})
     if vectors:
-        store.write_segment_teacher(vectors, [np.empty((0, 512), np.float16)] * len(vectors))
+        store.write_segment_teacher(vectors, [np.empty((0, EMBEDDING_DIM), np.float16)] * len(vectors))
     done.segment_vectors += len(vectors)
     for name, recipe in store.recipes().items():
         features = store.features(recipe)
         mine = [f for f in findings if f.recipe == name and f.row >= 0]
         back = sorted({f.row for f in mine if f.kind != "orphan shard"})
         if back:
-            features.mark(back, [NOT_MADE] * len(back), [""] * len(back))
+            features.commit(back, [NOT_MADE] * len(back), [""] * len(back))
         for row in sorted({f.row for f in mine}):
             features.delete_shard(row)
         done.tracks += len(back)
@@ -84,42 +102,42 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
 def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
     """Empty the damaged chunks of columns. Returns how many."""
     members = {column.path: column for column in store.columns()}
-    mended = 0
+    repaired = 0
     for name, begin, end, _ in list(damaged_chunks(store, deep=deep)):
         if name in _IDENTITY:
             continue
         column = members[name]
-        # Listed: ingest looks for the audio, and finds what is there.
+        # Listed: ingest looks for the audio, and finds the files that are there.
         fill = State.LISTED if name == "state" else column.fill_value
         column[begin:end] = fill
-        mended += 1
-    return mended
+        repaired += 1
+    return repaired
 
 
-def _repair_metadata(place: Storage) -> int:
-    """Write damaged zarr.json of arrays anew. Returns how many."""
-    sealed = is_sealed(read_document(place))
+def _repair_metadata(storage: Storage) -> int:
+    """Write the damaged zarr.json files of arrays again. Returns how many."""
+    sealed = is_sealed(read_document(storage))
     damaged, rows = [], []
-    for folder in member_folders(place):
+    for folder in member_folders(storage):
         try:
             document = read_document(folder, sealed=sealed)
         except CorruptMetadataError:
             damaged.append(folder)
         else:
-            if folder.name in TABLE_COLUMNS and str(folder.parent) == str(place):
+            if folder.name in TABLE_COLUMNS and str(folder.parent) == str(storage):
                 rows.append(int(document["shape"][0]))
-    mended = 0
+    repaired = 0
     for folder in damaged:
-        anew = _made_anew(place, folder, max(rows, default=0))
-        if anew is not None:
-            write_document(folder, anew)
-            mended += 1
-    return mended
+        made = _as_new(storage, folder, max(rows, default=0))
+        if made is not None:
+            write_document(folder, made)
+            repaired += 1
+    return repaired
 
 
-def _made_anew(place: Storage, folder: Storage, n_tracks: int) -> Document | None:
-    """The zarr.json of the array in `folder` as a new store would have it; None where it is no array."""
-    name = str(folder).removeprefix(str(place)).strip("/")
+def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None:
+    """The zarr.json of the array in `folder` as a new store would have it; None where it is not an array."""
+    name = str(folder).removeprefix(str(storage)).strip("/")
     make: Callable[[zarr.Group], None] = create_table
     if name in segment_vectors.SEGMENT_COLUMNS:
         make = segment_vectors.segment_arrays(n_tracks)
@@ -133,7 +151,7 @@ def _made_anew(place: Storage, folder: Storage, n_tracks: int) -> Document | Non
         return None
     document = describe(make)[name]
     document["shape"] = [n_tracks, *document["shape"][1:]]
-    return _with_the_shards_codec(document, folder) if folder.name == "mel" else document
+    return _with_the_shards_codec(document, folder) if folder.name == STRIPS else document
 
 
 def _with_the_shards_codec(document: Document, folder: Storage) -> Document:

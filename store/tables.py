@@ -23,7 +23,7 @@ from student_clap.store.arrays.tracks import STRING_COLUMNS, State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import segment_starts
-from student_clap.store.storage.durable import writing
+from student_clap.store.storage.directory import writing
 from student_clap.store.storage.errors import StoreError
 
 _BATCH_ROWS = 4096

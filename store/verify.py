@@ -1,7 +1,7 @@
-"""Is what the store says true? Findings, from the metadata down to every shard's checksums.
+"""Faults of a store, from its metadata down to the checksum of every shard.
 
-Guarantee: looking changes nothing, and finds any file of the store that is lost or damaged (`deep`: down to one bit).
-`repair` mends it.
+Guarantee: verifying changes nothing, and finds any file of the store that is lost or damaged (`deep`: down to one bit).
+`repair` repairs them.
 Cost: without `deep`, directory listings and the teacher's vectors; with it every chunk is read and tested (6 ms of CPU
 per track of four minutes).
 """
@@ -20,7 +20,8 @@ from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
 from student_clap.store.arrays.tracks import State, absent_chunks, chunk_spans, read_column
-from student_clap.store.feature_store import FeatureStore, member_folders
+from student_clap.store.feature_store import FeatureStore
+from student_clap.store.hierarchy import member_folders
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -37,7 +38,7 @@ Kind = Literal[
     "damaged shard",
     "wrong codes",
     "orphan shard",
-    "impossible mark",
+    "impossible entry",
     "stale recipe",
     "no vector",
     "damaged segment vectors",
@@ -59,6 +60,14 @@ def verify_path(
 ) -> tuple[list[Finding], int]:
     """Look for faults, also in a store that cannot be opened.
 
+    Args:
+        path: directory or s3:// URL of the store.
+        deep: read every chunk and every shard too.
+        advance: called after each shard that was read.
+
+    Raises:
+        StoreError: there is no store, or the storage cannot be asked.
+
     Returns:
         The findings, and how many tracks the store has; -1 if its damage does not let that be said.
     """
@@ -74,10 +83,10 @@ def verify_path(
 
 def verify_metadata(path: StoragePath) -> list[Finding]:
     """Test the checksum of every zarr.json of the store at `path`."""
-    place = open_storage(path)
+    storage = open_storage(path)
     try:
-        sealed = is_sealed(read_document(place))
-        folders = member_folders(place)
+        sealed = is_sealed(read_document(storage))
+        folders = member_folders(storage)
     except CorruptMetadataError as error:
         return [Finding("damaged metadata", "", -1, error.message)]
 
@@ -85,11 +94,11 @@ def verify_metadata(path: StoragePath) -> list[Finding]:
         try:
             read_document(folder, sealed=sealed)
         except CorruptMetadataError as error:
-            recipe = folder.parent.name if str(folder.parent.parent) == str(place / "features") else ""
+            recipe = folder.parent.name if str(folder.parent.parent) == str(storage / "features") else ""
             return [Finding("damaged metadata", recipe, -1, error.message)]
         return []
 
-    return [finding for found in place.each(look, folders) for finding in found]
+    return [finding for found in storage.each(look, folders) for finding in found]
 
 
 def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lambda: None) -> list[Finding]:
@@ -102,7 +111,7 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
     """
     findings = list(_columns(store, deep=deep))
     if findings:
-        # What columns say cannot be compared with the shards while they are damaged.
+        # While columns are damaged, their entries cannot be compared with the shards.
         return findings
     findings += _table(store)
     findings += _segment_vectors(store, deep=deep)
@@ -149,7 +158,7 @@ def _segment_vectors(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
     counts = store.n_segment_teacher()
     files = store.segment_vector_rows()
     for row in sorted(files - set(np.flatnonzero(counts).tolist())):
-        yield Finding("damaged segment vectors", "", row, "segment vectors that no count counts")
+        yield Finding("damaged segment vectors", "", row, "segment vectors that the table does not count")
     for row in np.flatnonzero(counts).tolist():
         if not 0 < counts[row] <= segment_vectors.MAX_SEGMENTS:
             reason = f"{counts[row]} segments, expected at most {segment_vectors.MAX_SEGMENTS}"
@@ -170,22 +179,22 @@ def _features(features: Features, *, deep: bool, advance: Callable[[], None]) ->
     longest = features.recipe.max_samples + 1
     for row, samples in enumerate(n_samples.tolist()):
         if samples > longest or samples < -1:
-            yield Finding("impossible mark", name, row, f"{samples} samples, expected at most {longest}")
+            yield Finding("impossible entry", name, row, f"{samples} samples, expected at most {longest}")
         elif samples == FAILED and not errors[row]:
-            yield Finding("impossible mark", name, row, "failed, but the reason is gone")
+            yield Finding("impossible entry", name, row, "failed, but the reason is gone")
         elif samples > 0 and row not in shards:
-            yield Finding("missing shard", name, row, "marked as made, but there is no file")
+            yield Finding("missing shard", name, row, "made according to the table, but there is no file")
         elif samples > 0 and deep:
             try:
                 features.strip(row, samples)
             except CorruptShardError as error:
                 yield Finding("damaged shard", name, row, _reason(error))
             except MissingFeaturesError:
-                yield Finding("wrong codes", name, row, "frames are missing, or hold the code 0, which is no value")
+                yield Finding("wrong codes", name, row, "frames are missing, or hold the code 0, which is not a value")
             advance()
     for row in sorted(shards):
         if row >= len(n_samples) or n_samples[row] <= 0:
-            yield Finding("orphan shard", name, row, "a shard that no mark counts; featurize writes it again")
+            yield Finding("orphan shard", name, row, "a shard that the table does not count; featurize writes it again")
 
 
 def _reason(error: click.ClickException) -> str:

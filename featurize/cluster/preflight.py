@@ -85,7 +85,7 @@ def _try_store(site: Site, folder: Storage) -> tuple[str, str]:
     # The ending is that of unfinished shards, which the next run sweeps away should nobody else.
     trial = folder / f"trial-{uuid.uuid4().hex}.partial"
     try:
-        trial.write(b"", name_too=False)
+        trial.write(b"", flush_name=False)
     except StoreError as error:
         return "", f"nothing can be written below {site.store_path}: {error}"
     return str(trial), ""

@@ -1,3 +1,3 @@
-"""What lies in Zarr: the track table, the features, the segment vectors, their metadata and shards. Opens nothing by
-itself; `store.feature_store` is the door.
+"""The arrays of a store in Zarr: the track table, the features, the segment vectors, their metadata and shards. None of
+this opens a store; `store.feature_store` does.
 """

@@ -1,7 +1,7 @@
 """One recipe's features: a strip of one-byte codes per track, one shard per track.
 
-Guarantee: a strip is written before its mark, in one object that appears whole; each inner chunk carries a crc32c.
-Tasks may write strips of different rows at once; marks are the driver's alone.
+Guarantee: a strip is written before it is committed, in one object that appears whole; each inner chunk carries a
+crc32c. Tasks may write strips of different rows at once; only the stage's driver commits them.
 Cost: see `shard`; stores whose shards are of another make are read and written through zarr.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.registry import get_codec_class
 
+from student_clap.config.runtime.text import reason
 from student_clap.store.arrays.metadata import add_members, read_document
-from student_clap.store.arrays.shard import ZSTD_LEVEL, ShardFormat
+from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
 from student_clap.store.arrays.tracks import array, column_codecs, read_column, read_strings, update_column
 from student_clap.store.arrays.windows import window_index
 from student_clap.store.layout.codes import MISSING, dequantise_columns
@@ -30,16 +30,18 @@ from student_clap.store.storage.errors import CorruptShardError, MissingFeatures
 CHUNK_FRAMES = 4096
 NOT_MADE = 0
 FAILED = -1
-_MARK_CHUNK_ROWS = 65_536
+STRIPS = "mel"  # the array that has a shard per track
+COLUMNS = ("n_samples", "error")  # one-dimensional arrays, an entry per track
+_COLUMN_CHUNK_ROWS = 65_536
 
 
 def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
-    """Create the recipe's group, whole, in the store, for `n_tracks` rows."""
+    """Create the recipe's group in the store, whole, for `n_tracks` rows. Raises StoreError if it cannot be written."""
     add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
 
 
 def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
-    """What creates the recipe's group in a root group."""
+    """A function that creates the recipe's group in a root group."""
     name = f"features/{recipe.name}"
     shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
 
@@ -48,18 +50,16 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
             name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
         )
         with _quiet():
-            # Imported here: it warns in a store that has no need of it.
-            from zarr.codecs.numcodecs import Delta
-
+            filters, compressors = _codecs(SUPPORTED[WRITTEN])
             group.create_array(
-                "mel",
+                STRIPS,
                 shape=(n_tracks, recipe.n_mels, shard_frames),
                 chunks=(1, recipe.n_mels, CHUNK_FRAMES),
                 shards=(1, recipe.n_mels, shard_frames),
                 dtype="uint8",
                 fill_value=MISSING,
-                filters=[Delta(dtype="|u1")],
-                compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+                filters=filters,
+                compressors=compressors,
                 dimension_names=("track", "mel_band", "frame"),
                 attributes={
                     "units": "dB",
@@ -72,7 +72,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
         group.create_array(
             "n_samples",
             shape=(n_tracks,),
-            chunks=(_MARK_CHUNK_ROWS,),
+            chunks=(_COLUMN_CHUNK_ROWS,),
             dtype="int64",
             fill_value=NOT_MADE,
             compressors=column_codecs(),
@@ -82,7 +82,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
         group.create_array(
             "error",
             shape=(n_tracks,),
-            chunks=(_MARK_CHUNK_ROWS,),
+            chunks=(_COLUMN_CHUNK_ROWS,),
             dtype="string",
             fill_value="",
             compressors=column_codecs(),
@@ -92,27 +92,34 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
     return make
 
 
+def _codecs(chain: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """A chain of inner codecs as zarr's objects: those before the bytes, and those after."""
+    names = [codec["name"] for codec in chain]
+    made = [get_codec_class(codec["name"]).from_dict(codec) for codec in chain]
+    return made[: names.index("bytes")], made[names.index("bytes") + 1 :]
+
+
 def _quiet() -> warnings.catch_warnings[None]:
-    """Do without zarr's remark that a filter of numcodecs extends the standard; docs/store.md tells of it."""
+    """Suppress zarr's warning that a filter of numcodecs extends the standard, which docs/store.md explains."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 class Features:
     """The features of one recipe. Obtain it from `FeatureStore.features`."""
 
-    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, place: Storage) -> None:
+    def __init__(self, group: zarr.Group, recipe: Recipe, n_tracks: int, storage: Storage) -> None:
         self._group = group
-        self._shards = place / "mel" / "c"
-        self._format = ShardFormat.of(read_document(place / "mel"))
+        self._shards = storage / STRIPS / "c"
+        self._format = ShardFormat.of(read_document(storage / STRIPS))
         self.recipe = recipe
         self._n_tracks = n_tracks
 
     def n_samples(self) -> npt.NDArray[np.int64]:
-        """[track] samples at 48 kHz after the cap; 0 no features yet, -1 failed."""
+        """[track] samples at 48 kHz after the cap; 0 no features yet, -1 failed. Raises CorruptColumnError."""
         return read_column(array(self._group, "n_samples"), 0, self._n_tracks)
 
     def errors(self, begin: int = 0, end: int | None = None) -> list[str]:
-        """Rows [begin, end): why a track has no features; empty where it has, or was not tried."""
+        """Rows [begin, end): why a track has no features, "" if it has or was not tried. Raises CorruptColumnError."""
         end = self._n_tracks if end is None else min(end, self._n_tracks)
         return read_strings(array(self._group, "error"), begin, end)
 
@@ -125,10 +132,6 @@ class Features:
         sizes = self._shards.row_sizes()
         return sum(sizes.get(row, 0) for row in np.flatnonzero(self.made()).tolist())
 
-    def shard_path(self, row: int) -> Path | str:
-        """The file or the URL of the object that holds the strip of `row`."""
-        return self._shard(row).path
-
     def _shard(self, row: int) -> Storage:
         return self._shards / f"{row}/0/0"
 
@@ -138,16 +141,16 @@ class Features:
         return self._shards
 
     def shard_rows(self) -> set[int]:
-        """Rows that have a shard, marked or not."""
+        """Rows that have a shard, committed or not."""
         return set(self._shards.row_sizes())
 
     def delete_shard(self, row: int) -> None:
-        """Remove the shard of `row`, and what a killed writer left beside it."""
+        """Remove the shard of `row`, and the temporary files that a killed writer left next to it."""
         self._shard(row).unlink()
         self._shard(row).parent.sweep()
 
     def write_strip(self, row: int, codes: npt.NDArray[np.uint8], n_samples: int) -> None:
-        """Write the shard of `row`; `mark` makes it count.
+        """Write the shard of `row`; `commit` makes it count.
 
         Args:
             row: the track's row.
@@ -174,8 +177,18 @@ class Features:
         whole[0, :, : codes.shape[1]] = codes
         mel[row : row + 1] = whole
 
-    def mark(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
-        """Record the outcome of `rows`: samples and "", or FAILED and the reason. The driver alone calls this."""
+    def commit(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
+        """Record the outcome of `rows`. The driver alone calls this.
+
+        Args:
+            rows: the tracks' rows.
+            n_samples: per row, at 48 kHz after the cap; NOT_MADE or FAILED where there are no features.
+            errors: per row, why it failed; "" where it did not.
+
+        Raises:
+            CorruptColumnError: a chunk of the table is damaged.
+            StoreError: it cannot be written.
+        """
         at = np.asarray(rows, np.int64)
         update_column(array(self._group, "error"), at, np.array(errors, dtype=np.dtypes.StringDType()))
         update_column(array(self._group, "n_samples"), at, np.asarray(n_samples, np.int64))
@@ -200,13 +213,13 @@ class Features:
             codes = self._read(row, frames)
         except (ValueError, RuntimeError) as error:
             raise CorruptShardError(
-                f"row {row}: the {self.recipe.name} shard is damaged ({error}); "
-                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
+                f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
             ) from error
         if codes.min() == MISSING:
             raise MissingFeaturesError(
-                f"row {row} is marked as made, but its {self.recipe.name} shard is gone or incomplete; "
-                "`student-clap store repair --deep`, then `student-clap featurize`, makes it anew"
+                f"row {row} is committed, but its {self.recipe.name} shard is gone or incomplete; "
+                "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
             )
         return codes
 
@@ -223,18 +236,21 @@ class Features:
     @property
     def _mel(self) -> zarr.Array[Any]:
         with _quiet():
-            return array(self._group, "mel")
+            return array(self._group, STRIPS)
 
     def _n_samples_of(self, row: int) -> int:
         return int(read_column(array(self._group, "n_samples"), row, row + 1)[0])
 
     def segments(self, row: int) -> npt.NDArray[np.float32]:
-        """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step."""
+        """The segments of `row` as production would make them, [segment, mel, frame] dB, within half a step.
+
+        Raises MissingFeaturesError and CorruptShardError as `strip` does.
+        """
         n_samples = self._n_samples_of(row)
         return self.decibels(self.strip(row, n_samples), n_samples)
 
     def windows(self, row: int, *, length_s: float, hop_s: float) -> npt.NDArray[np.float32]:
-        """Segments of another length or hop, [window, mel, frame] dB; see `windows` for what they are, exactly.
+        """Segments of another length or hop, [window, mel, frame] dB; `arrays.windows` defines them exactly.
 
         Raises:
             StoreError: the strip has no such windows; or as `strip` does.

@@ -19,6 +19,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
 from student_clap.store.storage.open import open_storage
@@ -35,7 +36,7 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
         sealed: whether it must carry a checksum.
 
     Raises:
-        CorruptMetadataError: it is gone, is no JSON object, or its checksum is wrong.
+        CorruptMetadataError: it is gone, is not a JSON object, or its checksum is wrong.
     """
     path = open_storage(folder) / "zarr.json"
     try:
@@ -43,9 +44,9 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
     except FileNotFoundError:
         raise _damaged(path, "it is not there") from None
     except (UnicodeDecodeError, ValueError) as error:
-        raise _damaged(path, f"it is no JSON: {error}") from error
+        raise _damaged(path, f"it is not JSON: {reason(error)}") from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-        raise _damaged(path, "it is no object with attributes")
+        raise _damaged(path, "it is not an object with attributes")
     stored = document.get("attributes", {}).get(CHECKSUM)
     if stored is None and sealed:
         raise _damaged(path, f"its checksum {CHECKSUM} is gone")
@@ -56,7 +57,7 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
 
 def write_document(folder: StoragePath, document: Document) -> None:
     """Write the zarr.json of `folder` with its checksum. Raises StoreError if it cannot be written."""
-    (open_storage(folder) / "zarr.json").write(sealed_bytes(document), name_too=False)
+    (open_storage(folder) / "zarr.json").write(sealed_bytes(document), flush_name=False)
 
 
 def sealed_bytes(document: Document) -> bytes:
@@ -81,6 +82,8 @@ def is_sealed(document: Document) -> bool:
 def set_rows(folder: StoragePath, n_tracks: int) -> None:
     """Give the array in `folder` `n_tracks` rows. Chunks are left as they are: rows are written before they count.
 
+    Raises CorruptMetadataError if its zarr.json is damaged, StoreError if it cannot be written.
+
     zarr's own resize lists every chunk of the array, which takes seconds for a million shards.
     """
     document = read_document(folder)
@@ -89,7 +92,7 @@ def set_rows(folder: StoragePath, n_tracks: int) -> None:
 
 
 def set_attributes(folder: StoragePath, changes: Document) -> Document:
-    """Change attributes of the array or group in `folder`. Returns all of them."""
+    """Change attributes of the array or group in `folder`. Returns all of them. Raises as `set_rows` does."""
     document = read_document(folder)
     before = document.get("attributes", {})
     document["attributes"] = {**before, **changes}
@@ -99,7 +102,7 @@ def set_attributes(folder: StoragePath, changes: Document) -> Document:
 
 
 def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
-    """The zarr.json documents of what `make` creates in the empty group that it is given, by the member's path.
+    """The zarr.json documents of the members that `make` creates in an empty group, by the member's path.
 
     The group itself is "". Nothing is written anywhere.
     """
@@ -110,7 +113,7 @@ def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
 
 
 def as_files(documents: dict[str, Document], below: str = "") -> dict[str, bytes]:
-    """The documents of a member and of what is below it as files, each with its checksum, by their paths below it."""
+    """The documents of a member and of all below it as files, each with its checksum, by their paths below it."""
     prefix = f"{below}/" if below else ""
     inside = {name.removeprefix(prefix): d for name, d in documents.items() if name == below or name.startswith(prefix)}
     inside = {"" if name == below else name: document for name, document in inside.items()}
@@ -124,14 +127,17 @@ def add_members(store: Storage, names: Sequence[str], make: Callable[[zarr.Group
         store: the store.
         names: of the members, in the order in which they are to appear, each below the root or a group that is there.
         make: creates them in an empty group that it is given.
+
+    Raises:
+        StoreError: a file cannot be written.
     """
     documents = describe(make)
     for name in names:
         (store / name).create(as_files(documents, name))
 
 
-def _damaged(path: Storage, reason: str) -> CorruptMetadataError:
+def _damaged(path: Storage, why: str) -> CorruptMetadataError:
     return CorruptMetadataError(
-        f"{path} is damaged: {reason}. `student-clap store repair` writes an array's anew; "
+        f"{path} is damaged: {why}. `student-clap store repair` writes an array's again; "
         "one of a group has to come from a copy of the store"
     )

@@ -3,7 +3,7 @@
     segment_teacher    [track, segment, 512] float16, unit length, in production's order, the tail's repeat included
     n_segment_teacher  [track] int32, how many of them a track has; 0 none
 
-Guarantee: vectors are written before their count, so a count never stands beside vectors that are not there; every
+Guarantee: vectors are written before their count, so a count never stands for vectors that are not there; every
 chunk, which is one track, carries a crc32c. Cost: 1 KB per segment; a track without vectors costs nothing.
 """
 
@@ -17,9 +17,10 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import add_members
-from student_clap.store.arrays.tracks import array, chunk_place, column_codecs, read_column, update_column
+from student_clap.store.arrays.tracks import array, chunk_storage, column_codecs, read_column, update_column
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
 
@@ -31,13 +32,13 @@ SegmentVectors = npt.NDArray[np.float16]
 
 
 def create_segment_vectors(store: Storage, n_tracks: int) -> None:
-    """Create the two arrays in the store."""
+    """Create the two arrays in the store, each whole. Raises StoreError if they cannot be written."""
     there = store.folders()
     add_members(store, [name for name in SEGMENT_COLUMNS if name not in there], segment_arrays(n_tracks))
 
 
 def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
-    """What creates the two arrays in a root group."""
+    """A function that creates the two arrays in a root group."""
 
     def make(root: zarr.Group) -> None:
         root.create_array(
@@ -108,7 +109,7 @@ def write(root: zarr.Group, rows: list[int], vectors: list[SegmentVectors]) -> N
             block = np.full((1, MAX_SEGMENTS, EMBEDDING_DIM), np.nan, np.float16)
             block[0, : len(found)] = found
             column[row : row + 1] = block
-        elif (chunk := chunk_place(column, row)) is not None:
+        elif (chunk := chunk_storage(column, row)) is not None:
             chunk.unlink()
     update_column(array(root, COUNTS), at, np.array([len(v) for v in vectors], np.int32))
 
@@ -119,7 +120,7 @@ def read(root: zarr.Group, row: int, n_segments: int) -> SegmentVectors:
     try:
         vectors: SegmentVectors = np.asarray(array(root, VECTORS)[row, :n_segments])
     except (ValueError, RuntimeError) as error:
-        raise CorruptShardError(f"row {row}: the segment vectors are damaged ({error}); {remedy}") from error
+        raise CorruptShardError(f"row {row}: the segment vectors are damaged ({reason(error)}); {remedy}") from error
     if not np.isfinite(vectors).all():
         raise CorruptShardError(f"row {row}: segment vectors are counted but not there; {remedy}")
     return vectors

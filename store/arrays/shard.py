@@ -26,13 +26,13 @@ from student_clap.store.layout.codes import MISSING
 Codes = npt.NDArray[np.uint8]
 Codec = Literal["delta-zstd", "blosc"]
 
-ZSTD_LEVEL = 1
+_ZSTD_LEVEL = 1
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
 _DELTA_ZSTD: list[dict[str, Any]] = [
     {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
     {"name": "bytes"},
-    {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+    {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}},
     {"name": "crc32c"},
 ]
 _BLOSC: list[dict[str, Any]] = [
@@ -43,8 +43,9 @@ _BLOSC: list[dict[str, Any]] = [
     },
     {"name": "crc32c"},
 ]
-# Chains of inner codecs, as zarr.json spells them. Stores made before the first was chosen have the second.
+# Chains of inner codecs, as zarr.json has them. Stores made before the first was chosen have the second.
 SUPPORTED: dict[Codec, list[dict[str, Any]]] = {"delta-zstd": _DELTA_ZSTD, "blosc": _BLOSC}
+WRITTEN: Codec = "delta-zstd"  # the chain of new stores
 _INDEX_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -170,7 +171,7 @@ class ShardFormat:
         differences = np.empty_like(flat)
         differences[0] = flat[0]
         np.subtract(flat[1:], flat[:-1], out=differences[1:])
-        compressed: bytes = zstd.compress(differences, ZSTD_LEVEL)
+        compressed: bytes = zstd.compress(differences, _ZSTD_LEVEL)
         return compressed
 
     def unpack(self, packed: memoryview) -> Codes:

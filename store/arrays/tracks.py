@@ -20,6 +20,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import CHECKSUM
 from student_clap.store.storage.base import HasStorage, Storage
@@ -56,7 +57,7 @@ class Track:
     audio: str = ""  # path of the audio file, relative to the audio cache unless absolute
     error: str = ""
     state: State = State.LISTED
-    # [512] float32, L2-normalised; None where there is no usable one
+    # [512] float32, L2-normalised; None where no usable one exists
     teacher: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
 
@@ -67,7 +68,7 @@ def row_blocks(n_rows: int) -> Iterator[tuple[int, int]]:
 
 
 def column_codecs() -> list[ZstdCodec | Crc32cCodec]:
-    """What the chunks of columns are packed with."""
+    """The codecs of the chunks of all columns."""
     return [ZstdCodec(level=0), Crc32cCodec()]
 
 
@@ -109,7 +110,7 @@ def create_table(root: zarr.Group) -> None:
 
 
 def committed_rows(root: zarr.Group) -> int:
-    """Rows up to the first that was never committed."""
+    """The number of rows before the first that was never committed. Raises CorruptColumnError if `state` is damaged."""
     column = array(root, "state")
     state = _read(column, 0, column.shape[0])
     absent = np.flatnonzero(state == State.ABSENT)
@@ -117,7 +118,11 @@ def committed_rows(root: zarr.Group) -> int:
 
 
 def append_rows(root: zarr.Group, n_tracks: int, tracks: Sequence[Track]) -> None:
-    """Write `tracks` behind the `n_tracks` committed rows. Every column must already have room for them."""
+    """Write `tracks` behind the `n_tracks` committed rows. Every column must already have room for them.
+
+    Raises:
+        StoreError: a file cannot be written; the rows are not committed then.
+    """
     end = n_tracks + len(tracks)
 
     def write(name: str) -> None:
@@ -138,7 +143,12 @@ def append_rows(root: zarr.Group, n_tracks: int, tracks: Sequence[Track]) -> Non
 
 
 def update_column(column: zarr.Array[Any], rows: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
-    """Set `column[rows] = values`, reading and writing each chunk once, and only where something changes."""
+    """Set `column[rows] = values`, reading and writing each chunk once, and only where something changes.
+
+    Raises:
+        CorruptColumnError: a chunk that holds some of `rows` is damaged or gone.
+        StoreError: a chunk cannot be written.
+    """
     chunk_rows = column.chunks[0]
     for chunk in np.unique(rows // chunk_rows):
         begin = int(chunk) * chunk_rows
@@ -161,7 +171,7 @@ def chunk_spans(begin: int, end: int, chunk: int) -> list[tuple[int, int]]:
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """The array `name` of `group`. What is written to it becomes files, also where it is all fill value."""
+    """The array `name` of `group`; chunks that are all fill value are written as files too."""
     member = group[name]
     if not isinstance(member, zarr.Array):
         raise TypeError(f"{name} is a group, expected an array")
@@ -187,8 +197,8 @@ def read_strings(column: zarr.Array[Any], begin: int, end: int) -> list[str]:
     return strings
 
 
-def chunk_place(column: zarr.Array[Any], number: int) -> Storage | None:
-    """Where chunk `number` along the rows lies; None in a zarr store of somebody else's."""
+def chunk_storage(column: zarr.Array[Any], number: int) -> Storage | None:
+    """The storage of chunk `number` along the rows; None in a zarr store that does not come from `open_storage`."""
     folder = _chunk_folder(column)
     return None if folder is None else folder / _chunk_name(column, number)
 
@@ -204,7 +214,7 @@ def absent_chunks(column: zarr.Array[Any], numbers: range) -> dict[int, str]:
 
 def _chunk_folder(column: zarr.Array[Any]) -> Storage | None:
     store = column.store
-    return store.place / column.path / "c" if isinstance(store, HasStorage) else None
+    return store.storage / column.path / "c" if isinstance(store, HasStorage) else None
 
 
 def _chunk_name(column: zarr.Array[Any], number: int) -> str:
@@ -215,11 +225,11 @@ def _read(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[Any]:
     try:
         return np.asarray(column[begin:end])
     except _UNREADABLE as error:
-        raise _damaged(column, begin, end, str(error)) from error
+        raise _damaged(column, begin, end, reason(error)) from error
 
 
-def _damaged(column: zarr.Array[Any], begin: int, end: int, reason: str) -> CorruptColumnError:
+def _damaged(column: zarr.Array[Any], begin: int, end: int, why: str) -> CorruptColumnError:
     return CorruptColumnError(
-        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {reason}; "
-        "`student-clap store repair --deep` empties what is damaged, the stage that made it makes it again"
+        f"the column {column.path} is damaged in rows {begin} to {end - 1}: {why}; "
+        "`student-clap store repair --deep` empties the damaged chunk, and the stage that made it makes it again"
     )

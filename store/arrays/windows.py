@@ -5,11 +5,11 @@ own ends), besides the frames that see a segment's reflection. Windows are cut f
 
     window w = frames w * hop ... w * hop + length of the whole track's mel, both ends included
 
-What that is, exactly: the inner frames are those of a centred STFT of the window alone; the first and last
-`recipe.edge_frames` of them see the audio beside the window, where a segment of its own would see its reflection.
-What the strip does not hold: where the tail segment is off the STFT's grid (it nearly always is), the whole track's
-frames end `edge_frames` before the end of the last regular segment, up to one segment hop before the track's end; the
-windows end there. What comes after is in the tail segment (`Features.segments`) alone.
+Its inner frames are exactly those of a centred STFT of the window alone; the first and last
+`recipe.edge_frames` of them see the audio next to the window, where a segment of its own would see its reflection.
+The strip does not hold all frames: where the tail segment is off the STFT's grid (it nearly always is), the whole
+track's frames end `edge_frames` before the end of the last regular segment, up to one segment hop before the track's
+end; the windows end there. The rest is in the tail segment (`Features.segments`) alone.
 Other n_fft, STFT hops or bands are another recipe: its features need the audio.
 """
 
@@ -68,7 +68,7 @@ def window_index(n_samples: int, recipe: Recipe, *, length_s: float, hop_s: floa
 
 
 def _frames(name: str, seconds: float, recipe: Recipe) -> int:
-    """Seconds as STFT hops. Raises StoreError where that is no positive whole number."""
+    """Seconds as STFT hops. Raises StoreError where that is not a positive whole number."""
     samples = seconds * recipe.sample_rate
     frames = round(samples / recipe.hop_samples) if np.isfinite(samples) else 0
     if frames < 1 or abs(samples - frames * recipe.hop_samples) > 1e-3:

@@ -22,7 +22,7 @@ from student_clap.store.layout.segments import segment_starts
 
 @dataclass(frozen=True)
 class StripLayout:
-    """What stands in which column of a strip."""
+    """The order of the columns of a strip."""
 
     starts: npt.NDArray[np.int64]  # [distinct segment] first samples, rising
     segment: npt.NDArray[np.int64]  # [segment] which distinct segment it is

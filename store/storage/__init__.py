@@ -1,1 +1,1 @@
-"""Where a store lies: a directory or a bucket, its locks and its errors. Knows nothing of tracks or mels."""
+"""The storage of a store, a directory or a bucket, with its writer's lock and its errors. It knows of no track."""

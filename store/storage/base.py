@@ -1,14 +1,19 @@
-"""Where a store lies: what the rest of the store needs of a directory or of a bucket, and nothing else.
+"""The interface of a storage, which is a directory or a bucket, and of the lock of its writer.
 
-Guarantee: what is written appears whole or not at all, in both. Only `DirectoryStorage` and `BucketStorage` know
-which it is.
+Guarantee: a file or object appears whole or not at all, in both. Only `DirectoryStorage` and `BucketStorage` know which
+of the two it is.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
@@ -22,7 +27,50 @@ class Lock(Protocol):
     """The right to write a store, held from when it was taken."""
 
     def release(self) -> None:
-        """Give it back."""
+        """Give the lock back. May be called once."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds the lock, or held it last, as the lock's note names it."""
+
+    pid: int
+    host: str
+    command: str
+
+    @classmethod
+    def here(cls) -> Self:
+        """This process."""
+        command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv[:2]))
+        return cls(os.getpid(), socket.gethostname(), command)
+
+    @classmethod
+    def read(cls, note: str | bytes) -> Self | None:
+        """The owner in a note; None where it cannot be read."""
+        try:
+            found = json.loads(note)
+            return cls(int(found["pid"]), str(found["host"]), str(found["command"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} ({self.command})"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it ran on this host."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a process of that number runs on this host; meant for owners that are here."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
 
 
 class Storage(ABC):
@@ -36,12 +84,12 @@ class Storage(ABC):
     @property
     @abstractmethod
     def path(self) -> Path | str:
-        """As it was given: a Path, or the text of a URL."""
+        """The Path or the text of the URL, as the user gave it."""
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """Text that leads here from every directory, and where it is shared, from every host."""
+        """An absolute path or URL: valid in every working directory, and where the storage is shared, on every host."""
 
     @property
     @abstractmethod
@@ -55,7 +103,7 @@ class Storage(ABC):
 
     @abstractmethod
     def __truediv__(self, name: str) -> Self:
-        """What has this name, or relative path, below."""
+        """The file or folder of this name, or relative path, below this one."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -67,12 +115,12 @@ class Storage(ABC):
         """The content. Raises FileNotFoundError if there is none, StoreError if it cannot be asked."""
 
     @abstractmethod
-    def write(self, data: bytes, *, name_too: bool = True) -> None:
+    def write(self, data: bytes, *, flush_name: bool = True) -> None:
         """Make `data` the content.
 
         Args:
             data: all of it.
-            name_too: wait until a power cut cannot bring the old content back.
+            flush_name: wait until a power cut cannot bring the old content back.
 
         Raises:
             StoreError: it cannot be written.
@@ -102,7 +150,10 @@ class Storage(ABC):
 
     @abstractmethod
     def create(self, files: dict[str, bytes]) -> None:
-        """Make this folder with these files, by their paths below it; it counts when its own zarr.json is there."""
+        """Make this folder with these files, by their paths below it; it counts when its own zarr.json is there.
+
+        Raises StoreError if a file cannot be written.
+        """
 
     @abstractmethod
     def clear(self) -> None:
@@ -110,11 +161,15 @@ class Storage(ABC):
 
     @abstractmethod
     def sweep(self, *, unfinished: bool = False) -> None:
-        """Remove what killed writers left in this folder; with `unfinished` also what `create` left beside it."""
+        """Remove the temporary files of killed writers in this folder.
+
+        Args:
+            unfinished: also remove the half-made folders that a killed `create` left next to this one.
+        """
 
     @abstractmethod
     def flush(self) -> None:
-        """Bring the names in this folder to where a power cut leaves them."""
+        """Make the names in this folder survive a power cut."""
 
     # --- the root
 
@@ -144,9 +199,9 @@ class Storage(ABC):
 
 @runtime_checkable
 class HasStorage(Protocol):
-    """A zarr store that knows where it lies."""
+    """A zarr store that knows its storage."""
 
-    place: Storage
+    storage: Storage
 
 
 StoragePath: TypeAlias = Storage | Path | str

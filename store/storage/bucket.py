@@ -1,4 +1,4 @@
-"""A store in a bucket, `s3://BUCKET/NAME.zarr`: Amazon's S3, and what speaks as it does (MinIO, Ceph, R2, Garage).
+"""A store in a bucket, `s3://BUCKET/NAME.zarr`: Amazon's S3, and others with its protocol (MinIO, Ceph, R2, Garage).
 
 Endpoint, region and credentials come from the usual environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; without keys from the machine's role.
@@ -11,27 +11,92 @@ Cost: a track is read by one GET and written by one PUT; opening takes some 30 G
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 import obstore
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
+from student_clap.config.runtime.text import one_line
 from student_clap.store.storage.base import Storage
+from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError
-from student_clap.store.storage.object_errors import asking
-from student_clap.store.storage.object_lock import ObjectLock
 
 _RETRIES = 8
 _RETRY_S = 60
 _TIMEOUT_S = 30
 _CONNECT_S = 5
-_FEW = 2  # so many are asked for one by one
+_FEW = 2  # up to this many names are asked for one by one
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_RIGHTS = "give this user GetObject, PutObject, DeleteObject and ListBucket on it, or " + _KEYS
+_LOAD = "the object store is overloaded; run the same command again, with fewer workers if it lasts"
+_REGION = "the bucket is in another region: set AWS_REGION"
+# Error codes of S3, then texts of the client; the first that is found counts.
+_REMEDIES = {
+    "NoSuchBucket": "there is no such bucket: make it, or set another store.path or AWS_ENDPOINT_URL",
+    "InvalidAccessKeyId": "the object store does not know the access key: " + _KEYS,
+    "SignatureDoesNotMatch": "the secret key is wrong: " + _KEYS,
+    "InvalidToken": "the session's token is wrong: set AWS_SESSION_TOKEN again",
+    "ExpiredToken": "the session has expired: set AWS_SESSION_TOKEN and its keys again",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "AccessDenied": "access is denied: " + _RIGHTS,
+    "QuotaExceeded": "the quota is used up: free some space",
+    "SlowDown": _LOAD,
+    "ServiceUnavailable": _LOAD,
+    "169.254.169.254": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "301 Moved": _REGION,
+    "401 Unauthorized": _KEYS,
+    "403 Forbidden": "access is denied: " + _RIGHTS,
+    "429 Too Many": _LOAD,
+    "503 Service": _LOAD,
+    "kind: Timeout": "the object store did not answer in time; check AWS_ENDPOINT_URL and the network",
+    "error sending request": "the object store cannot be reached; check AWS_ENDPOINT_URL and the network",
+    "HTTP error": "the object store cannot be reached; check AWS_ENDPOINT_URL and the network",
+}
+_LONGEST = 200
+
+
+@contextmanager
+def asking(url: str, *, write: bool = False) -> Iterator[None]:
+    """Turn the client's exceptions inside the block into a StoreError about `url`, with the remedy and without secrets.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StoreError: the rest; its cause is a ConnectionError, so that a task can tell it from a fault of its track.
+    """
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        if "NoSuchBucket" not in str(error):
+            raise FileNotFoundError(url) from None
+        raise _as_store_error(url, str(error), write=write) from ConnectionError("NoSuchBucket")
+    except (BaseError, PermissionError, ValueError) as error:
+        raise _as_store_error(url, str(error), write=write) from ConnectionError(type(error).__name__)
+
+
+def _as_store_error(url: str, text: str, *, write: bool) -> StoreError:
+    done = "written" if write else "read"
+    remedy = next((remedy for code, remedy in _REMEDIES.items() if code in text), None)
+    return StoreError(f"{url} cannot be {done}: {remedy or _without_secrets(text)}")
+
+
+def _without_secrets(text: str) -> str:
+    for name in _SECRETS:
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    text = text.partition("Debug source")[0]
+    return one_line(re.sub(r"//[^/@\s]+@", "//", text), _LONGEST)
 
 
 def _nothing() -> None:
@@ -86,7 +151,7 @@ class BucketStorage(Storage):
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """The place of an s3:// URL. Raises StoreError where it is none."""
+        """The storage of an s3:// URL. Raises StoreError where it is not one, or holds credentials."""
         name, _, key = url.removeprefix("s3://").rstrip("/").partition("/")
         if "@" in name:
             raise StoreError("store.path holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
@@ -127,13 +192,13 @@ class BucketStorage(Storage):
         with asking(self.path):
             return obstore.get(self._bucket.client, self._key).bytes().to_bytes()
 
-    def write(self, data: bytes, *, name_too: bool = True) -> None:  # noqa: ARG002
+    def write(self, data: bytes, *, flush_name: bool = True) -> None:  # noqa: ARG002
         """Make `data` the content, by one PUT."""
         self._bucket.guard()
         self.put(data)
 
     def put(self, data: bytes) -> None:
-        """As `write`, whoever has the lock."""
+        """As `write`, without asking whether this process has the lock."""
         with asking(self.path, write=True):
             obstore.put(self._bucket.client, self._key, data, use_multipart=False)
 
@@ -152,7 +217,7 @@ class BucketStorage(Storage):
         self.delete(missing_ok=missing_ok)
 
     def delete(self, *, missing_ok: bool = True) -> None:
-        """As `unlink`, whoever has the lock."""
+        """As `unlink`, without asking whether this process has the lock."""
         try:
             with asking(self.path, write=True):
                 obstore.delete(self._bucket.client, self._key)
@@ -206,7 +271,7 @@ class BucketStorage(Storage):
     # --- the root
 
     def check_free(self, names: Iterable[str]) -> None:
-        """Raise StoreError if there is anything but what a `create` that was killed left."""
+        """Raise StoreError if there is anything but the objects of a `create` that was killed."""
         half_made = set(names) - {"zarr.json"}
         self.check_reachable()
         if any(entry.name not in half_made for entry in self.entries()):
@@ -222,13 +287,13 @@ class BucketStorage(Storage):
                 "AWS_ENDPOINT_URL"
             ) from None
 
-    def zarr_store(self, *, read_only: bool) -> BucketStore:
+    def zarr_store(self, *, read_only: bool) -> BucketZarrStore:
         """zarr's view of the store."""
-        return BucketStore(self, read_only=read_only)
+        return BucketZarrStore(self, read_only=read_only)
 
-    def take_lock(self) -> ObjectLock:
-        """Take the writer's lock, an object beside the store; writes from here on are made under it."""
-        lock = ObjectLock.take(self)
+    def take_lock(self) -> BucketLock:
+        """Take the writer's lock, an object next to the store; writes from here on are made under it."""
+        lock = BucketLock.take(self)
         self._bucket.guard = lock.check
         return lock
 
@@ -241,30 +306,30 @@ class BucketStorage(Storage):
         self._bucket.guard()
 
 
-class BucketStore(ObjectStore[Any]):
+class BucketZarrStore(ObjectStore[Any]):
     """zarr's store in a bucket, its errors clear and its writes under the writer's lock."""
 
-    def __init__(self, place: BucketStorage, *, read_only: bool) -> None:
-        super().__init__(place.client_below(), read_only=read_only)
-        self.place = place
+    def __init__(self, storage: BucketStorage, *, read_only: bool) -> None:
+        super().__init__(storage.client_below(), read_only=read_only)
+        self.storage = storage
 
     def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002  zarr's signature
         """The same store, read-only or not."""
-        return type(self)(self.place, read_only=read_only)
+        return type(self)(self.storage, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The content of an object, or of a part; None where there is none."""
-        with asking(f"{self.place}/{key}"):
+        with asking(f"{self.storage}/{key}"):
             return await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object."""
-        with asking(f"{self.place}/{key}"):
+        with asking(f"{self.storage}/{key}"):
             return await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object."""
         self._check_writable()
-        self.place.may_write()
-        with asking(f"{self.place}/{key}", write=True):
+        self.storage.may_write()
+        with asking(f"{self.storage}/{key}", write=True):
             await obstore.put_async(self.store, key, value.to_bytes(), use_multipart=False)

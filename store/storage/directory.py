@@ -1,23 +1,69 @@
-"""A store in a directory, local or mounted. See `durable` for what is guaranteed of its files."""
+"""A store in a directory, local or mounted.
+
+Guarantee: a file is written under another name, flushed to the disk, then renamed, so that after a kill or a power cut
+it is the old one or the new one, whole. A write that fails (disk full, read-only directory) leaves the old file, and
+the error names the remedy.
+Cost: one flush of the file per write, and one of its directory where asked for; no CPU to speak of.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from student_clap.config.runtime.files import flush_directory, sweep_partial_files
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
+
+from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
+from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage
-from student_clap.store.storage.durable import (
-    DurableStore,
-    write_durably,
-    writing,
-)
+from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError
-from student_clap.store.storage.lock import WriterLock
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there and run the same command again",
+    errno.EDQUOT: "the quota is used up: free some space and run the same command again",
+    errno.EFBIG: "the system's limit of a file's size (ulimit -f) is too low: raise it and run the same command again",
+    errno.EROFS: "the file system is mounted read-only: mount it for writing, or set another store.path",
+    errno.EACCES: "this user may not write there: change the owner or the permissions, or set another store.path",
+    errno.EPERM: "this user may not write there: change the owner or the permissions, or set another store.path",
+}
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a StoreError that names `target` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or 0
+        remedy = _REMEDIES.get(code, "repair that and run the same command again")
+        why = os.strerror(code) if code else reason(error)
+        raise StoreError(
+            f"{target} cannot be written: {why}; {remedy}. Files that were there before are untouched"
+        ) from error
+
+
+def write_durably(target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = True) -> None:
+    """Make `data` the content of `target`; its directory is made if need be.
+
+    Args:
+        target: the file.
+        data: its new content.
+        flush_name: flush the directory as well. Without it a power cut may bring the old file back, whole.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with writing(target):
+        write_bytes_atomically(target, data, flush_name=flush_name)
 
 
 class DirectoryStorage(Storage):
@@ -59,9 +105,9 @@ class DirectoryStorage(Storage):
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from error
 
-    def write(self, data: bytes, *, name_too: bool = True) -> None:
+    def write(self, data: bytes, *, flush_name: bool = True) -> None:
         """Make `data` the content, by a temporary file and a rename."""
-        write_durably(self._path, data, name_too=name_too)
+        write_durably(self._path, data, flush_name=flush_name)
 
     def exists(self) -> bool:
         """Whether it is there."""
@@ -99,14 +145,14 @@ class DirectoryStorage(Storage):
     def create(self, files: dict[str, bytes]) -> None:
         """Make this directory. Built aside and renamed, so that it is there whole or not at all."""
         root = self._path
-        while root.parent.name and (root.parent / "zarr.json").exists():  # aside is beside the store, never in it
+        while root.parent.name and (root.parent / "zarr.json").exists():  # next to the store, never in it
             root = root.parent
         aside = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
         try:
             with writing(self._path):
                 root.parent.mkdir(parents=True, exist_ok=True)
                 for name, data in files.items():
-                    write_durably(aside / name, data, name_too=False)
+                    write_durably(aside / name, data, flush_name=False)
                 aside.rename(self._path)
                 flush_directory(self._path.parent)
         finally:
@@ -117,7 +163,7 @@ class DirectoryStorage(Storage):
         shutil.rmtree(self._path, ignore_errors=True)
 
     def sweep(self, *, unfinished: bool = False) -> None:
-        """Remove temporary files, and with `unfinished` what `create` left beside this directory."""
+        """Remove temporary files, and with `unfinished` the half-made directories next to this one."""
         sweep_partial_files(self._path)
         if unfinished:
             for folder in self._path.parent.glob(f".{self._path.name}.*.part"):
@@ -135,10 +181,33 @@ class DirectoryStorage(Storage):
     def check_reachable(self) -> None:
         """A directory that is not there is not there."""
 
-    def zarr_store(self, *, read_only: bool) -> DurableStore:
+    def zarr_store(self, *, read_only: bool) -> DirectoryZarrStore:
         """zarr's view of the directory."""
-        return DurableStore(self._path, self, read_only=read_only)
+        return DirectoryZarrStore(self._path, self, read_only=read_only)
 
-    def take_lock(self) -> WriterLock:
-        """Take the writer's lock, a file beside the store."""
-        return WriterLock.take(self._path)
+    def take_lock(self) -> DirectoryLock:
+        """Take the writer's lock, a file next to the store."""
+        return DirectoryLock.take(self._path)
+
+
+class DirectoryZarrStore(LocalStore):
+    """zarr's store in a directory, its files whole after a power cut and its errors clear.
+
+    Args:
+        root: the directory.
+        storage: the same directory, for code that has the zarr store only.
+        read_only: whether nothing may be written.
+    """
+
+    def __init__(self, root: Path, storage: Storage, *, read_only: bool) -> None:
+        super().__init__(root, read_only=read_only)
+        self.storage = storage
+
+    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002  zarr's signature
+        """The same directory, read-only or not."""
+        return type(self)(self.root, self.storage, read_only=read_only)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write `value`; see `write_durably`."""
+        self._check_writable()
+        await asyncio.to_thread(write_durably, self.root / key, value.to_bytes(), flush_name=False)

@@ -9,7 +9,7 @@ from student_clap.store.storage.errors import StoreError
 
 
 def open_storage(path: StoragePath) -> Storage:
-    """The place that a path or URL names.
+    """The storage that a path or URL names; a storage as it is.
 
     Raises:
         StoreError: the URL is of another kind than s3://, or the extra for it is not installed.

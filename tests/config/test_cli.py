@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import yaml
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
+from student_clap.config.yaml12 import load_yaml
 
 HEAVY = ("torch", "dask", "distributed", "psycopg2", "onnxruntime", "zarr", "av", "requests")
 
@@ -36,7 +36,7 @@ def test_every_stage_has_help_config_and_set():
 def test_init_writes_both_files_once(tmp_path):
     done = CliRunner().invoke(main, ["init", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "jellyfin" in yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert "jellyfin" in load_yaml((tmp_path / "config.yaml").read_text())
     assert "JELLYFIN_TOKEN=" in (tmp_path / ".env.example").read_text()
     (tmp_path / "config.yaml").write_text("mine")
     again = CliRunner().invoke(main, ["init", str(tmp_path)])
@@ -50,7 +50,7 @@ def test_config_prints_the_resolved_settings(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("jellyfin:\n  token: ${TOKEN}\n")
     done = CliRunner().invoke(main, ["config", "--set", "training.lr=3e-4"], env={"TOKEN": "abc123"})
     assert done.exit_code == 0, done.output
-    assert yaml.safe_load(done.output)["training"]["learning_rate"] == 3e-4
+    assert load_yaml(done.output)["training"]["learning_rate"] == 3e-4
     assert "abc123" not in done.output
 
 

@@ -150,16 +150,16 @@ def test_dotenv_beside_the_file_is_read_and_the_environment_wins(write, tmp_path
         ("training:\n  epochs: '3'\n", "training.epochs: input should be a valid integer, got '3' (str)"),
         ("training:\n  epochs: 0\n", "training.epochs: input should be greater than 0, got 0 (int)"),
         ("training:\n  optimizer: sgd\n", "training.optimizer: input should be 'adam' or 'adamw', got 'sgd' (str)"),
-        ("training:\n  warmup_epochs: 100\n", "training: warmup_epochs 100 must be fewer than epochs 100"),
-        ("audio:\n  sample_rate: 44100\n", "audio: sample_rate is 44100; the teacher hears 48000 Hz only"),
-        ("audio:\n  hop_length: 240001\n", "audio: hop_length 240001 is no multiple of hop_length_stft 480"),
+        ("training:\n  lr: 1\n  learning_rate: 2\n", "training: learning_rate and lr are the same setting; remove one"),
+        ("audio:\n  sample_rate: 44100\n", "audio: sample_rate is 44100; the teacher takes 48000 Hz only"),
+        ("audio:\n  hop_length: 240001\n", "audio: hop_length 240001 is not a multiple of hop_length_stft 480"),
         ("audio:\n  fmax: 30000\n", "audio: need fmin < fmax <= 24000 Hz, got 0 and 30000"),
         ("model:\n  embedding_dim: 256\n", "model: embedding_dim is 256; the text tower needs 512"),
         ("split:\n  fold: 10\n", "split: fold 10 is not one of 0..9"),
         ("jellyfin:\n  url: jellyfin:8096\n", "jellyfin.url: must start with http:// or https://"),
         ("jellyfin:\n  url: http://me:pw@host\n", "jellyfin.url: must not carry a user or a password"),
-        ("database:\n  port: 5432\n  port: 5433\n", "line 3: no valid YAML: the key 'port' stands twice; keep one"),
-        ("database: [1, 2\n", "line 2: no valid YAML"),
+        ("database:\n  port: 5432\n  port: 5433\n", "not valid YAML: line 3: the key 'port' stands twice; keep one"),
+        ("database: [1, 2\n", "not valid YAML: line 2: "),
         ("- 1\n", "holds a list; expected sections such as `database:`"),
     ],
 )
@@ -186,6 +186,30 @@ def test_set_is_checked_like_the_file(write):
     assert faults(path, "training.lr=fast")[0].startswith("training.lr: input should be a valid number, got 'fast'")
     assert "is not of the form section.key=value" in faults(path, "epochs=3")[0]
     assert "unknown key" in faults(path, "training.speed=3")[0]
+    assert "ingest.map: input should be a valid tuple, got '{'" in faults(path, "ingest.map={")[0]
+
+
+def headed(path: Path, *overrides: str) -> str:
+    """The first line of the error."""
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    return error.value.message.partition("\n")[0]
+
+
+def test_an_error_is_headed_by_where_the_value_was_given(write):
+    assert headed(write(""), "training.lr=fast") == "--set:"
+    assert headed(write(""), "audio.hop_length=240001") == "--set:"  # said of the section
+    path = write("training:\n  epochs: 0\n")
+    assert headed(path, "training.lr=1e-3") == f"{path}:"
+    assert headed(path, "training.lr=fast") == f"{path} with --set:"
+    assert load_config(path, ("training.epochs=1",)).training.epochs == 1  # a fault of the file, replaced
+
+
+def test_fewer_epochs_than_the_warm_up_has_just_work(write):
+    training = load_config(write(""), ("training.epochs=3",)).training
+    assert training.warmup(steps_per_epoch=10) == 30
+    assert load_config(write("")).training.warmup(steps_per_epoch=10) == 50
+    assert load_config(write(""), ("training.warmup_steps=7",)).training.warmup(steps_per_epoch=10) == 7
 
 
 def test_a_missing_file_says_how_to_write_one(tmp_path):

@@ -118,7 +118,7 @@ def build_library(root: Path) -> Library:
         features = store.features(recipe)
         for row, (codes, n_samples) in zip(rows, strips, strict=True):
             features.write_strip(row, codes, n_samples)
-        features.mark(list(rows), [n for _, n in strips], [""] * len(rows))
+        features.commit(list(rows), [n for _, n in strips], [""] * len(rows))
         uuid = store.uuid
     write_checkpoint(library.run.best_checkpoint, checkpoint_info(uuid), student)
     split = {"method": "hash", "folds": 2, "fold": 0, "held_out_artists": list(HELD_OUT)}

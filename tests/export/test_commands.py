@@ -148,7 +148,7 @@ def test_a_damaged_shard_leaves_its_track_out(ready: Library) -> None:
 
 def test_a_track_with_neither_audio_nor_features_is_left_out(ready: Library) -> None:
     with FeatureStore.open(ready.store, "r+") as store:
-        store.features(ready.recipe).mark([1], [-1], ["made up"])
+        store.features(ready.recipe).commit([1], [-1], ["made up"])
     (ready.cache_dir / "t01.flac").unlink()
     done = evaluate(ready)
     assert done.exit_code == 0

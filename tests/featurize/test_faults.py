@@ -135,7 +135,7 @@ def test_the_second_run_refuses_and_names_the_first_and_a_stale_lock_is_recognis
     _, err = third.communicate(timeout=100)
     left = f"process {first.pid} on {socket.gethostname()} (student-clap featurize), which wrote "
     assert left in err
-    assert "did not end in order; what it left half done is cleared" in err
+    assert "did not end in order; its unfinished files are cleared" in err
     assert "there is no scheduler file" in err
 
     note = folder / "data" / "features.zarr.lock.json"

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from click.testing import CliRunner, Result
 
 from loopback.mediaserver import MediaServer, running_media_server
@@ -33,6 +32,7 @@ from loopback.schema import (
 )
 from student_clap.config.cli import main
 from student_clap.config.schema import Config
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore
@@ -83,7 +83,7 @@ class World:
         for name, section in (self.settings | sections).items():
             tree[name] = tree.get(name, {}) | section
         path = home / "config.yaml"
-        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+        path.write_text(dump_yaml(tree), encoding="utf-8")
         return path
 
     def run(self, *arguments: str, home: Path | None = None, ok: bool = True, **sections: dict[str, Any]) -> Result:

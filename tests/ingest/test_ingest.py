@@ -258,7 +258,7 @@ def test_a_file_that_vanished_is_fetched_again_unless_its_features_are_made(make
         (world.home / "audio" / name).unlink()
     with FeatureStore.open(world.home / "store.zarr", "r+") as store:
         features = store.features(Recipe.from_config(AudioConfig()))
-        features.mark([1, 2], [480_000, -1], ["", "cannot be decoded"])
+        features.commit([1, 2], [480_000, -1], ["", "cannot be decoded"])
     assert "3 fetched" in (result := world.run()).stdout
     assert "1 already there" in result.stdout
     made = rows["default", world.tracks[1].track_id]["audio"]

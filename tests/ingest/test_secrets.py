@@ -17,7 +17,6 @@ from urllib.parse import quote, quote_plus
 import click
 import psutil
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 from pydantic import ValidationError
 
@@ -26,6 +25,7 @@ from loopback.mediaserver import running_media_server
 from loopback.schema import Server
 from student_clap.config.cli import main
 from student_clap.config.schema import Config, MediaServerConfig
+from student_clap.config.yaml12 import dump_yaml, load_yaml
 from student_clap.ingest.fetch.fetch import Outcomes
 from student_clap.store import FeatureStore
 
@@ -260,7 +260,7 @@ def test_faults_of_the_configuration_do_not_repeat_them(tmp_path: Path, watch: W
     keys = {"jellyfin": "token", "navidrome": "api_key", "lyrion": "password", "plex": "token", "audiomuse": "token"}
     for section, key in {**keys, "database": "password"}.items():
         for value in ([TOKEN], {"x": TOKEN}):
-            path.write_text(yaml.safe_dump({section: {key: value}}), encoding="utf-8")
+            path.write_text(dump_yaml({section: {key: value}}), encoding="utf-8")
             result = invoke(watch, "ingest", "--config", str(path))
             assert result.exit_code == 1
             assert f"{section}.{key}" in result.stderr
@@ -293,7 +293,7 @@ def test_a_secret_on_the_command_line_is_warned_of() -> None:
 def test_the_list_of_processes_shows_none(make_world: Any, watch: Watch) -> None:
     world = world_of(make_world, "navidrome")
     world.media.block_bytes, world.media.block_delay_s = 4096, 0.05
-    sections: dict[str, Any] = yaml.safe_load(world.config().read_text())
+    sections: dict[str, Any] = load_yaml(world.config().read_text())
     secrets = {"NAVIDROME_PASSWORD": TOKEN, "DB_PASSWORD": world.database.password}
     sections["navidrome"]["password"], sections["database"]["password"] = "${NAVIDROME_PASSWORD}", "${DB_PASSWORD}"
     world.settings |= sections

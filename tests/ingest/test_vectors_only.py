@@ -35,7 +35,7 @@ def test_changed_vectors_are_said_and_their_features_stay(make_world: Any) -> No
     world = make_world(4, generation="B")
     world.run()
     with FeatureStore.open(world.home / "store.zarr", "r+") as store:
-        store.features(Recipe.from_config(AudioConfig())).mark([0, 1], [480_000] * 2, [""] * 2)
+        store.features(Recipe.from_config(AudioConfig())).commit([0, 1], [480_000] * 2, [""] * 2)
     downloads = world.media.downloads()
     world.put(
         dataclasses.replace(world.tracks[0], vector=vector_bytes(unit_vector(90))),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from loopback.settings import filled
 from student_clap.config.load import load_config
+from student_clap.config.yaml12 import load_yaml
 
 _TEXT = """\
 # top
@@ -30,7 +29,7 @@ def test_values_change_and_comments_stay() -> None:
 
 def test_a_missing_key_joins_its_section() -> None:
     text = filled(_TEXT, {"database.user": "me", "split.folds": 4})
-    assert yaml.safe_load(text) == {
+    assert load_yaml(text) == {
         "database": {"host": "${DB_HOST}", "port": 5432, "user": "me"},
         "split": {"method": "hash", "folds": 4},
     }
@@ -38,7 +37,7 @@ def test_a_missing_key_joins_its_section() -> None:
 
 
 def test_a_missing_section_is_added() -> None:
-    assert yaml.safe_load(filled(_TEXT, {"training.lr": 0.1, "training.epochs": 3}))["training"] == {
+    assert load_yaml(filled(_TEXT, {"training.lr": 0.1, "training.epochs": 3}))["training"] == {
         "lr": 0.1,
         "epochs": 3,
     }

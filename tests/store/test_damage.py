@@ -24,7 +24,7 @@ def filled(store, recipe, make_codes) -> Path:
     features = store.features(recipe)
     for row in range(3):
         features.write_strip(row, make_codes((11 + row) * SECONDS, row), (11 + row) * SECONDS)
-    features.mark([0, 1, 2, 3], [*((11 + row) * SECONDS for row in range(3)), -1], ["", "", "", "no audio"])
+    features.commit([0, 1, 2, 3], [*((11 + row) * SECONDS for row in range(3)), -1], ["", "", "", "no audio"])
     vectors = np.random.default_rng(0).standard_normal((2, 3, 512)).astype(np.float16)
     store.write_segment_teacher([0, 1], list(vectors))
     store.close()
@@ -112,17 +112,17 @@ def test_every_lost_file_is_found(filled, recipe):
         ("state/c/0", "1 damaged chunks"),
         ("features/audiomuse/n_samples/c/0", "1 damaged chunks"),
         ("n_segment_teacher/c/0", "1 damaged chunks"),
-        ("title/zarr.json", "1 zarr.json written anew"),
+        ("title/zarr.json", "1 zarr.json written again"),
         ("features/zarr.json", "faults left"),
-        ("segment_teacher/zarr.json", "1 zarr.json written anew"),
-        ("features/audiomuse/mel/zarr.json", "1 zarr.json written anew"),
+        ("segment_teacher/zarr.json", "1 zarr.json written again"),
+        ("features/audiomuse/mel/zarr.json", "1 zarr.json written again"),
         ("segment_teacher/c/1/0/0", "segment vectors of 1 tracks removed"),
         ("features/audiomuse/mel/c/1/0/0", "1 tracks set back"),
         ("track_id/c/0", "faults left"),
     ],
 )
 @pytest.mark.parametrize("lost", [False, True])
-def test_repair_mends_what_the_stages_can_make_again(filled, recipe, victim, what, lost):
+def test_repair_repairs_what_the_stages_can_make_again(filled, recipe, victim, what, lost):
     from click.testing import CliRunner
 
     from student_clap.config.cli import main
@@ -156,7 +156,7 @@ def test_repair_mends_what_the_stages_can_make_again(filled, recipe, victim, wha
         assert opened.states().tolist() == [1] * 5
 
 
-def test_metadata_of_the_first_codec_are_made_anew_with_it(filled, recipe, make_codes):
+def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make_codes):
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 

@@ -29,7 +29,7 @@ def data(tmp_path, recipe, make_track, make_codes, monkeypatch) -> Path:
         features = store.features(recipe)
         for row in range(12):
             features.write_strip(row, make_codes(12 * SECONDS, row), 12 * SECONDS)
-        features.mark(list(range(12)), [12 * SECONDS] * 12, [""] * 12)
+        features.commit(list(range(12)), [12 * SECONDS] * 12, [""] * 12)
     return tmp_path
 
 

@@ -64,7 +64,7 @@ def test_a_strip_is_one_shard_and_is_read_back(store, recipe, make_codes):
     features = store.features(recipe)
     codes = make_codes(MINUTE + 77)
     features.write_strip(3, codes, MINUTE + 77)
-    features.mark([3], [MINUTE + 77], [""])
+    features.commit([3], [MINUTE + 77], [""])
     assert np.array_equal(features.strip(3), codes)
     shards = [p for p in (store.path / "features").rglob("*") if p.is_file() and "/mel/c/" in str(p)]
     assert shards == [shard_path(store, recipe, 3)]
@@ -100,7 +100,7 @@ def test_a_track_that_is_not_made_or_lost_its_shard_is_an_error(store, recipe, m
     with pytest.raises(MissingFeaturesError, match="row 0 has no audiomuse features; run `student-clap featurize`"):
         features.strip(0)
     features.write_strip(0, make_codes(MINUTE), MINUTE)
-    features.mark([0], [MINUTE], [""])
+    features.commit([0], [MINUTE], [""])
     shard_path(store, recipe, 0).unlink()
     with pytest.raises(MissingFeaturesError, match="gone or incomplete"):
         features.strip(0)
@@ -110,7 +110,7 @@ def test_bit_flips_are_found_or_harmless(store, recipe, make_codes):
     features = store.features(recipe)
     codes = make_codes(12 * 48_000)
     features.write_strip(0, codes, 12 * 48_000)
-    features.mark([0], [12 * 48_000], [""])
+    features.commit([0], [12 * 48_000], [""])
     shard = shard_path(store, recipe, 0)
     whole = shard.read_bytes()
     found = 0
@@ -156,7 +156,7 @@ def test_a_stored_recipe_that_differs_lists_every_difference(store, recipe):
 def test_features_grow_with_the_table(store, recipe, make_track, make_codes):
     features = store.features(recipe)
     features.write_strip(4, make_codes(MINUTE), MINUTE)
-    features.mark([4], [MINUTE], [""])
+    features.commit([4], [MINUTE], [""])
     store.append_tracks([make_track(n) for n in range(5, 9)])
     assert store.features(recipe).n_samples().tolist() == [0, 0, 0, 0, MINUTE, 0, 0, 0, 0]
     assert np.array_equal(store.features(recipe).strip(4), make_codes(MINUTE))
@@ -233,7 +233,7 @@ def test_tasks_write_shards_beside_the_writer(store, recipe, make_codes):
     store.features(recipe)
     writer = FeatureStore.shard_writer(store.path, recipe)
     writer.write_strip(2, make_codes(MINUTE), MINUTE)
-    store.features(recipe).mark([2], [MINUTE], [""])
+    store.features(recipe).commit([2], [MINUTE], [""])
     assert np.array_equal(store.features(recipe).strip(2), make_codes(MINUTE))
 
 
@@ -254,7 +254,7 @@ def test_xarray_shows_labelled_decibels_without_this_package(store, recipe, make
     features = store.features(recipe)
     codes = make_codes(MINUTE)
     features.write_strip(1, codes, MINUTE)
-    features.mark([1], [MINUTE], [""])
+    features.commit([1], [MINUTE], [""])
     tree = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
     mel = tree["features/audiomuse/mel"]
     assert mel.dims == ("track", "mel_band", "frame")

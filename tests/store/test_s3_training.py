@@ -38,7 +38,7 @@ def fill(where: str) -> None:
         for row, samples in enumerate(n_samples):
             shape = (recipe.n_mels, strip_frames(samples, recipe))
             features.write_strip(row, rng.integers(60, 200, shape, dtype=np.uint8), samples)
-        features.mark(list(range(N_TRACKS)), n_samples, [""] * N_TRACKS)
+        features.commit(list(range(N_TRACKS)), n_samples, [""] * N_TRACKS)
 
 
 def learnt(folder: Path, where: str, loader_workers: int) -> list[dict[str, float]]:

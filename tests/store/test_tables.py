@@ -25,7 +25,7 @@ def filled(store, recipe, make_codes, make_track):
         [make_track(9, server_id="second", track_id="t1", teacher=None, state=State.FAILED, error="bad\nfile")]
     )
     features = store.features(recipe)
-    features.mark([1, 4], [21 * SECONDS, -1], ["", 'no "audio", none'])
+    features.commit([1, 4], [21 * SECONDS, -1], ["", 'no "audio", none'])
     store.write_segment_teacher([1], [np.ones((3, 512), np.float16)])
     store.close()
     return store

@@ -23,7 +23,7 @@ def filled(store, recipe, make_codes):
     features = store.features(recipe)
     for row in range(4):
         features.write_strip(row, make_codes((12 + row) * SECONDS, row), (12 + row) * SECONDS)
-    features.mark([0, 1, 2, 3], [(12 + row) * SECONDS for row in range(4)], [""] * 4)
+    features.commit([0, 1, 2, 3], [(12 + row) * SECONDS for row in range(4)], [""] * 4)
     return store
 
 
@@ -32,9 +32,14 @@ def kinds(store: FeatureStore, *, deep: bool) -> list[tuple[str, int]]:
     return [(f.kind, f.row) for f in verify(store, deep=deep)]
 
 
+def shard_file(features, row: int):
+    """The file of the strip of `row`."""
+    return (features.shards / f"{row}/0/0").path
+
+
 def flip_a_bit(features, row: int) -> None:
     """Damage the first inner chunk of a shard."""
-    shard = features.shard_path(row)
+    shard = shard_file(features, row)
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 4
     shard.write_bytes(data)
@@ -46,10 +51,10 @@ def test_a_whole_store_has_no_faults(filled):
 
 def test_every_fault_is_found_and_repaired(filled, recipe, make_codes):
     features = filled.features(recipe)
-    features.shard_path(0).unlink()
+    shard_file(features, 0).unlink()
     flip_a_bit(features, 2)
-    features.write_strip(4, make_codes(11 * SECONDS), 11 * SECONDS)  # never marked: its run was killed
-    (features.shard_path(4).parent / "0.abc.partial").write_bytes(b"half")
+    features.write_strip(4, make_codes(11 * SECONDS), 11 * SECONDS)  # never committed: its run was killed
+    (shard_file(features, 4).parent / "0.abc.partial").write_bytes(b"half")
     assert kinds(filled, deep=False) == [("missing shard", 0), ("orphan shard", 4)]
     assert kinds(filled, deep=True) == [("missing shard", 0), ("damaged shard", 2), ("orphan shard", 4)]
 
@@ -65,8 +70,8 @@ def test_every_fault_is_found_and_repaired(filled, recipe, make_codes):
 
 def test_impossible_marks_stale_recipes_and_lost_vectors_are_found(filled, recipe):
     features = filled.features(recipe)
-    features.mark([3], [10**9], [""])
-    assert ("impossible mark", 3) in kinds(filled, deep=False)
+    features.commit([3], [10**9], [""])
+    assert ("impossible entry", 3) in kinds(filled, deep=False)
     set_attributes(filled.path / "features" / "audiomuse", {"fingerprint": "0" * 16})
     assert ("stale recipe", -1) in kinds(filled, deep=False)
     filled.update_tracks([1], teacher=np.full((1, 512), np.nan, np.float32))
@@ -77,7 +82,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(filled, recipe, make_cod
     features = filled.features(recipe)
     left = [filled.path / "title" / "c" / "0.abc.partial", filled.path / "teacher" / "c" / "0" / "0.def.partial"]
     left += [filled.path / "zarr.0.partial", filled.path / "features" / "audiomuse" / "n_samples" / "c" / "0.1.partial"]
-    in_a_shard = features.shard_path(1).parent / "0.2.partial"
+    in_a_shard = shard_file(features, 1).parent / "0.2.partial"
     for partial in (*left, in_a_shard):
         partial.write_bytes(b"half")
     filled.close()
@@ -87,9 +92,9 @@ def test_the_next_writer_removes_what_a_killed_one_left(filled, recipe, make_cod
         assert not in_a_shard.exists()
 
 
-def test_the_commands_say_what_is_wrong_and_mend_it(filled, recipe, tmp_path):
-    filled.features(recipe).shard_path(1).unlink()
-    filled.features(recipe).mark([4], [-1], ["no audio; soundfile: x"])
+def test_the_commands_say_what_is_wrong_and_repair_it(filled, recipe, tmp_path):
+    shard_file(filled.features(recipe), 1).unlink()
+    filled.features(recipe).commit([4], [-1], ["no audio; soundfile: x"])
     filled.close()
 
     def run(*arguments: str):
@@ -97,23 +102,26 @@ def test_the_commands_say_what_is_wrong_and_mend_it(filled, recipe, tmp_path):
 
     info = run("info")
     assert info.exit_code == 0, info.output
-    assert "tracks   5, 5 fetched" in info.output
-    assert "features audiomuse: 4 tracks, 1 failed" in info.output
+    printed = " ".join(info.output.split())
+    assert "tracks 5, 5 fetched" in printed
+    assert "features audiomuse: 4 tracks, 1 failed" in printed
     failures = run("list", "--failed")
     assert failures.output.splitlines() == ["4\tdefault\tt4\tfetched\t-\ta1\tTäst 4\tno audio; soundfile: x"]
     assert len(run("list").output.splitlines()) == 5
     found = run("verify", "--deep")
     assert found.exit_code == 1
-    assert "missing shard: audiomuse, row 1 (track t1): marked as made, but there is no file" in found.output
+    assert (
+        "missing shard: audiomuse, row 1 (track t1): made according to the table, but there is no file" in found.output
+    )
     assert "1 faults (every shard read)" in found.output
-    mended = run("repair")
-    assert mended.exit_code == 0
-    assert "1 tracks set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in mended.output
+    done = run("repair")
+    assert done.exit_code == 0
+    assert "1 tracks set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in done.output
     assert run("verify").exit_code == 0
 
 
-def test_what_verify_advises_mends_a_damaged_shard(filled, recipe):
-    """A fault that only reading finds is one that only `repair --deep` mends, and both say so."""
+def test_what_verify_advises_repairs_a_damaged_shard(filled, recipe):
+    """A fault that only reading finds is one that only `repair --deep` repairs, and both say so."""
     path = next(p for p in sorted((filled.path / "features/audiomuse/mel/c").rglob("*")) if p.is_file())
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4

@@ -97,7 +97,7 @@ def make_library(root: Path, durations_s: list[float], artists: list[str] | None
             shape = (n_mels, strip_frames(n_samples, library.recipe))
             codes = 128 + 24 * profiles[row][:, None] + rng.normal(scale=12, size=shape)
             features.write_strip(row, np.clip(codes, 1, 255).astype(np.uint8), n_samples)
-        features.mark(list(range(len(lengths))), lengths, [""] * len(lengths))
+        features.commit(list(range(len(lengths))), lengths, [""] * len(lengths))
     return library
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
 
 from student_clap.config.schema import Config
+from student_clap.config.yaml12 import load_yaml
 from student_clap.store import FeatureStore
 from student_clap.train.command import train
 from student_clap.train.loop.loop import Trainer
@@ -168,7 +168,7 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
         "training_tracks": 12,
         "held_out_tracks": 4,
     }
-    assert yaml.safe_load((directory / "config.yaml").read_text())["training"]["epochs"] == 4
+    assert load_yaml((directory / "config.yaml").read_text())["training"]["epochs"] == 4
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     assert [m["step"] for m in metrics] == [3, 6, 9, 12]

@@ -136,7 +136,7 @@ class TrackReader:
                 return error.message if isinstance(error, click.ClickException) else str(error)
 
         # From a bucket, where an answer takes its time, several are asked for at once.
-        results = opened.place.each(attempt, zip(request.rows, request.n_samples, strict=True))
+        results = opened.storage.each(attempt, zip(request.rows, request.n_samples, strict=True))
         found = list(zip(request.rows, results, strict=True))
         rows = [row for row, result in found if isinstance(result, _Track)]
         tracks = [result for _, result in found if isinstance(result, _Track)]
@@ -197,9 +197,9 @@ class _Opened:
     """The store as one process reads it."""
 
     def __init__(
-        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, place: Storage
+        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, storage: Storage
     ) -> None:
-        self._store, self.features, self._taught, self.place = store, features, taught, place
+        self._store, self.features, self._taught, self.storage = store, features, taught, storage
 
     def segment_teacher(
         self, row: int, starts: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]

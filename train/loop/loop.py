@@ -289,11 +289,10 @@ class Trainer:
                 warmup_steps=0,
                 total_steps=self.steps_per_epoch * training.projection_epochs,
             )
-        warmup = training.warmup_steps
         return learning_rate(
             progress.step,
             peak=training.learning_rate,
-            warmup_steps=round(training.warmup_epochs * self.steps_per_epoch) if warmup is None else warmup,
+            warmup_steps=training.warmup(self.steps_per_epoch),
             total_steps=self.steps_per_epoch * training.epochs,
             schedule=training.schedule,
             scale=progress.plateau_scale,

@@ -139,6 +139,10 @@ def describe(trainer: Trainer) -> list[str]:
         f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
         f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
     ]
+    if training.warmup_steps is None and training.warmup_epochs > training.epochs:
+        lines.append(
+            f"warm-up   training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"
+        )
     if trainer.progress.step:
         lines.append(
             f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from loopback.postgres import Database
@@ -25,6 +24,7 @@ from loopback.schema import (
     vector_bytes,
 )
 from student_clap.config.cli import main
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore
 
 from ..conftest import Library
@@ -59,7 +59,7 @@ class World:
             "logging": {"level": "DEBUG"},
         }
         path = self.home / "config.yaml"
-        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+        path.write_text(dump_yaml(tree), encoding="utf-8")
         return path
 
     def command(self, *arguments: object, model: bool = True) -> list[str]:

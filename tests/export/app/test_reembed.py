@@ -126,7 +126,7 @@ def test_a_track_whose_audio_changed_is_made_again(copied_library: Library, expo
         features = store.features(copied_library.recipe)
         longer = int(features.n_samples()[2])
         features.write_strip(0, features.strip(2), longer)
-        features.mark([0], [longer], [""])
+        features.commit([0], [longer], [""])
     assert "1 of them new" in reembed(copied_library, exported, out).stdout
     after = vectors_of(out)
     np.testing.assert_allclose(after["t00"], before["t02"], atol=1e-6)
@@ -136,7 +136,7 @@ def test_a_track_whose_audio_changed_is_made_again(copied_library: Library, expo
 def test_what_has_no_vector_is_listed(copied_library: Library, exported: Path, out: Path) -> None:
     with FeatureStore.open(copied_library.store, "r+") as store:
         features = store.features(copied_library.recipe)
-        features.mark([0, 1, 2], [0, -1, 0], ["", "it was silent", ""])
+        features.commit([0, 1, 2], [0, -1, 0], ["", "it was silent", ""])
         store.update_tracks([1, 7], audio=["", ""], error=["the server has no such item", ""])
     (copied_library.cache_dir / "t00.flac").write_text("<html>502</html>")
     (copied_library.cache_dir / "t07.flac").unlink()  # its strip is there

@@ -49,7 +49,7 @@ def clap_library(copied_library: Library) -> Library:
             samples = decode(copied_library.cache_dir / f"t{row:02d}.flac", CLAP.max_samples)
             features.write_strip(row, log_mel.codes(samples), len(samples))
             lengths.append(len(samples))
-        features.mark([0, 1, 2], lengths, [""] * 3)
+        features.commit([0, 1, 2], lengths, [""] * 3)
         info = CheckpointInfo(7, NARROW, CLAP, "a-teacher", store.uuid, "tinyclap-audiomuse", 0.5)
     write_checkpoint(copied_library.run.best_checkpoint, info, build_student(NARROW, CLAP.n_mels).eval())
     return copied_library

@@ -170,8 +170,8 @@ def test_only_featurized_files_of_the_cache_may_go(tmp_path: Path) -> None:
         store.append_tracks([Track("s", f"t{i}", audio=a, state=State.FETCHED) for i, a in enumerate(audio)])
         assert featurized_audio(store, recipe, tmp_path / "cache") == []
         assert not store.recipes()
-        store.features(other).mark([4], [480_000], [""])
-        store.features(recipe).mark([0, 1, 3, 5, 6, 7], [480_000, 480_000, -1, 480_000, 480_000, 480_000], [""] * 6)
+        store.features(other).commit([4], [480_000], [""])
+        store.features(recipe).commit([0, 1, 3, 5, 6, 7], [480_000, 480_000, -1, 480_000, 480_000, 480_000], [""] * 6)
         stems[5].with_suffix(".flac").unlink()
         found = featurized_audio(store, recipe, tmp_path / "cache")
     assert found == [stems[1].with_suffix(".flac"), stems[0].with_suffix(".flac")]  # oldest first
@@ -239,7 +239,7 @@ def mark_made(world: Any) -> int:
     with FeatureStore.open(world.home / "store.zarr", "r+") as store:
         features = store.features(Recipe.from_config(AudioConfig()))
         rows = [r for r in np.flatnonzero(store.states() == State.FETCHED).tolist() if not features.made()[r]]
-        features.mark(rows, [480_000] * len(rows), [""] * len(rows))
+        features.commit(rows, [480_000] * len(rows), [""] * len(rows))
     return len(rows)
 
 

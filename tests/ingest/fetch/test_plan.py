@@ -55,7 +55,7 @@ def test_every_kind_of_row_is_sorted_in_its_place(
             Track("s", "waiting", error="500", teacher=teacher),
         ]
     )
-    store.features(Recipe.from_config(AudioConfig())).mark([3], [480_000], [""])
+    store.features(Recipe.from_config(AudioConfig())).commit([3], [480_000], [""])
     mine = all_rows(store)
     mine = mine[mine != 8]
     with AudioCache(audio, "s") as cache:

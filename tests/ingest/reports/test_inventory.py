@@ -52,7 +52,7 @@ def test_verify_shows_features_and_cuts_a_long_list(make_world: Any, monkeypatch
     world.run()
     monkeypatch.setattr("student_clap.ingest.reports.inventory.SHOWN_FAILURES", 2)
     with FeatureStore.open(world.home / "store.zarr", "r+") as store:
-        store.features(Recipe.from_config(AudioConfig())).mark([0, 1], [480_000, -1], ["", "no"])
+        store.features(Recipe.from_config(AudioConfig())).commit([0, 1], [480_000, -1], ["", "no"])
     report = world.run("--verify").stdout
     assert values(report)["features"] == "audiomuse: 1 made, 1 failed, 6 not made"
     assert report.count("teacher vector has") == 2
@@ -73,7 +73,7 @@ def test_verify_tells_apart_where_files_are_and_what_was_removed(make_world: Any
     audio = {track_id: world.row(track_id)["audio"] for track_id in ids}
     with FeatureStore.open(world.home / "store.zarr", "r+") as store:
         features = store.features(Recipe.from_config(AudioConfig()))
-        features.mark([world.row(ids[2])["row"], world.row(ids[0])["row"]], [480_000] * 2, [""] * 2)
+        features.commit([world.row(ids[2])["row"], world.row(ids[0])["row"]], [480_000] * 2, [""] * 2)
         store.write_segment_teacher([0, 3], [np.zeros((n, 512), np.float16) for n in (4, 3)])
     # Featurized and removed; gone though it is wanted; the user's own, which no run removes.
     (world.home / "audio" / audio[ids[2]]).unlink()

@@ -145,7 +145,7 @@ def test_features_of_a_changed_vector_stay_valid(store: FeatureStore) -> None:
     bring_in(store, [track("a", vector(1)), track("b", vector(2))])
     store.update_tracks([0], audio=["a.flac"], state=[State.FETCHED])
     features = store.features(Recipe.from_config(AudioConfig()))
-    features.mark([0], [480_000], [""])
+    features.commit([0], [480_000], [""])
     assert bring_in(store, [track("a", vector(9)), track("b", vector(2))]).changed_vectors == 1
     assert features.made().tolist() == [True, False]
     assert row(store, "a") == (State.FETCHED, "", True)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from loopback.audiomuse_api import AudioMuseApi, running_audiomuse_api
 from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioMuseConfig, Config, IngestConfig
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.ingest.rows.catalogue import Catalogue
 from student_clap.ingest.vectors.api import PAGE_TRACKS, ApiError, ApiVectors, open_vectors
 from student_clap.ingest.vectors.base import SourceTrack
@@ -388,7 +388,7 @@ def test_a_token_that_env_does_not_have_is_named(tmp_path: Path, monkeypatch: py
         "ingest": {"vectors": "api", "source": "folder"},
         "audiomuse": {"url": "http://127.0.0.1:9", "token": "${AUDIOMUSE_TOKEN}"},
     }
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    path.write_text(dump_yaml(tree), encoding="utf-8")
     result = CliRunner().invoke(main, ["ingest", "--config", str(path)])
     assert result.exit_code == 1
     assert "audiomuse.token: the variable AUDIOMUSE_TOKEN is not set" in result.stderr

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from click.testing import CliRunner, Result
 
 from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher
 from student_clap.ingest.sources.base import Wanted
@@ -59,7 +59,7 @@ class Library:
         for name, section in sections.items():
             tree[name] = tree.get(name, {}) | section
         path = self.home / "config.yaml"
-        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+        path.write_text(dump_yaml(tree), encoding="utf-8")
         return path
 
     def run(self, *arguments: str, ok: bool = True, **sections: dict[str, Any]) -> Result:
@@ -160,7 +160,7 @@ def test_a_changed_file_is_featurized_again_and_another_model_changes_no_feature
     library.run()
     recipe = Recipe.from_config(AudioConfig())
     with FeatureStore.open(library.home / "store.zarr", "r+") as store:
-        store.features(recipe).mark([0, 1], [24_000, FAILED], ["", "no audio"])
+        store.features(recipe).commit([0, 1], [24_000, FAILED], ["", "no audio"])
     library.model = write_mel_teacher(library.model, "clap", seed=1)
     assert "another file" not in library.run().output
     assert FeatureStore.open(library.home / "store.zarr").features(recipe).n_samples().tolist() == [24_000, FAILED]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner
 from tests.ingest.vectors.table_files import (
     COUNTS,
@@ -27,6 +26,7 @@ from tests.ingest.vectors.table_files import (
 
 from student_clap.config.cli import main
 from student_clap.config.schema import Config
+from student_clap.config.yaml12 import dump_yaml
 from student_clap.ingest.vectors.table import open_table
 from student_clap.ingest.vectors.table_columns import TableError
 from student_clap.store import FeatureStore, State
@@ -239,7 +239,7 @@ def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path) -> Non
         "store": {"path": str(tmp_path / "store.zarr")},
         "teacher": {"name": "corpus"},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(dump_yaml(tree), encoding="utf-8")
     command = ["ingest", "--config", str(tmp_path / "config.yaml")]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output

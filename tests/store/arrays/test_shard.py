@@ -22,6 +22,11 @@ def mel_array(store, recipe) -> zarr.Array:
     return zarr.open_group(str(store.path), mode="r+")[f"features/{recipe.name}/mel"]
 
 
+def format_of(store, recipe) -> ShardFormat | None:
+    """The format that is read from the array's zarr.json."""
+    return ShardFormat.of(read_document(store.path / "features" / recipe.name / "mel"))
+
+
 def like_the_first_stores(store, recipe) -> None:
     """Replace the array by one whose chunks are Blosc's, as zarr makes it."""
     group = zarr.open_group(str(store.path), mode="r+")[f"features/{recipe.name}"]
@@ -42,20 +47,20 @@ def test_zarr_reads_what_we_write_and_we_read_what_zarr_writes(store, recipe, ma
     if first_stores:
         like_the_first_stores(store, recipe)
         features = store.features(recipe)
-    assert features._format.codec == ("blosc" if first_stores else "delta-zstd")
+    assert format_of(store, recipe).codec == ("blosc" if first_stores else "delta-zstd")
     codes = make_codes(seconds * SECONDS + 5)
     features.write_strip(1, codes, seconds * SECONDS + 5)
     mel = mel_array(store, recipe)
     by_zarr = mel[1]
     assert np.array_equal(by_zarr[:, : codes.shape[1]], codes)
     assert not by_zarr[:, codes.shape[1] :].any()
-    ours = features.shard_path(1).read_bytes()
+    ours = (features.shards / "1/0/0").read_bytes()
 
     mel[2] = by_zarr
-    features.mark([1, 2], [seconds * SECONDS + 5] * 2, ["", ""])
+    features.commit([1, 2], [seconds * SECONDS + 5] * 2, ["", ""])
     assert np.array_equal(features.strip(2), codes)
     # The same packed chunks, in zarr's order; only the last may differ where zarr leaves a chunk out.
-    assert len(features.shard_path(2).read_bytes()) == len(ours)
+    assert len((features.shards / "2/0/0").read_bytes()) == len(ours)
 
 
 def test_a_shard_of_another_make_is_left_to_zarr(store, recipe, make_codes):
@@ -68,10 +73,10 @@ def test_a_shard_of_another_make_is_left_to_zarr(store, recipe, make_codes):
     folder = store.path / "features" / recipe.name / "mel"
     write_document(folder, read_document(folder))
     features = store.features(recipe)
-    assert features._format is None
+    assert format_of(store, recipe) is None
     codes = make_codes(12 * SECONDS)
     features.write_strip(0, codes, 12 * SECONDS)
-    features.mark([0], [12 * SECONDS], [""])
+    features.commit([0], [12 * SECONDS], [""])
     assert np.array_equal(features.strip(0), codes)
 
 
@@ -102,7 +107,7 @@ def test_segments_are_views_of_the_strip_in_decibels(store, recipe, make_codes):
     codes = make_codes(n_samples)
     assert codes.shape[1] == strip_frames(n_samples, recipe)
     features.write_strip(0, codes, n_samples)
-    features.mark([0], [n_samples], [""])
+    features.commit([0], [n_samples], [""])
     from student_clap.store.layout.codes import dequantise
     from student_clap.store.layout.strip import frame_index
 

@@ -64,7 +64,7 @@ def test_features_give_windows_in_decibels(store, recipe, make_codes):
     n_samples = 21 * RATE
     features = store.features(recipe)
     features.write_strip(0, make_codes(n_samples), n_samples)
-    features.mark([0], [n_samples], [""])
+    features.commit([0], [n_samples], [""])
     windows = features.windows(0, length_s=5, hop_s=2.5)
     assert windows.shape == (7, 128, 501)
     codes = features.strip(0)[:, window_index(n_samples, recipe, length_s=5, hop_s=2.5)[3]]

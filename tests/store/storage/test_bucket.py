@@ -23,9 +23,9 @@ from student_clap.config.cli import main
 from student_clap.store import FeatureStore
 from student_clap.store.repair import repair_path
 from student_clap.store.storage import bucket as objects_module
-from student_clap.store.storage import object_lock as lock_module
+from student_clap.store.storage import bucket_lock as lock_module
+from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError
-from student_clap.store.storage.object_lock import ObjectLock
 from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
@@ -82,16 +82,16 @@ def fill(store: FeatureStore, recipe, make_codes) -> None:
     features = store.features(recipe)
     for row in range(4):
         features.write_strip(row, make_codes((12 + row) * SECONDS, row), (12 + row) * SECONDS)
-    features.mark([0, 1, 2, 3], [(12 + row) * SECONDS for row in range(4)], [""] * 4)
+    features.commit([0, 1, 2, 3], [(12 + row) * SECONDS for row in range(4)], [""] * 4)
 
 
-def claims(where: str) -> list[str]:
-    """The names of the claims to write that store."""
-    place = open_storage(where)
-    return [entry.name for entry in (place.parent / f"{place.name}.lock").entries()]
+def reservations(where: str) -> list[str]:
+    """The names of the reservations to write that store."""
+    storage = open_storage(where)
+    return [entry.name for entry in (storage.parent / f"{storage.name}.lock").entries()]
 
 
-def claim(where: str, name: str, **note: object) -> None:
+def reserve(where: str, name: str, **note: object) -> None:
     """Claim the right to write, as another host would."""
     owner = {"pid": 7, "host": "node-3", "command": "student-clap featurize", "renewals": 5}
     open_storage(f"{where}.lock/{name}.json").put(json.dumps({**owner, **note}).encode())
@@ -102,7 +102,7 @@ def claim(where: str, name: str, **note: object) -> None:
 
 def test_the_second_writer_refuses_and_names_the_first_until_that_is_killed(store, where, caplog):
     store.close()
-    assert claims(where) == []
+    assert reservations(where) == []
     with process(HOLDER, where) as holder:
         assert holder.stdout.readline() == "ready\n"
         with pytest.raises(StoreError, match=rf"is being written by process {holder.pid} on {socket.gethostname()}"):
@@ -110,18 +110,18 @@ def test_the_second_writer_refuses_and_names_the_first_until_that_is_killed(stor
         assert FeatureStore.open(where).n_tracks == 5  # readers are welcome
     with caplog.at_level(logging.WARNING), FeatureStore.open(where, "r+") as again:
         assert again.n_tracks == 5
-        assert len(claims(where)) == 1
+        assert len(reservations(where)) == 1
     assert f"process {holder.pid} on {socket.gethostname()}" in caplog.text
     assert "its lock is taken over" in caplog.text
-    assert claims(where) == []
+    assert reservations(where) == []
 
 
 def test_a_writer_on_another_host_is_believed_as_long_as_it_gives_signs(store, where, monkeypatch, caplog):
     store.close()
-    claim(where, "other")
+    reserve(where, "other")
     with pytest.raises(StoreError, match=r"is being written by process 7 on node-3 \(student-clap featurize\)"):
         FeatureStore.open(where, "r+")
-    assert claims(where) == ["other.json"]
+    assert reservations(where) == ["other.json"]
     monkeypatch.setattr(lock_module, "STALE_S", 1.0)
     # Nobody's clock but the object store's counts.
     monkeypatch.setattr(time, "time", lambda: 0.0)
@@ -129,14 +129,14 @@ def test_a_writer_on_another_host_is_believed_as_long_as_it_gives_signs(store, w
     with caplog.at_level(logging.WARNING):
         FeatureStore.open(where, "r+").close()
     assert "process 7 on node-3 (student-clap featurize), which wrote s3://" in caplog.text
-    assert claims(where) == []
+    assert reservations(where) == []
 
 
-def test_a_claim_is_renewed_and_a_writer_that_lost_it_stops(store, where, make_track, monkeypatch, caplog):
+def test_a_reservation_is_renewed_and_a_writer_that_lost_it_stops(store, where, make_track, monkeypatch, caplog):
     store.close()
     monkeypatch.setattr(lock_module, "RENEW_S", 0.05)
     with FeatureStore.open(where, "r+") as again:
-        (name,) = claims(where)
+        (name,) = reservations(where)
         mine = open_storage(f"{where}.lock/{name}")
         deadline = time.monotonic() + 30
         while json.loads(mine.read_bytes())["renewals"] < 2:
@@ -147,7 +147,7 @@ def test_a_claim_is_renewed_and_a_writer_that_lost_it_stops(store, where, make_t
             assert time.monotonic() < deadline
             mine.delete()
             time.sleep(0.02)
-        claim(where, "other")
+        reserve(where, "other")
         attempts = (
             lambda: again.append_tracks([make_track(9)]),
             lambda: again.update_tracks([1], title=["other"]),
@@ -156,23 +156,23 @@ def test_a_claim_is_renewed_and_a_writer_that_lost_it_stops(store, where, make_t
         for attempt in attempts:
             with pytest.raises(StoreError, match="the writer's lock was lost"):
                 attempt()
-    assert claims(where) == ["other.json"]  # not taken from who has it now
+    assert reservations(where) == ["other.json"]  # not taken from who has it now
     reader = FeatureStore.open(where)
     assert (reader.n_tracks, reader.teacher_name, reader.strings("title")[1]) == (5, "test-teacher", "Täst 1")
 
 
 def test_of_many_that_begin_at_once_one_at_most_writes(store, where, monkeypatch):
     store.close()
-    monkeypatch.setattr(lock_module, "_PAUSE_S", (0.0, 0.2))
+    monkeypatch.setattr(lock_module, "PAUSE_S", (0.0, 0.2))
     holding, most, won = [], [], []
     barrier = threading.Barrier(6)
 
     def compete() -> None:
-        place = open_storage(where)
+        storage = open_storage(where)
         barrier.wait()
         for _ in range(3):
             try:
-                lock = ObjectLock.take(place)
+                lock = BucketLock.take(storage)
             except StoreError:
                 continue
             holding.append(1)
@@ -189,7 +189,7 @@ def test_of_many_that_begin_at_once_one_at_most_writes(store, where, monkeypatch
         thread.join()
     assert won
     assert max(most) == 1
-    assert claims(where) == []
+    assert reservations(where) == []
 
 
 def test_kill_9_at_any_moment_keeps_whole_rows(where):
@@ -210,7 +210,7 @@ def test_two_processes_write_shards_at_once(store, where, recipe, make_codes):
     features = store.features(recipe)
     with process(SHARD_WRITER, where, 0, 2, 4) as one, process(SHARD_WRITER, where, 1, 3) as other:
         assert (one.wait(60), other.wait(60)) == (0, 0)
-    features.mark(list(range(5)), [(12 + row) * SECONDS for row in range(5)], [""] * 5)
+    features.commit(list(range(5)), [(12 + row) * SECONDS for row in range(5)], [""] * 5)
     for row in range(5):
         assert np.array_equal(features.strip(row), make_codes((12 + row) * SECONDS, row))
     assert verify_path(where, deep=True) == ([], 5)
@@ -222,10 +222,10 @@ def test_two_processes_write_shards_at_once(store, where, recipe, make_codes):
 def test_a_create_that_was_killed_is_no_store_and_no_obstacle(where, monkeypatch):
     real = objects_module.BucketStorage.write
 
-    def dying(self, data, *, name_too=True):
+    def dying(self, data, *, flush_name=True):
         if str(self) == f"{where}/zarr.json":
             raise OSError("killed")
-        real(self, data, name_too=name_too)
+        real(self, data, flush_name=flush_name)
 
     with monkeypatch.context() as patch:
         patch.setattr(objects_module.BucketStorage, "write", dying)
@@ -245,7 +245,7 @@ def test_what_others_keep_there_is_left_alone(where):
     assert open_storage(f"{where}/notes.txt").read_bytes() == b"mine"
 
 
-def test_features_whose_making_was_killed_are_made_anew(store, where, recipe, make_codes):
+def test_features_whose_making_was_killed_are_made_again(store, where, recipe, make_codes):
     fill(store, recipe, make_codes)
     open_storage(f"{where}/features/other/mel/zarr.json").put(b"{}")
     assert set(FeatureStore.open(where).recipes()) == {"audiomuse"}
@@ -332,8 +332,9 @@ def test_the_commands_take_a_url(store, where, recipe, make_codes, tmp_path):
 
     info = run("info")
     assert info.exit_code == 0, info.output
-    assert f"store    {where}" in info.output
-    assert "features audiomuse: 4 tracks, 0 failed" in info.output
+    printed = " ".join(info.output.split())
+    assert f"store {where}" in printed
+    assert "features audiomuse: 4 tracks, 0 failed" in printed
     assert len(run("list").output.splitlines()) == 5
     assert "no faults in 5 tracks, every shard read" in run("verify", "--deep").output
     assert "5 rows" in run("export", "--out", str(tmp_path / "rows.parquet")).output

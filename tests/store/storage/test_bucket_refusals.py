@@ -131,7 +131,7 @@ def test_urls_that_name_no_store_are_refused(where, monkeypatch):
 def test_without_the_extra_the_remedy_is_said(where, monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == "obstore"]:
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("bucket", "object_errors", "object_lock"):
+    for name in ("bucket", "bucket_lock"):
         monkeypatch.delitem(sys.modules, f"student_clap.store.storage.{name}")
     with pytest.raises(StoreError, match=re.escape("pip install 'student-clap[s3]'")):
         FeatureStore.open(where)

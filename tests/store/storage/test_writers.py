@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from student_clap.store import FeatureStore, State
-from student_clap.store.storage import durable as durable_module
-from student_clap.store.storage import lock as lock_module
+from student_clap.store.storage import directory as directory_module
+from student_clap.store.storage import directory_lock as lock_module
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.verify import verify_path
 
@@ -31,6 +31,13 @@ with FeatureStore.open(sys.argv[1], "r+"):
     print("ready", flush=True)
     time.sleep(60)
 """
+
+
+class Everything:
+    """Holds whatever is looked for."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
 
 
 def note_of(store: FeatureStore):
@@ -78,10 +85,10 @@ def test_a_lock_that_outlives_its_owner_is_said_to(store):
 def test_a_writer_on_another_host_is_believed_where_its_lock_cannot_be_seen(store, monkeypatch, caplog):
     store.close()
     note_of(store).write_text(json.dumps({"pid": 7, "host": "node-3", "command": "ingest"}))
-    monkeypatch.setattr(lock_module, "_is_local", lambda _: False)
+    monkeypatch.setattr(lock_module, "LOCAL_FILE_SYSTEMS", frozenset())
     with pytest.raises(StoreError, match=r"process 7 on node-3 \(ingest\) was the last to write .* delete .*lock.json"):
         FeatureStore.open(store.path, "r+")
-    monkeypatch.setattr(lock_module, "_is_local", lambda _: True)
+    monkeypatch.setattr(lock_module, "LOCAL_FILE_SYSTEMS", Everything())
     FeatureStore.open(store.path, "r+").close()
     assert "process 7 on node-3" in caplog.text
 
@@ -99,7 +106,7 @@ def test_a_clock_that_jumps_changes_nothing(store, recipe, make_codes, make_trac
         store.append_tracks([make_track(store.n_tracks)])
         features = store.features(recipe)
         features.write_strip(0, make_codes(12 * SECONDS), 12 * SECONDS)
-        features.mark([0], [12 * SECONDS], [""])
+        features.commit([0], [12 * SECONDS], [""])
         os.utime(store.path / "zarr.json", (now, now))
         store.close()
         store = FeatureStore.open(store.path, "r+")
@@ -111,7 +118,7 @@ def test_a_clock_that_jumps_changes_nothing(store, recipe, make_codes, make_trac
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [(errno.ENOSPC, "No space left on device; free some space"), (errno.EROFS, "mounted read-only"),
-     (errno.EDQUOT, "the quota is used up"), (errno.EIO, "mend that and run")],
+     (errno.EDQUOT, "the quota is used up"), (errno.EIO, "repair that and run")],
 )  # fmt: skip
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_a_write_that_fails_says_why_and_loses_nothing(
@@ -120,7 +127,7 @@ def test_a_write_that_fails_says_why_and_loses_nothing(
     features = store.features(recipe)
     codes = make_codes(12 * SECONDS)
     features.write_strip(0, codes, 12 * SECONDS)
-    features.mark([0], [12 * SECONDS], [""])
+    features.commit([0], [12 * SECONDS], [""])
     titles = store.strings("title")
 
     def fails(*_: object) -> None:
@@ -128,12 +135,12 @@ def test_a_write_that_fails_says_why_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         if call == "fsync":
-            patch.setattr(durable_module.os, "fsync", fails)
+            patch.setattr(directory_module.os, "fsync", fails)
         else:
-            patch.setattr(durable_module.Path, "replace", fails)
+            patch.setattr(directory_module.Path, "replace", fails)
         attempts = {
             "a shard": lambda: features.write_strip(0, make_codes(12 * SECONDS, 1), 12 * SECONDS),
-            "a mark": lambda: features.mark([1], [-1], ["why"]),
+            "a mark": lambda: features.commit([1], [-1], ["why"]),
             "rows": lambda: store.append_tracks([make_track(9)]),
             "a column": lambda: store.update_tracks([1], title=["other"], state=[State.GONE]),
             "an attribute": lambda: setattr(store, "teacher_name", "other"),
@@ -186,7 +193,7 @@ def test_a_store_that_cannot_be_created_leaves_nothing(tmp_path, monkeypatch):
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(durable_module.os, "fsync", fails)
+    monkeypatch.setattr(directory_module.os, "fsync", fails)
     with pytest.raises(StoreError, match="No space left on device"):
         FeatureStore.create(tmp_path / "features.zarr", "x")
     assert list(tmp_path.iterdir()) == []

@@ -267,7 +267,7 @@ def test_rows_without_vector_or_features_are_left_out_and_counted(library: Libra
     with FeatureStore.open(library.store_path, "r+") as store:
         features = store.features(library.recipe)
         store.update_tracks([1], teacher=nan)
-        features.mark([2, 3], [0, -1], ["", "no audio in it"])
+        features.commit([2, 3], [0, -1], ["", "no audio in it"])
         store.update_tracks([5], state=[State.FAILED], error=["wrong length"])
         store.update_tracks([6], state=[State.GONE])
     with open_trainer(library.config()) as trainer:

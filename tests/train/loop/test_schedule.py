@@ -15,7 +15,7 @@ from student_clap.config.schema import Config
 from student_clap.train.loop.ema import Average
 from student_clap.train.loop.loop import Interrupted, Trainer
 from student_clap.train.loop.schedule import learning_rate
-from student_clap.train.loop.session import open_display, open_stream, open_trainer, summarise
+from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, summarise
 from student_clap.train.loop.validation import Validation
 from student_clap.train.runs.checkpoint import load_student, read_checkpoint
 from student_clap.train.students.registry import build_student
@@ -72,6 +72,12 @@ def test_the_rate_falls_after_epochs_that_are_no_better(library: Library, monkey
 def test_warm_up_counts_in_steps_where_asked(library: Library) -> None:
     trainer = train(library.config(training={"epochs": 1, "warmup_steps": 6, "schedule": "constant"}))
     assert lines_of(trainer)[0]["lr"] == pytest.approx(1e-3 * 3 / 6)
+
+
+def test_a_warm_up_longer_than_the_run_is_cut_to_it_and_said_once(library: Library) -> None:
+    trainer = train(library.config(training={"epochs": 1, "warmup_epochs": 5, "schedule": "constant"}))
+    assert lines_of(trainer)[0]["lr"] == pytest.approx(1e-3)  # the peak, in the run's last step
+    assert sum("warmup_epochs 5 is cut" in line for line in describe(trainer)) == 1
 
 
 def test_what_is_monitored_picks_the_best(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

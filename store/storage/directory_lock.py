@@ -1,78 +1,35 @@
 """The writer's lock: one process at a time, freed by the operating system when the process ends, however it ends.
 
-A note beside the lock says who holds it. It outlives a writer that was killed, and so tells the next one. Nothing here
-reads a clock.
+A note next to the lock names the process that holds it. It outlives a writer that was killed, so that the
+next one learns of it. No clock is read.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
+from student_clap.store.storage.base import Owner
 from student_clap.store.storage.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-# Where a lock that was granted is proof that nobody else holds it. On the rest (NFS, SMB, FUSE, cluster file systems)
-# it depends on the mount whether hosts see each other's locks.
-_LOCAL_FILE_SYSTEMS = frozenset(
+# On these a lock that was granted proves that no other process holds it. On the rest (NFS, SMB, FUSE, cluster file
+# systems) it depends on the mount whether hosts see each other's locks.
+LOCAL_FILE_SYSTEMS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "ramfs", "overlay", "apfs", "hfs"}
 )
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Who holds the lock, or held it last."""
-
-    pid: int
-    host: str
-    command: str
-
-    @classmethod
-    def here(cls) -> Self:
-        """This process."""
-        command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv[:2]))
-        return cls(os.getpid(), socket.gethostname(), command)
-
-    @classmethod
-    def read(cls, note: str | bytes) -> Self | None:
-        """Who a note names; None where it cannot be read."""
-        try:
-            found = json.loads(note)
-            return cls(int(found["pid"]), str(found["host"]), str(found["command"]))
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} ({self.command})"
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it ran on this host."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether a process of that number runs on this host; meant for owners that are here."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
-
-class WriterLock:
-    """Held from `take` to `release`."""
+class DirectoryLock:
+    """The writer's lock of a store in a directory, held from `take` to `release`."""
 
     def __init__(self, lock: FileLock, note: Path) -> None:
         self._lock = lock
@@ -111,7 +68,7 @@ class WriterLock:
 
 
 def _look_back(store: Path, note: Path) -> None:
-    """Say who left a note behind. Raises StoreError where that writer may be running on another host."""
+    """Log which writer left a note behind. Raises StoreError where it may be running on another host."""
     before = _read(note)
     if before is None:
         return
@@ -120,7 +77,7 @@ def _look_back(store: Path, note: Path) -> None:
             f"{before} was the last to write {store} and did not end in order; whether it still runs cannot be seen "
             f"from {socket.gethostname()}. Once it has ended, delete {note} and run the same command again"
         )
-    logger.warning("%s, which wrote %s last, did not end in order; what it left half done is cleared", before, store)
+    logger.warning("%s, which wrote %s last, did not end in order; its unfinished files are cleared", before, store)
 
 
 def _refusal(store: Path, owner: Owner | None, lock: Path) -> str:
@@ -159,5 +116,5 @@ def _is_local(path: Path) -> bool:
     here = path.resolve()
     inside = [(Path(at.replace("\\040", " ")), kind) for _, at, kind, *_ in mounts]
     holding = [(len(at.parts), kind) for at, kind in inside if here.is_relative_to(at)]
-    holding.reverse()  # of mounts at one place the last one counts
-    return bool(holding) and max(holding, key=lambda found: found[0])[1] in _LOCAL_FILE_SYSTEMS
+    holding.reverse()  # of several mounts at one path the last one counts
+    return bool(holding) and max(holding, key=lambda found: found[0])[1] in LOCAL_FILE_SYSTEMS

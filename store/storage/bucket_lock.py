@@ -1,12 +1,13 @@
-"""The writer's lock of a store in a bucket, without conditional writes: claims in `<store>.lock/`, seen by listing.
+"""The writer's lock of a store in a bucket, without conditional writes: reservations in `<store>.lock/`.
 
-Who wants to write puts a claim, then lists all claims. Alone, it holds the lock; not alone, it takes its claim back.
-Of two at once the one that lists last sees the other, because S3 lists what was put before: both may step back (they
-try again after a random time), never both stay. A thread renews the claim. The next writer removes one that was not
-renewed for `STALE_S` by the object store's clock alone (`Last-Modified`), or whose process has ended on this host.
+A process that wants to write puts a reservation, then lists all reservations. Alone, it holds the lock; not alone, it
+removes its reservation. Of two at once the one that lists last sees the other, because S3 lists objects that were put
+before: both may step back (they try again after a random time), never both stay. A thread renews the reservation. The
+next writer removes one that was not renewed for `STALE_S` by the object store's clock alone (`Last-Modified`), or whose
+process has ended on this host.
 
 Guarantee: one writer, on stores that list consistently, as long as a writer that hangs for `STALE_S` does not wake
-within a request. It is advisory: other programs can write regardless. A writer that lost its claim stops writing.
+within a request. It is advisory: other programs can write regardless. A writer that lost its reservation stops writing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from student_clap.store.storage.base import Owner
 from student_clap.store.storage.errors import StoreError
-from student_clap.store.storage.lock import Owner
 
 if TYPE_CHECKING:
     from student_clap.store.storage.bucket import BucketStorage
@@ -35,15 +36,15 @@ RENEW_S = 15.0
 STALE_S = 120.0
 _DOUBT_S = 0.75 * STALE_S  # not renewed for so long, a writer stops of its own accord
 _TRIES = 4
-_PAUSE_S = (0.1, 1.0)
+PAUSE_S = (0.1, 1.0)
 
 
-class ObjectLock:
-    """Held from `take` to `release`."""
+class BucketLock:
+    """The writer's lock of a store in a bucket, held from `take` to `release`."""
 
-    def __init__(self, store: BucketStorage, claim: BucketStorage, note: dict[str, Any]) -> None:
+    def __init__(self, store: BucketStorage, reservation: BucketStorage, note: dict[str, Any]) -> None:
         self._store = store
-        self._claim = claim
+        self._reservation = reservation
         self._note = note
         self._renewed = _now()
         self._lost = False
@@ -55,26 +56,26 @@ class ObjectLock:
         """Take the lock of the store at `store`.
 
         Raises:
-            StoreError: another process writes there, or claims cannot be written.
+            StoreError: another process writes there, or reservations cannot be written.
         """
-        claims = store.parent / f"{store.name}.lock"
+        reservations = store.parent / f"{store.name}.lock"
         token = uuid.uuid4().hex
         note = {**asdict(Owner.here()), "pid_space": _pid_space(), "started": datetime.now(UTC).isoformat()}
-        lock = cls(store, claims / f"{token}.json", {**note, "renewals": 0})
+        lock = cls(store, reservations / f"{token}.json", {**note, "renewals": 0})
         for attempt in range(_TRIES):
             lock._put()
             try:
-                other = _look(store, claims, f"{token}.json")
+                other = _look(store, reservations, f"{token}.json")
             except BaseException:
-                lock._claim.delete()
+                lock._reservation.delete()
                 raise
             if other is None:
                 lock._thread.start()
                 return lock
-            lock._claim.delete()
+            lock._reservation.delete()
             # One that was never renewed may be stepping back as well.
             if attempt + 1 < _TRIES and other.get("renewals") == 0:
-                time.sleep(random.uniform(*_PAUSE_S))
+                time.sleep(random.uniform(*PAUSE_S))
                 continue
             break
         owner = Owner.read(json.dumps(other))
@@ -96,17 +97,17 @@ class ObjectLock:
         self._end.set()
         self._thread.join()
         if not self._lost:
-            self._claim.delete()
+            self._reservation.delete()
 
     def _put(self) -> None:
         begin = _now()
-        self._claim.put(json.dumps(self._note).encode())
+        self._reservation.put(json.dumps(self._note).encode())
         self._renewed = begin
 
     def _renew(self) -> None:
         while not self._end.wait(RENEW_S):
             try:
-                if _now() - self._renewed > _DOUBT_S or not self._claim.exists():
+                if _now() - self._renewed > _DOUBT_S or not self._reservation.exists():
                     self._lost = True
                     logger.error("the writer's lock of %s was lost; nothing more is written", self._store)
                     return
@@ -116,16 +117,18 @@ class ObjectLock:
                 logger.warning("the writer's lock of %s could not be renewed: %s", self._store, error)
 
 
-def _look(store: BucketStorage, claims: BucketStorage, mine: str) -> dict[str, Any] | None:
-    """The note of another claim that counts; None if there is none. Stale ones are removed."""
-    entries = {entry.name: entry for entry in claims.entries()}
+def _look(store: BucketStorage, reservations: BucketStorage, mine: str) -> dict[str, Any] | None:
+    """The note of another reservation that counts; None if there is none. Removes stale ones."""
+    entries = {entry.name: entry for entry in reservations.entries()}
     if mine not in entries:
-        raise StoreError(f"{claims} does not list what was just put there: that object store cannot hold a lock")
+        raise StoreError(
+            f"{reservations} does not list the object that was just put there: that object store cannot hold a lock"
+        )
     for name, entry in entries.items():
         if name == mine:
             continue
         try:
-            note: dict[str, Any] = json.loads((claims / name).read_bytes())
+            note: dict[str, Any] = json.loads((reservations / name).read_bytes())
         except FileNotFoundError:
             continue  # given back meanwhile
         except ValueError:
@@ -138,7 +141,7 @@ def _look(store: BucketStorage, claims: BucketStorage, mine: str) -> dict[str, A
             "%s, which wrote %s last, gave its last sign %.0f s ago and did not end in order; its lock is taken over",
             owner, store, silent_s,
         )  # fmt: skip
-        (claims / name).delete()
+        (reservations / name).delete()
     return None
 
 

@@ -34,8 +34,8 @@ from student_clap.store import FeatureStore
 from student_clap.train.data.batches import Batch
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.stream import BatchStream
-from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.loss import Objective
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.loss import Loss
 from student_clap.train.loop.step import Step
 from student_clap.train.students.registry import build_student
 
@@ -151,11 +151,11 @@ class TrainingStep:
         self._step = Step(
             student,
             torch.optim.Adam(student.parameters(), lr=1e-4),
-            Objective(LossConfig()),
+            Loss(LossConfig()),
             TrainingConfig(),
             AugmentationConfig(),
             subject.recipe,
-            Ranks(),
+            Distributed(),
             subject.device,
             student,
         )

@@ -31,11 +31,10 @@ from student_clap.config.schema import AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
 from student_clap.export.model.session import StudentSession
 from student_clap.store import Recipe
-from student_clap.train.students.registry import STUDENTS, build_student
+from student_clap.train.students.registry import build_student, compared, names
 from student_clap.train.students.student import Student, count_parameters
 
 HERE = Path(__file__).resolve().parent
-DEFAULT = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b1", "mobile-10")
 TEACHER = "the corpus' teacher"
 RECIPE = Recipe.from_config(AudioConfig())
 _ANSWERS = 5  # segments of a round
@@ -45,7 +44,7 @@ Step = Callable[[], object]
 def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--students", nargs="+", default=DEFAULT, choices=STUDENTS, metavar="NAME")
+    parser.add_argument("--students", nargs="+", default=compared(), choices=names(), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=20, help="of answering  [default: 20]")
     parser.add_argument("--training-rounds", type=int, default=3, help="[default: 3]")
     parser.add_argument("--batch", type=int, default=16, help="segments of a training step  [default: 16]")

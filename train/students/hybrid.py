@@ -57,14 +57,14 @@ _CONV_M: tuple[Block, ...] = (
     Uib(5, 0, 2, 256),
     Conv(1, 960),
 )
-_BACKBONES: dict[str, tuple[Block, ...]] = {"hybrid-s": _CONV_S, "hybrid-m": _CONV_M}
+_BACKBONES: dict[str, tuple[Block, ...]] = {"S": _CONV_S, "M": _CONV_M}
 
 
-def build_hybrid(model: ModelConfig, n_mels: int) -> Student:
-    """The hybrid that `model.architecture` names; it takes any number of bands."""
+def build(model: ModelConfig, n_mels: int, *, size: str) -> Student:
+    """The hybrid on MNv4-Conv-`size`, S or M; it takes any number of bands."""
     layers: list[nn.Module] = [fold_bands(n_mels, _STEM_CHANNELS)]
     channels = _STEM_CHANNELS
-    for block in _BACKBONES[model.architecture]:
+    for block in _BACKBONES[size]:
         layers.append(build_block(channels, block))
         channels = block.channels
     return attend(model, n_mels, layers, channels)

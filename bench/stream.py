@@ -1,7 +1,7 @@
-"""What the way from the store to the student costs: the loader alone, the step alone, both, and the rivals' formats.
+"""The cost of the way from the store to the student: the loader alone, the step alone, both, and the rivals' formats.
 
 Every figure is a median of rounds that are interleaved; files are warm. Reader, batches and step are the trainer's own.
-"Step and loader" is one long epoch, as a large library has; how long an epoch's first batch takes stands beside it.
+"Step and loader" is one long epoch, as a large library has; the time of an epoch's first batch is given too.
 The rivals' formats hold the segments of some of the tracks (stream_formats). `--store` names a store of the corpus
 (`make corpus` makes one); nothing is written to it. Writes results/stream.json, one entry per kind of device.
 """

@@ -1,7 +1,8 @@
 """The display of a running training: a bar with loss, cosine and the time left, and a line per epoch.
 
 On a terminal the bar runs over all epochs. Elsewhere (a log file, a test) there is no bar; an epoch that takes long
-has a line every few minutes.
+has a line every few minutes. The bar is not `runtime.screen.progress`, because a resumed run begins in the middle of it
+and the time left is by the mean pace of this process, validations included.
 """
 
 from __future__ import annotations

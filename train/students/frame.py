@@ -1,6 +1,6 @@
 """The parts that make a hybrid student of a convolutional backbone: band folding in front, encoder and head behind.
 
-The teacher itself hears 64 bands, so 128 are folded into 64 rows by the first layer, which costs next to nothing and
+The teacher itself takes 64 bands, so 128 are folded into 64 rows by the first layer, which costs next to nothing and
 halves all that follows. The encoder is the original's: two layers of four heads.
 """
 

@@ -1,7 +1,7 @@
 """`hybrid-s` and `hybrid-m`: a MobileNetV4-Conv-shaped backbone, then the original's two-layer encoder and head.
 
 Source of the blocks: arXiv 2404.10518, appendix, MNv4-Conv-S and MNv4-Conv-M. The stem folds 128 bands into 64 rows,
-since the teacher itself hears 64; total stride 32, so that a segment of 1001 frames becomes 2 x 32 = 64 tokens.
+since the teacher itself takes 64; total stride 32, so that a segment of 1001 frames becomes 2 x 32 = 64 tokens.
 `hybrid-m` has 8.9 M parameters (36 MB as float32), `hybrid-s` 3.0 M (12 MB).
 """
 

@@ -16,7 +16,7 @@ level of e above o for a spectrum that is flat around the band,
 and the 1e-5 is a floor of y at (ln 1e-5 + 4.5) / 5 = -1.40, here a sharp one, off by at most 0.14 at its knee. Our
 -100 dB would otherwise reach the network as -3.7 and less, values that it was not trained on.
 
-What is not alike and stays so: EfficientAT's window is 25 ms, ours 43 ms (n_fft 2048); its bands are spaced by the HTK
+Some differences stay: EfficientAT's window is 25 ms, ours 43 ms (n_fft 2048); its bands are spaced by the HTK
 scale up to 15 kHz, ours by Slaney's up to the recipe's fmax: of 128, its band n lies at 0.62 to 1.19 of our frequency.
 
 Source: github.com/fschmid56/EfficientAT, models/preprocess.py: 32 kHz, pre-emphasis 0.97, Hann 800 samples (symmetric),

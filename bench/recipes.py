@@ -23,6 +23,7 @@ from typing import Any
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.train.students.registry import compared
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "recipes.json"
@@ -64,7 +65,6 @@ class Recipe:
 
 
 B4: dict[str, object] = {"training.batch_size": 4}
-STUDENTS = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b1", "mobile-10")
 B16: dict[str, object] = {"training.batch_size": 16}
 RECIPES = (
     Recipe("track-original", TRACK | {"loss.preset": "original"}),
@@ -105,7 +105,7 @@ RECIPES = (
     # The students' race: the same steps over the same batches.
     *(
         Recipe(f"race-{name}", SEGMENT | BANK | {"training.epochs": 16, "model.architecture": name})
-        for name in STUDENTS
+        for name in compared()
     ),
 )
 

@@ -1,7 +1,7 @@
-"""What the way from the store to the student costs: the loader alone, the step alone, both, and the rivals' formats.
+"""The cost of the way from the store to the student: the loader alone, the step alone, both, and the rivals' formats.
 
 Every figure is a median of rounds that are interleaved; files are warm. Reader, batches and step are the trainer's own.
-"Step and loader" is one long epoch, as a large library has; how long an epoch's first batch takes stands beside it.
+"Step and loader" is one long epoch, as a large library has; the time of an epoch's first batch is given too.
 The rivals' formats hold the segments of some of the tracks (stream_formats). `--store` names a store of the corpus
 (`make corpus` makes one); nothing is written to it. Writes results/stream.json, one entry per kind of device.
 """
@@ -34,8 +34,8 @@ from student_clap.store import FeatureStore
 from student_clap.train.data.batches import Batch
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.stream import BatchStream
-from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.loss import Objective
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.loss import Loss
 from student_clap.train.loop.step import Step
 from student_clap.train.students.registry import build_student
 
@@ -151,11 +151,11 @@ class TrainingStep:
         self._step = Step(
             student,
             torch.optim.Adam(student.parameters(), lr=1e-4),
-            Objective(LossConfig()),
+            Loss(LossConfig()),
             TrainingConfig(),
             AugmentationConfig(),
             subject.recipe,
-            Ranks(),
+            Distributed(),
             subject.device,
             student,
         )

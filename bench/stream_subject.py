@@ -1,4 +1,4 @@
-"""What bench/stream.py reads: some tracks of a store, through the trainer's own stream; and how it counts."""
+"""The subject of bench/stream.py, some tracks of a store read through the trainer's own stream, and how it counts."""
 
 from __future__ import annotations
 

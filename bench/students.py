@@ -4,7 +4,8 @@ A segment is production's, 128 bands by 1001 frames. Answering is timed through 
 writes, with production's session options, a segment at a time; training as forward and backward of a batch, as the
 trainer runs it (channels_last, malloc keeping what is freed), in float32 and in bfloat16 autocast. Weights are random:
 they change no time. Rounds are interleaved; a figure is the median of its rounds, in ms of CPU on one thread, which
-other jobs on the machine disturb less than the clock's. Beside them the corpus' teacher, which hears a waveform.
+other jobs on the machine disturb less than the clock's. The table ends with the corpus' teacher, which takes a
+waveform.
 `make bench` runs it; writes results/students.json.
 """
 
@@ -31,11 +32,10 @@ from student_clap.config.schema import AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
 from student_clap.export.model.session import StudentSession
 from student_clap.store import Recipe
-from student_clap.train.students.registry import STUDENTS, build_student
+from student_clap.train.students.registry import build_student, compared, names
 from student_clap.train.students.student import Student, count_parameters
 
 HERE = Path(__file__).resolve().parent
-DEFAULT = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b1", "mobile-10")
 TEACHER = "the corpus' teacher"
 RECIPE = Recipe.from_config(AudioConfig())
 _ANSWERS = 5  # segments of a round
@@ -45,7 +45,7 @@ Step = Callable[[], object]
 def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--students", nargs="+", default=DEFAULT, choices=STUDENTS, metavar="NAME")
+    parser.add_argument("--students", nargs="+", default=compared(), choices=names(), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=20, help="of answering  [default: 20]")
     parser.add_argument("--training-rounds", type=int, default=3, help="[default: 3]")
     parser.add_argument("--batch", type=int, default=16, help="segments of a training step  [default: 16]")
@@ -109,25 +109,25 @@ def multiplications(student: Student) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def answering(session: StudentSession, heard: np.ndarray) -> Step:
+def answering(session: StudentSession, mel_db: np.ndarray) -> Step:
     """Some segments through a model, one at a time."""
 
     def step() -> None:
         for _ in range(_ANSWERS):
-            session.run(heard)
+            session.run(mel_db)
 
     return step
 
 
-def training_step(student: Student, heard: np.ndarray, *, lower: bool) -> Step:
+def training_step(student: Student, mel_db: np.ndarray, *, lower: bool) -> Step:
     """Forward and backward of a batch, without the optimiser."""
-    mel_db = torch.from_numpy(heard)
-    goal = torch.nn.functional.normalize(torch.randn(len(heard), 512), dim=-1)
+    segments = torch.from_numpy(mel_db)
+    goal = torch.nn.functional.normalize(torch.randn(len(mel_db), 512), dim=-1)
 
     def step() -> None:
         student.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         with torch.autocast("cpu", torch.bfloat16, enabled=lower):
-            vectors = student(mel_db)
+            vectors = student(segments)
         (1 - (vectors.float() * goal).sum(dim=1)).mean().backward()
         student.zero_grad(set_to_none=True)
 

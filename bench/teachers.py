@@ -42,11 +42,10 @@ from student_clap.config.schema import EMBEDDING_DIM, AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
 from student_clap.export.model.session import INPUT_NAME, StudentSession
 from student_clap.store import Recipe
-from student_clap.train.students.registry import STUDENTS, build_student
+from student_clap.train.students.registry import build_student, compared, names
 from teachers_edgenext import FusionLike
 
 HERE = Path(__file__).resolve().parent
-OURS = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b1", "mobile-10")
 TEACHER, FUSION = "HTSAT-base", "DCLAP-like"
 RECIPE = Recipe.from_config(AudioConfig())
 _OPSET = 17
@@ -65,7 +64,7 @@ class Subject:
 def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--students", nargs="+", default=OURS, choices=STUDENTS, metavar="NAME")
+    parser.add_argument("--students", nargs="+", default=compared(), choices=names(), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=12, help="[default: 12]")
     parser.add_argument("--loads", type=int, default=5, help="[default: 5]")
     options = parser.parse_args()

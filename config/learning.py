@@ -1,4 +1,4 @@
-"""The sections of config.yaml that say what is learnt, by whom and how: model, split, loss, augmentation, training."""
+"""The sections of config.yaml about learning: model, split, loss, augmentation, training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from student_clap.config.choices import Choice
 from student_clap.config.section import Fraction, PositiveFloat, PositiveInt, Section, Weight
 
 EMBEDDING_DIM = 512  # the width of CLAP's joint space; the text tower fixes it
 
-LOSS_TERMS = ("mse", "squared", "cosine", "relational", "bank", "text", "consistency")
+_STUDENTS = Choice("student_clap.train.students.registry")
+_TERM = "loss term"
+TermWeight = Annotated[Weight | None, _TERM]  # of the loss; None leaves it to the preset
 LOSS_PRESETS: dict[str, dict[str, float]] = {
     "default": {"cosine": 1.0, "bank": 1.0},  # what won on the corpus (docs/benchmarks.md)
     "cosine": {"cosine": 1.0},
@@ -23,12 +26,12 @@ LOSS_PRESETS: dict[str, dict[str, float]] = {
 class ModelConfig(Section):
     """The student. cnn_channels, transformer_layers, attention_heads and hidden_dim shape `tinyclap` alone."""
 
-    architecture: Literal[
-        "tinyclap", "hybrid-s", "hybrid-m", "hgnet-b0", "hgnet-b1", "mobile-04", "mobile-10", "mobile-20"
-    ] = "tinyclap"
+    architecture: Annotated[str, _STUDENTS] = "tinyclap"
     """The student's network; docs/students.md compares them."""
     pretrained: Path | None = None
-    """An EfficientAT checkpoint that training begins with, for `mobile-*` alone; nothing reads it afterwards."""
+    """A checkpoint that training begins with, for students that can (docs/students.md); nothing reads it afterwards."""
+    timm_pretrained: bool | None = None
+    """Whether `timm/NAME` begins with the weights that timm publishes; null: no."""
     embedding_dim: int = EMBEDDING_DIM
     """Width of the student's vectors; 512, as the text tower fixes it."""
     cnn_channels: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
@@ -48,21 +51,14 @@ class ModelConfig(Section):
             raise ValueError(
                 f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
             )
-        if self.pretrained is not None and not self.architecture.startswith("mobile-"):
-            raise ValueError(
-                f"pretrained names an EfficientAT checkpoint, which {self.architecture} cannot begin with; "
-                "set architecture to mobile-10 (mobile-04, mobile-20), or remove pretrained"
-            )
         if min(self.cnn_channels) < 1:
             raise ValueError(f"cnn_channels {list(self.cnn_channels)} must be positive")
-        if self.architecture == "tinyclap" and self.cnn_channels[-1] % self.attention_heads:
-            width = self.cnn_channels[-1]
-            raise ValueError(f"attention_heads {self.attention_heads} does not divide the last of cnn_channels {width}")
+        _STUDENTS.module().check(self)
         return self
 
 
 class SplitConfig(Section):
-    """What is held out. By artist, because tracks of one artist sound alike and a random split flatters."""
+    """The held-out part: whole artists, because tracks of one artist sound alike and a random split flatters."""
 
     method: Literal["hash", "sorted"] = "hash"
     """hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries."""
@@ -79,7 +75,7 @@ class SplitConfig(Section):
 
 
 class LossConfig(Section):
-    """What the student is asked for: a weighted sum of terms. Keys beside a preset replace its weights."""
+    """The loss, a weighted sum of terms. A key next to a preset replaces the preset's weight."""
 
     preset: Literal["default", "cosine", "original"] = "default"
     """Weights of the terms by name: default (cosine and bank), cosine, or original (0.6 mse, 0.4 cosine)."""
@@ -87,19 +83,19 @@ class LossConfig(Section):
     """Which vectors are learnt. auto: a segment's own where the store has it, else the track's; both: segments and
     tracks.
     """
-    mse: Weight | None = None
+    mse: TermWeight = None
     """Weight of the mean square over the 512 dimensions; null: the preset's, as for every weight."""
-    squared: Weight | None = None
+    squared: TermWeight = None
     """Weight of the squared distance, the sum over the dimensions."""
-    cosine: Weight | None = None
+    cosine: TermWeight = None
     """Weight of 1 - cosine."""
-    relational: Weight | None = None
+    relational: TermWeight = None
     """Weight of the squared difference between the batch's similarities, the student's and the teacher's."""
-    bank: Weight | None = None
+    bank: TermWeight = None
     """Weight of the divergence of the similarities to a bank of teacher vectors."""
-    text: Weight | None = None
+    text: TermWeight = None
     """Weight of the divergence of the similarities to the vectors of texts."""
-    consistency: Weight | None = None
+    consistency: TermWeight = None
     """Weight of 1 - cosine of a segment to its track's mean."""
     bank_temperature: PositiveFloat = 0.1
     """Temperature of the similarities to the bank."""
@@ -120,14 +116,17 @@ class LossConfig(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of every term: the preset's, with the keys set beside it."""
+        """The weight of every term: the key's, or the preset's where the key is not set."""
         preset = LOSS_PRESETS[self.preset]
         given = {name: getattr(self, name) for name in LOSS_TERMS}
         return {name: preset.get(name, 0.0) if value is None else value for name, value in given.items()}
 
 
+LOSS_TERMS = tuple(name for name, field in LossConfig.model_fields.items() if _TERM in field.metadata)
+
+
 class AugmentationConfig(Section):
-    """What is changed in the training segments, on the device. 0 leaves a kind out."""
+    """How training segments are changed, on the device. 0 leaves a kind out."""
 
     gain_db: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Segments get louder or softer by at most this."""
@@ -188,7 +187,7 @@ class TrainingConfig(Section):
     """Epochs without a better held-out figure before the run stops; 0: never."""
     segments_per_track: Annotated[int | None, Field(gt=0)] = 4
     """Random segments of a track in an epoch; null: all."""
-    segments_per_pass: PositiveInt = 128
+    micro_batch: Annotated[PositiveInt, Field(alias="segments_per_pass")] = 128
     """Largest number of segments on the device at once; larger batches accumulate gradients."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the student's forward pass; auto: bfloat16 where it is fast."""
@@ -211,10 +210,10 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.segments_per_track and self.segments_per_track > self.segments_per_pass:
+        if self.segments_per_track and self.segments_per_track > self.micro_batch:
             raise ValueError(
-                f"segments_per_track {self.segments_per_track} is larger than segments_per_pass "
-                f"{self.segments_per_pass}; lower the one or raise the other"
+                f"segments_per_track {self.segments_per_track} is larger than micro_batch {self.micro_batch}; "
+                "lower the one or raise the other"
             )
         return self
 

@@ -58,11 +58,11 @@ def _kind(value: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_kind(option) for option in value["anyOf"]))
     if "enum" in value:
         return ", ".join(f"`{name}`" for name in value["enum"])
+    if "pattern" in value and "type" not in value:
+        return f"a name like `{value['pattern']}`"
     if value["type"] == "array":
         items = value["items"]["type"]
         return f"list of {_PLURALS.get(items, _KINDS[items])}"
-    if "pattern" in value and "type" not in value:
-        return f"text like `{value['pattern']}`"
     limits = [f"{sign} {value[name]}" for name, sign in _LIMITS.items() if name in value]
     return " ".join([_FORMATS.get(value.get("format", ""), _KINDS[value["type"]]), ", ".join(limits)]).strip()
 

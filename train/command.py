@@ -20,19 +20,22 @@ def train(config: Config, run_name: str | None) -> None:
     Goes on where the run was left, if it was begun with the same configuration. Several GPUs: torchrun
     --nproc-per-node N -m student_clap.train -- [OPTIONS].
     """
-    from student_clap.train.loop.distributed import join_ranks
+    from student_clap.train.loop.distributed import join_processes
     from student_clap.train.loop.loop import Interrupted
     from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, summarise
 
-    with join_ranks(config.training.device) as ranks, open_trainer(config, run_name, ranks) as trainer:
+    with (
+        join_processes(config.training.device) as distributed,
+        open_trainer(config, run_name, distributed) as trainer,
+    ):
         if not trainer.finished:
-            if ranks.leads:
+            if distributed.is_main:
                 echo("\n".join(describe(trainer)))
             try:
                 with open_stream(config, trainer) as stream, open_display(trainer) as display:
                     trainer.train(stream, display)
             except Interrupted as stop:
-                if ranks.leads:
+                if distributed.is_main:
                     name = signal.Signals(stop.signal_number).name
                     echo(
                         f"stopped by {name} in epoch {stop.progress.epoch + 1} after batch {stop.progress.position}, "
@@ -40,5 +43,5 @@ def train(config: Config, run_name: str | None) -> None:
                         err=True,
                     )
                 click.get_current_context().exit(128 + stop.signal_number)
-        if ranks.leads:
+        if distributed.is_main:
             echo(summarise(trainer))

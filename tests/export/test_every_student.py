@@ -18,8 +18,8 @@ from student_clap.export.graph.folding import operator_counts
 from student_clap.export.graph.writer import build_student, serialise
 from student_clap.store import Recipe
 from student_clap.train.runs.checkpoint import CheckpointInfo
-from student_clap.train.students.registry import STUDENTS
 from student_clap.train.students.registry import build_student as untrained
+from student_clap.train.students.registry import names
 
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))
 # What is left of tracing; mobile's Unsqueeze of a gate is none.
@@ -33,7 +33,7 @@ def segments() -> npt.NDArray[np.float32]:
     return (rng.normal(-30, 15, (4, 1, 1)) + rng.normal(0, 10, shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", names())
 def test_a_student_is_folded_and_takes_any_batch(name: str, segments: npt.NDArray[np.float32]) -> None:
     torch.manual_seed(0)
     model = ModelConfig.model_validate({"architecture": name})

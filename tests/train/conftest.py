@@ -102,7 +102,7 @@ def make_library(root: Path, durations_s: list[float], artists: list[str] | None
 
 
 @pytest.fixture(autouse=True)
-def plain_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' own processes go on after a training and give its memory back."""
     monkeypatch.setattr("student_clap.train.loop.session.keep_freed_memory", lambda: True)
 

@@ -102,13 +102,13 @@ def test_a_signal_saves_and_says_how_to_go_on(
     library: Library, number: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)
-    step = Trainer._train_step
+    step = Trainer.train_batch
 
     def raise_signal(self: Trainer, batch: Any) -> None:
         step(self, batch)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "_train_step", raise_signal)
+    monkeypatch.setattr(Trainer, "train_batch", raise_signal)
     result = run(library, library.config())
     assert result.exit_code == exit_code, result.output
     assert f"stopped by {number.name} in epoch 1 after batch 1, saved to " in result.output
@@ -226,7 +226,7 @@ def test_other_settings_are_refused_with_every_difference_and_the_remedy(library
     assert result.output.count("  - ") == 4
     assert "`--run NAME`" in result.output
     # What changes no number is free.
-    free = {"device": "auto", "save_every": 1, "segments_per_pass": 64, "early_stopping_patience": 3}
+    free = {"device": "auto", "save_every": 1, "micro_batch": 64, "early_stopping_patience": 3}
     assert run(library, library.config(training=free)).exit_code == 0
 
 

@@ -1,1 +1,1 @@
-"""From the store to a batch: selection, order, reading, segments, augmentation. No network, no optimiser."""
+"""From the store to a batch: selection, order, reading, segments, augmentation. No network and no optimiser."""

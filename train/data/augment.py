@@ -1,10 +1,10 @@
 """Changes of training segments, made on the device: gain, masks, pitch, tempo, mixtures.
 
-They follow what the same change of the waveform would do. Louder is an offset in decibels; what is masked is silent
+They have the effect of the same change of the waveform. Louder is an offset in decibels; what is masked is silent
 (-100 dB), and silence stays silent; two sounds at once are the sum of their powers; a higher pitch moves the spectrum
 along the frequency axis; a faster tempo resamples the frames.
 
-Guarantee: the change of a segment is a pure function of its draws, which come with the batch; with all settings 0 the
+Guarantee: the change of a segment is a pure function of its numbers, which come with the batch; with all settings 0 the
 segments are returned as they came. Source: SpecAugment, arXiv 1904.08779; mixup, arXiv 1710.09412; mel scale of M.
 Slaney's Auditory Toolbox, as in librosa.
 """
@@ -22,16 +22,16 @@ from student_clap.store import Recipe
 
 FLOOR_DB = -100.0  # digital silence
 _MOST_MASKS = 4
-# What each of a segment's draws is for.
+# The use of each of a segment's random numbers.
 _GAIN, _PITCH, _STRETCH, _MIX, _SHARE = range(5)
 _BAND_MASKS = 5
 _TIME_MASKS = _BAND_MASKS + 2 * _MOST_MASKS
-N_DRAWS = _TIME_MASKS + 2 * _MOST_MASKS
+N_RANDOM = _TIME_MASKS + 2 * _MOST_MASKS
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Who is mixed with whom, in pairs of tracks."""
+    """Which segments are mixed with which, in pairs of tracks, and in which shares."""
 
     own_segment: Tensor  # [segment] share of the segment itself, 0.5 to 1
     other_segment: Tensor  # [segment] index of the segment it is mixed with
@@ -40,13 +40,13 @@ class Mixture:
 
 
 def augment(
-    mel_db: Tensor, draws: Tensor, segments_of: tuple[int, ...], settings: AugmentationConfig, recipe: Recipe
+    mel_db: Tensor, numbers: Tensor, segments_of: tuple[int, ...], settings: AugmentationConfig, recipe: Recipe
 ) -> tuple[Tensor, Mixture | None]:
     """Change segments.
 
     Args:
         mel_db: [segment, 1, mel, frame] dB; may be changed in place.
-        draws: [segment, N_DRAWS] in [0, 1).
+        numbers: [segment, N_RANDOM] in [0, 1).
         segments_of: [track] how many of the segments each track has, in order; for mixtures.
         settings: how much of what.
         recipe: gives the mel scale.
@@ -55,20 +55,20 @@ def augment(
         The segments, the same shape, and how they were mixed; None if they were not.
     """
     if settings.pitch_semitones:
-        ratio = torch.exp2(_symmetric(draws[:, _PITCH]) * settings.pitch_semitones / 12)
+        ratio = torch.exp2(_symmetric(numbers[:, _PITCH]) * settings.pitch_semitones / 12)
         mel_db = shift_pitch(mel_db, ratio, recipe)
     if settings.stretch:
-        mel_db = change_tempo(mel_db, 1 + _symmetric(draws[:, _STRETCH]) * settings.stretch)
+        mel_db = change_tempo(mel_db, 1 + _symmetric(numbers[:, _STRETCH]) * settings.stretch)
     mixture = None
     if settings.mixup and len(segments_of) > 1:
-        mixture = plan_mixture(draws, segments_of, settings.mixup)
+        mixture = plan_mixture(numbers, segments_of, settings.mixup)
         mel_db = mix(mel_db, mixture.own_segment, mixture.other_segment)
     if settings.gain_db:
-        mel_db = change_gain(mel_db, _symmetric(draws[:, _GAIN]) * settings.gain_db)
+        mel_db = change_gain(mel_db, _symmetric(numbers[:, _GAIN]) * settings.gain_db)
     if settings.band_mask:
-        _mask(mel_db, draws[:, _BAND_MASKS:_TIME_MASKS], settings.band_mask, settings.masks, axis=2)
+        _mask(mel_db, numbers[:, _BAND_MASKS:_TIME_MASKS], settings.band_mask, settings.masks, axis=2)
     if settings.time_mask:
-        _mask(mel_db, draws[:, _TIME_MASKS:], settings.time_mask, settings.masks, axis=3)
+        _mask(mel_db, numbers[:, _TIME_MASKS:], settings.time_mask, settings.masks, axis=3)
     return mel_db, mixture
 
 
@@ -88,9 +88,9 @@ def mix(mel_db: Tensor, own: Tensor, other: Tensor) -> Tensor:
     return mixed.clamp_(min=FLOOR_DB)
 
 
-def plan_mixture(draws: Tensor, segments_of: tuple[int, ...], probability: float) -> Mixture:
+def plan_mixture(numbers: Tensor, segments_of: tuple[int, ...], probability: float) -> Mixture:
     """Pair neighbouring tracks; each of a pair keeps at least half of itself, and the last of an odd number all."""
-    device = draws.device
+    device = numbers.device
     n_tracks = len(segments_of)
     firsts = [sum(segments_of[:track]) for track in range(n_tracks)]
     partner = [track ^ 1 if track ^ 1 < n_tracks else track for track in range(n_tracks)]
@@ -99,8 +99,8 @@ def plan_mixture(draws: Tensor, segments_of: tuple[int, ...], probability: float
         for track in range(n_tracks)
         for k in range(segments_of[track])
     ]
-    first_draws = draws[torch.tensor(firsts, device=device)]
-    own = torch.where(first_draws[:, _MIX] < probability, 1 - 0.5 * first_draws[:, _SHARE], 1.0)
+    first_numbers = numbers[torch.tensor(firsts, device=device)]
+    own = torch.where(first_numbers[:, _MIX] < probability, 1 - 0.5 * first_numbers[:, _SHARE], 1.0)
     owners = torch.repeat_interleave(torch.arange(n_tracks, device=device), torch.tensor(segments_of, device=device))
     return Mixture(
         own_segment=own[owners],
@@ -138,21 +138,21 @@ def change_tempo(mel_db: Tensor, speed: Tensor) -> Tensor:
     return torch.lerp(mel_db.gather(3, index), mel_db.gather(3, (index + 1).clamp(max=last)), share)
 
 
-def _mask(mel_db: Tensor, draws: Tensor, widest: float, masks: int, *, axis: int) -> None:
+def _mask(mel_db: Tensor, numbers: Tensor, widest: float, masks: int, *, axis: int) -> None:
     """Silence up to `masks` stretches of `axis`, each of a width between nothing and `widest` of it. In place."""
     length = mel_db.shape[axis]
     # width, first: [segment, mask]
-    width = torch.floor(draws[:, 0 : 2 * masks : 2] * (widest * length + 1))
-    first = torch.floor(draws[:, 1 : 2 * masks : 2] * (length - width + 1))
+    width = torch.floor(numbers[:, 0 : 2 * masks : 2] * (widest * length + 1))
+    first = torch.floor(numbers[:, 1 : 2 * masks : 2] * (length - width + 1))
     places = torch.arange(length, device=mel_db.device)
     # masked: [segment, place]
     masked = ((places >= first[..., None]) & (places < (first + width)[..., None])).any(dim=1)
     mel_db.masked_fill_(masked[:, None, :, None] if axis == 2 else masked[:, None, None, :], FLOOR_DB)
 
 
-def _symmetric(draws: Tensor) -> Tensor:
+def _symmetric(numbers: Tensor) -> Tensor:
     """[0, 1) to [-1, 1)."""
-    return 2 * draws - 1
+    return 2 * numbers - 1
 
 
 _LINEAR_HZ = 200.0 / 3  # per mel below 1 kHz

@@ -27,15 +27,14 @@ from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.open import open_storage
-from student_clap.train.data.augment import N_DRAWS
-from student_clap.train.data.order import choose_segments, uniform
+from student_clap.train.data.augment import N_RANDOM
+from student_clap.train.data.order import choose_segments, share, uniform
 from student_clap.train.data.shift import interpolate, shift_segments
-from student_clap.train.loop.distributed import Ranks
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Which tracks to read."""
+    """The tracks of a batch that is to be read."""
 
     rows: tuple[int, ...]
     n_samples: tuple[int, ...]  # of each track
@@ -51,7 +50,7 @@ class Batch:
     index: Tensor  # [segment, frame] int32, columns of `codes`
     weights: Tensor  # [track, segment] float32; rows sum to 1
     segment_teacher: Tensor  # [segment, 512] float32; zeros where the teacher's vector of the segment is not known
-    draws: Tensor  # [segment, N_DRAWS] float32 in [0, 1), what chance says of each segment
+    random_numbers: Tensor  # [segment, N_RANDOM] float32 in [0, 1), for the changes of each segment
     segments_of: tuple[int, ...]  # [track] how many segments, in order
     failures: tuple[tuple[int, str], ...]  # (row, reason)
 
@@ -75,19 +74,19 @@ class Batch:
             index=change(self.index),
             weights=change(self.weights),
             segment_teacher=change(self.segment_teacher),
-            draws=change(self.draws),
+            random_numbers=change(self.random_numbers),
         )
 
 
 @dataclass(frozen=True)
 class _Track:
-    """One track's share of a batch."""
+    """The part of a batch that one track makes."""
 
     strip: npt.NDArray[np.uint8]  # [mel, frame], only the columns that are used
     index: npt.NDArray[np.int32]  # [segment, frame]
     shares: npt.NDArray[np.float32]  # [segment] of the mean
     teacher: npt.NDArray[np.float32]  # [segment, 512]
-    draws: npt.NDArray[np.float32]  # [segment, N_DRAWS]
+    random_numbers: npt.NDArray[np.float32]  # [segment, N_RANDOM]
 
 
 class TrackReader:
@@ -151,7 +150,7 @@ class TrackReader:
             ),
             weights=torch.from_numpy(_block_diagonal([track.shares for track in tracks])),
             segment_teacher=_join([t.teacher for t in tracks], 0, (0, EMBEDDING_DIM), np.float32),
-            draws=_join([t.draws for t in tracks], 0, (0, N_DRAWS), np.float32),
+            random_numbers=_join([t.random_numbers for t in tracks], 0, (0, N_RANDOM), np.float32),
             segments_of=tuple(len(track.shares) for track in tracks),
             failures=tuple(failures),
         )
@@ -187,9 +186,9 @@ class TrackReader:
             index=(np.cumsum(used, dtype=np.int32) - np.int32(1))[index],
             shares=(counts / counts.sum()).astype(np.float32),
             teacher=opened.segment_teacher(row, starts, at),
-            draws=np.zeros((len(chosen), N_DRAWS), np.float32)
+            random_numbers=np.zeros((len(chosen), N_RANDOM), np.float32)
             if epoch is None
-            else uniform((len(chosen), N_DRAWS), "augment", self._seed, epoch, row),
+            else uniform((len(chosen), N_RANDOM), "augment", self._seed, epoch, row),
         )
 
 
@@ -224,7 +223,7 @@ def make_segments(codes: Tensor, index: Tensor, recipe: Recipe) -> Tensor:
         [segment, 1, mel, frame] float32 dB.
     """
     if codes.device.type == "cpu":
-        # run by run of neighbouring columns, which an index_select does not know of
+        # run by run of neighbouring columns, which index_select cannot do
         return torch.from_numpy(dequantise_columns(codes.numpy(), index.numpy(), recipe))[:, None]
     # picked: [mel, segment, frame]
     picked = codes.index_select(1, index.reshape(-1)).reshape(codes.shape[0], *index.shape)
@@ -233,22 +232,22 @@ def make_segments(codes: Tensor, index: Tensor, recipe: Recipe) -> Tensor:
     return decibels.mul_(recipe.scale_db).add_(recipe.offset_db)[:, None]
 
 
-def plan_passes(segments_of: Sequence[int], limit: int) -> list[range]:
+def plan_micro_batches(segments_of: Sequence[int], limit: int) -> list[range]:
     """Cut a batch into runs of whole tracks of at most `limit` segments; a track with more goes alone.
 
-    >>> plan_passes([3, 3, 9, 1], 6)
+    >>> plan_micro_batches([3, 3, 9, 1], 6)
     [range(0, 2), range(2, 3), range(3, 4)]
     """
-    passes: list[range] = []
+    found: list[range] = []
     begin, total = 0, 0
     for track, count in enumerate(segments_of):
         if track > begin and total + count > limit:
-            passes.append(range(begin, track))
+            found.append(range(begin, track))
             begin, total = track, 0
         total += count
     if begin < len(segments_of):
-        passes.append(range(begin, len(segments_of)))
-    return passes
+        found.append(range(begin, len(segments_of)))
+    return found
 
 
 def requests_for(
@@ -256,7 +255,9 @@ def requests_for(
     n_samples: npt.NDArray[np.int64],
     batch_size: int,
     epoch: int | None,
-    ranks: Ranks | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> list[BatchRequest]:
     """Cut `rows` into requests of `batch_size` tracks, the last one with what is left.
 
@@ -265,11 +266,11 @@ def requests_for(
         n_samples: [track] of the whole store, by row.
         batch_size: tracks.
         epoch: picks the segments; None: all of them.
-        ranks: cuts every batch into shares, of which this process gets its own.
+        rank: the process that asks; every batch is cut into one share for each process.
+        world_size: how many processes train together.
     """
     parts = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
-    if ranks is not None:
-        parts = [part[ranks.share(len(part))] for part in parts]
+    parts = [part[share(len(part), rank, world_size)] for part in parts]
     return [BatchRequest(tuple(int(r) for r in part), tuple(int(n) for n in n_samples[part]), epoch) for part in parts]
 
 
@@ -286,7 +287,7 @@ def _columns(strip: npt.NDArray[np.uint8], used: npt.NDArray[np.bool_]) -> npt.N
 def _block_diagonal(shares: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     weights = np.zeros((len(shares), sum(len(s) for s in shares)), np.float32)
     begin = 0
-    for track, share in enumerate(shares):
-        weights[track, begin : begin + len(share)] = share
-        begin += len(share)
+    for track, of_track in enumerate(shares):
+        weights[track, begin : begin + len(of_track)] = of_track
+        begin += len(of_track)
     return weights

@@ -1,4 +1,4 @@
-"""Randomness as pure functions: which tracks in which order, which segments, which seed for which step.
+"""Randomness as pure functions: the order of the tracks, the choice of segments, the seed of a step.
 
 Guarantee: the result depends on the arguments alone, on every machine and with every version of numpy (only the raw
 stream of PCG64 is used, which numpy promises not to change). Streams for different seeds, epochs or purposes have
@@ -47,7 +47,7 @@ def choose_segments(n_segments: int, wanted: int | None, seed: int, epoch: int, 
 
 
 def uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32]:
-    """Numbers in [0, 1) of this shape, drawn for `parts`."""
+    """Random numbers in [0, 1) of this shape, a function of `parts`."""
     raw = np.asarray(np.random.PCG64(derive_seed(*parts)).random_raw(int(np.prod(shape))), np.uint64)
     # 24 bits are exact in float32
     return ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).reshape(shape)
@@ -56,6 +56,15 @@ def uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32
 def sample_rows(rows: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
     """At most `limit` of `rows`, without repetition, rising."""
     return np.sort(rows[_shuffled(len(rows), "sample", seed)[:limit]])
+
+
+def share(n: int, rank: int, world_size: int) -> slice:
+    """Which of `n` items belong to process `rank` of `world_size`: a run of neighbours, equal to within one.
+
+    >>> share(5, 0, 2), share(5, 1, 2)
+    (slice(0, 2, None), slice(2, 5, None))
+    """
+    return slice(rank * n // world_size, (rank + 1) * n // world_size)
 
 
 def _shuffled(n: int, *parts: int | str) -> npt.NDArray[np.int64]:

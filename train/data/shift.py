@@ -1,7 +1,7 @@
-"""Segments that begin off the recipe's grid: which columns of a strip they are, and where between segments they lie.
+"""Segments that begin off the recipe's grid: their columns of the strip, and their places between the segments.
 
 A shifted segment takes the strip's grid frames alone. The frames at its ends (two on each side) are then the track's
-own instead of the reflection that a segment has at its borders; a student that hears both does not mind.
+own instead of the reflection that a segment has at its borders; a student that is trained on both does as well.
 
 Pure functions of the layout.
 """

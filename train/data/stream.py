@@ -2,7 +2,7 @@
 
 Guarantee: batches come in the order of their requests, whatever the number of workers. Workers come from a fork server,
 never by fork, and open the store themselves. They live as long as the stream, end when the trainer is killed, and are
-told nothing but requests.
+sent nothing but requests.
 Cost: at most `_AHEAD` batches per worker wait in memory.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -20,6 +19,7 @@ from typing import Any
 import click
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from student_clap.config.runtime.signals import ignore_interrupts
 from student_clap.train.data.batches import Batch, BatchRequest, TrackReader
 
 _AHEAD = 2
@@ -29,7 +29,7 @@ class BatchStream:
     """Reads the batches of a list of requests. Use as a context manager, so that workers end.
 
     Args:
-        reader: what reads.
+        reader: reads one batch at a time.
         workers: processes; 0 reads in a thread.
         pin: whether batches go to page-locked memory.
     """
@@ -106,7 +106,7 @@ def _read_ahead(reader: TrackReader, requests: Sequence[BatchRequest], *, pin: b
                 batch = reader.read(request)
                 put(batch.pin_memory() if pin else batch)
             put(None)
-        except BaseException as error:  # noqa: BLE001  whatever it is, the reader of the queue must hear of it
+        except BaseException as error:  # noqa: BLE001  whatever it is, the reader of the queue raises it
             put(error)
 
     thread = threading.Thread(target=work, name="batch-reader", daemon=True)
@@ -153,7 +153,7 @@ def _begin_worker(_worker: int) -> None:
 
     torch's own watch sees only the fork server die, and that lives as long as its children.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         threading.Thread(target=_end_with, args=(trainer,), name="trainer-watch", daemon=True).start()

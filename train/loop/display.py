@@ -1,7 +1,8 @@
-"""What a running training shows: a bar with loss, cosine and the time left, and a line per epoch.
+"""The display of a running training: a bar with loss, cosine and the time left, and a line per epoch.
 
 On a terminal the bar runs over all epochs. Elsewhere (a log file, a test) there is no bar; an epoch that takes long
-has a line every few minutes.
+has a line every few minutes. The bar is not `runtime.screen.progress`, because a resumed run begins in the middle of it
+and the time left is by the mean pace of this process, validations included.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _BAR = "{desc} |{bar}| {percentage:.0f} %, step {n_fmt}/{total_fmt}, {remaining}
 
 
 class Display:
-    """Use as a context manager.
+    """Shows the progress on the screen. Use as a context manager.
 
     Args:
         total: steps of the whole run.
@@ -61,13 +62,13 @@ class Display:
         self._bar.close()
 
     def expect(self, *, total: int, epochs: int) -> None:
-        """The run will take another number of steps than was thought."""
+        """Correct the number of steps that the run will take."""
         self._total, self._epochs = total, epochs
         self._bar.total = total
         self._bar.refresh()
 
     def step(self, progress: Progress) -> None:
-        """One step was done."""
+        """Show that one step was done."""
         epoch = f"epoch {progress.epoch + 1}/{self._epochs}"
         if self._bar.disable:
             if self._clock() - self._spoke >= self._line_every_s:
@@ -80,7 +81,7 @@ class Display:
         self._bar.update()
 
     def epoch(self, metrics: dict[str, float | int], *, best: bool) -> None:
-        """An epoch is over."""
+        """Print the figures of an epoch that is over."""
         held_out = ""
         if "val_cosine" in metrics:  # not every epoch is validated
             overlap = f" overlap {metrics['val_overlap']:.4f}" if "val_overlap" in metrics else ""

@@ -1,4 +1,4 @@
-"""The processes that train together, one per device: which this is, and what they tell one another.
+"""The processes that train together, one per device: which one this is, and how they exchange numbers.
 
 Started by ``torchrun``, whose environment variables say how many there are; otherwise there is one. The gradient is the
 sum over the processes of their parts of the batch's mean; with `SyncedNorm` a batch of two processes is that of one.
@@ -21,42 +21,44 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
+from student_clap.train.data.order import share
+
 _TIMEOUT = timedelta(minutes=30)  # a process may wait while another one makes checkpoints
 
 
-class Ranks:
-    """The group. `world` processes, of which this is number `rank`."""
+class Distributed:
+    """The group of `world_size` processes, of which this is number `rank`."""
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all processes, in every one of them. In place."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def largest(self, value: int) -> int:
-        """The largest of the processes' values."""
-        return max(self.gather(value)) if self.world > 1 else value
+        """The largest of the values that the processes give."""
+        return max(self.gather(value)) if self.world_size > 1 else value
 
     def gather(self, value: Any) -> list[Any]:
-        """The processes' values (small Python objects), in order of rank."""
-        if self.world == 1:
+        """Every process's value (a small Python object), in order of rank."""
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        """The processes' tensors [n of each, ...], without gradients, in order of rank."""
-        if self.world == 1:
+        """Every process's rows, [n, ...] with its own n, without gradients, in order of rank."""
+        if self.world_size == 1:
             return [rows.detach()]
         counts = self.gather(len(rows))
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
@@ -67,7 +69,7 @@ class Ranks:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give every process the sum of the gradients. A parameter without one has a gradient of zero."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         wanted = [p for p in parameters if p.requires_grad]
         for parameter in wanted:
@@ -84,16 +86,16 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.barrier()
 
     def share(self, n: int) -> slice:
         """Which of `n` items are this process's: a run of neighbours, equal to within one between processes."""
-        return slice(self.rank * n // self.world, (self.rank + 1) * n // self.world)
+        return share(n, self.rank, self.world_size)
 
 
 @contextmanager
-def join_ranks(device: str) -> Iterator[Ranks]:
+def join_processes(device: str) -> Iterator[Distributed]:
     """Join the processes that torchrun started; alone where it started none.
 
     Args:
@@ -103,7 +105,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         click.ClickException: the environment variables are not torchrun's.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Ranks()
+        yield Distributed()
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -113,7 +115,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield Distributed(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 

@@ -1,34 +1,38 @@
-"""An exponential moving average of the student's weights: what is judged and kept, where `ema_decay` asks for it.
+"""An exponential moving average (EMA) of the student's weights: the student that is judged and kept with `ema_decay`.
 
 Early in a run the average looks back at most a tenth of the steps so far, so that it forgets the beginning.
 """
 
 from __future__ import annotations
 
-import copy
+from typing import cast
 
-import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from student_clap.train.students.student import Student
 
 
-class Average:
+class EMA:
     """The averaged student. BatchNorm's running statistics, which are averages already, are copied.
 
     Args:
-        student: begins as its copy.
+        student: the average begins as its copy.
         decay: share of the average that a step leaves.
     """
 
     def __init__(self, student: Student, decay: float) -> None:
         self.decay = decay
-        self.student = copy.deepcopy(student).eval().requires_grad_(False)  # noqa: FBT003
+        self._averaged = AveragedModel(student)
+        self._averaged.n_averaged.fill_(1)  # the copy counts, so that the first update does not replace it
+        self.student.eval().requires_grad_(False)  # noqa: FBT003  the name is torch's
 
-    @torch.no_grad()
+    @property
+    def student(self) -> Student:
+        """The student whose weights are the average."""
+        return cast("Student", self._averaged.module)
+
     def update(self, student: Student, step: int) -> None:
         """Take in the weights after optimiser step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged: list[torch.Tensor] = list(self.student.parameters())
-        torch._foreach_lerp_(averaged, [p.detach() for p in student.parameters()], 1 - decay)
-        for kept, now in zip(self.student.buffers(), student.buffers(), strict=True):
-            kept.copy_(now)
+        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._averaged.update_parameters(student)

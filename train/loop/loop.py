@@ -2,7 +2,8 @@
 
 Guarantee: every random choice of a step is a pure function of (seed, epoch, step), and a checkpoint holds the weights,
 their average, the optimiser and the position in the epoch; so a run that was stopped, or killed, goes on with the
-losses of one that was not: on a CPU exactly. A batch is one optimiser step, however many passes and processes it takes.
+losses of one that was not: on a CPU exactly. A batch is one optimiser step, however many micro-batches and processes it
+takes.
 Cost: a checkpoint (three times the weights) after every epoch and every five minutes within one.
 """
 
@@ -13,8 +14,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import replace
-from pathlib import Path
 
 import click
 import numpy as np
@@ -28,28 +27,22 @@ from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.order import derive_seed, epoch_order
 from student_clap.train.data.selection import TrackTable
 from student_clap.train.data.stream import BatchStream
+from student_clap.train.loop.checkpoints import INTERVAL_S, Checkpoints
 from student_clap.train.loop.display import Display
-from student_clap.train.loop.distributed import Ranks, synchronise_norms
-from student_clap.train.loop.ema import Average
-from student_clap.train.loop.schedule import learning_rate
+from student_clap.train.loop.distributed import Distributed, synchronise_norms
+from student_clap.train.loop.epoch import epoch_metrics, judge, next_epoch
+from student_clap.train.loop.learner import Learner
+from student_clap.train.loop.reference_vectors import build_loss
+from student_clap.train.loop.schedule import rate_of
 from student_clap.train.loop.step import Step, StepResult, is_out_of_memory
-from student_clap.train.loop.targets import build_objective
-from student_clap.train.loop.validation import Examiner, Validation
-from student_clap.train.runs.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    Progress,
-    read_checkpoint,
-    write_checkpoint,
-)
+from student_clap.train.loop.validation import Validation, Validator
+from student_clap.train.runs.checkpoint import CheckpointInfo, Progress
 from student_clap.train.runs.curves import draw_run
 from student_clap.train.runs.directory import Run, append_metrics, cut_metrics
 from student_clap.train.runs.tensorboard import EventLog
-from student_clap.train.students.pretrained import load_pretrained
-from student_clap.train.students.registry import build_student
+from student_clap.train.students.registry import build_student, load_pretrained
 from student_clap.train.students.student import Student
 
-CHECKPOINT_INTERVAL_S = 300.0
 _log = logging.getLogger(__name__)
 
 
@@ -72,12 +65,12 @@ class Trainer:
         table: the store's columns.
         features: where the mel statistics are taken from, once.
         device: of the student.
-        ranks: the processes that train together.
+        distributed: the processes that train together.
         checkpoint_interval_s: longest time without a checkpoint, give or take a step.
 
     Raises:
         CheckpointError: the run has checkpoints and all of them are damaged.
-        click.ClickException: the text vectors cannot be used.
+        click.ClickException: the text vectors, or the weights to begin with, cannot be used.
     """
 
     def __init__(
@@ -88,76 +81,82 @@ class Trainer:
         table: TrackTable,
         features: Features,
         device: torch.device,
-        ranks: Ranks | None = None,
+        distributed: Distributed | None = None,
         *,
-        checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+        checkpoint_interval_s: float = INTERVAL_S,
     ) -> None:
         self.run = run
         self.origin = origin
         self.training: TrainingConfig = config.training
         self.table = table
         self.device = device
-        self.ranks = ranks or Ranks()
-        self.progress = Progress()
-        self._interval_s = checkpoint_interval_s
-        self._saved_at = time.monotonic()
+        self.distributed = distributed or Distributed()
         self._events: EventLog | None = None
-        training = self.training
-        self.steps_per_epoch = -(-len(run.selection.training_rows) // training.batch_size)
-        torch.manual_seed(derive_seed("weights", training.seed))
-        student = build_student(origin.model, origin.recipe.n_mels)
-        if not run.resumable():
-            load_pretrained(student, origin.model, origin.recipe)
-        if self.ranks.world > 1:
+        self.steps_per_epoch = -(-len(run.selection.training_rows) // self.training.batch_size)
+        self.learner = self._build_learner()
+        self._checkpoints = Checkpoints(run, origin, self.learner, self.distributed, checkpoint_interval_s)
+        resumed = self._checkpoints.resume(device)
+        self.progress = resumed or Progress()
+        if resumed is None and not self.student.fixed_input_norm:
+            mean, std = band_statistics(features, run.selection.training_rows, table.n_samples, self.training.seed)
+            self.learner.set_mel_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+        if self.projecting:
+            self.learner.freeze_all_but_projection()
+        self._step, self._validator = self._build_step_and_validator(config)
+        if self.distributed.is_main:
+            cut_metrics(run.metrics, self.progress.epoch)
+
+    def _build_learner(self) -> Learner:
+        """The learner with random or pretrained weights."""
+        torch.manual_seed(derive_seed("weights", self.training.seed))
+        student = build_student(self.origin.model, self.origin.recipe.n_mels)
+        if not self.run.resumable():
+            load_pretrained(student, self.origin.model, self.origin.recipe)
+        if self.distributed.world_size > 1:
             synchronise_norms(student)
-        self.student: Student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.student, training.ema_decay) if training.ema_decay else None
-        # No decay of biases, norms and other vectors.
-        matrices = [p for p in self.student.parameters() if p.ndim > 1]
-        vectors = [p for p in self.student.parameters() if p.ndim <= 1]
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-        self.optimizer = optimizer(
-            [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=training.learning_rate,
-        )
-        if not self._resume() and not self.student.fixed_input_norm:
-            mean, std = band_statistics(features, run.selection.training_rows, table.n_samples, training.seed)
-            self.judged.mel_norm.set_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-            self.student.mel_norm.set_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-        self.student.checkpoint_blocks = training.gradient_checkpointing
-        self._freeze()
-        objective = build_objective(config.objective, table.teacher, run.selection.training_rows, training.seed, device)
-        self._step = Step(
+        student.checkpoint_blocks = self.training.gradient_checkpointing
+        student = student.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Learner(student, self.training)
+
+    def _build_step_and_validator(self, config: Config) -> tuple[Step, Validator]:
+        """The two users of the loss."""
+        training, selection, teacher = self.training, self.run.selection, self.table.teacher
+        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device)
+        step = Step(
             self.student,
-            self.optimizer,
-            objective,
+            self.learner.optimizer,
+            loss,
             training,
             config.augmentation,
-            table.recipe,
-            self.ranks,
-            device,
+            self.table.recipe,
+            self.distributed,
+            self.device,
             torch.compile(self.student, dynamic=True) if training.compile else self.student,
         )
-        self._examiner = Examiner(
-            table,
-            run.selection.held_out_rows,
-            table.teacher[run.selection.training_rows].mean(axis=0),
-            objective,
+        validator = Validator(
+            self.table,
+            selection.held_out_rows,
+            teacher[selection.training_rows].mean(axis=0),
+            loss,
             training.batch_size,
-            training.segments_per_pass,
+            training.micro_batch,
             training.precision,
-            self.ranks,
-            device,
+            self.distributed,
+            self.device,
         )
-        if self.ranks.leads:
-            cut_metrics(run.metrics, self.progress.epoch)
+        return step, validator
 
     # --- the run
 
     @property
+    def student(self) -> Student:
+        """The student that the steps change."""
+        return self.learner.student
+
+    @property
     def judged(self) -> Student:
         """The student that is validated and kept: the average where there is one."""
-        return self.student if self.average is None else self.average.student
+        return self.learner.judged
 
     @property
     def total_epochs(self) -> int:
@@ -199,7 +198,7 @@ class Trainer:
             Interrupted: a signal asked for it; the checkpoint is written.
             click.ClickException: the loss is not finite, the device is out of memory, or data cannot be read.
         """
-        self._events = EventLog(self.run.directory) if self.ranks.leads else None
+        self._events = EventLog(self.run.directory) if self.distributed.is_main else None
         with StopRequest() as stop, self._events or nullcontext():
             try:
                 while not self.finished:
@@ -213,8 +212,8 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 raise click.ClickException(
-                    f"{self.device} is out of memory with up to {self.training.segments_per_pass} segments at once: "
-                    "lower training.segments_per_pass (same batches, more passes), set "
+                    f"{self.device} is out of memory with up to {self.training.micro_batch} segments at once: "
+                    "lower training.micro_batch (same batches, in more parts), set "
                     "training.gradient_checkpointing, then lower training.segments_per_track or training.batch_size; "
                     "the run goes on from its last checkpoint"
                 ) from error
@@ -227,8 +226,8 @@ class Trainer:
             click.ClickException: none of the tracks can be read.
         """
         judged = self.judged.eval()
-        pause: Callable[[], None] = (lambda: None) if stop is None else (lambda: self._honour(stop))
-        found = self._examiner.examine(judged, stream, self._note_failures, pause)
+        pause: Callable[[], None] = (lambda: None) if stop is None else (lambda: self._stop_if_asked(stop))
+        found = self._validator.validate(judged, stream, self._note_failures, pause)
         if found is None:
             raise click.ClickException("none of the held-out tracks can be read; run `student-clap featurize` again")
         return found
@@ -242,191 +241,85 @@ class Trainer:
         progress, training = self.progress, self.training
         rows = self.run.selection.training_rows
         order = rows[epoch_order(len(rows), training.seed, progress.epoch)]
-        requests = requests_for(order, self.table.n_samples, training.batch_size, progress.epoch, self.ranks)
+        shares = {"rank": self.distributed.rank, "world_size": self.distributed.world_size}
+        requests = requests_for(order, self.table.n_samples, training.batch_size, progress.epoch, **shares)
         self.student.train(not self.projecting)
         with closing(stream.read(requests[progress.position :])) as batches:
             began = time.monotonic()
             for batch in batches:
                 progress.wait_s += time.monotonic() - began
                 self._note_failures(batch)
-                if self.ranks.largest(len(batch.rows)):
-                    self._train_step(batch)
+                if self.distributed.largest(len(batch.rows)):
+                    self.train_batch(batch)
                 progress.position += 1
                 progress.step += 1
                 progress.seconds += time.monotonic() - began
                 display.step(progress)
-                self._honour(stop)
-                if self._is_due():
-                    self._save()
+                self._stop_if_asked(stop)
+                if self._checkpoints.due:
+                    self._checkpoints.save(progress)
                 began = time.monotonic()
         if progress.position != len(requests):
             raise RuntimeError(f"epoch {progress.epoch + 1} gave {progress.position} of {len(requests)} batches")
         if not progress.tracks:
             raise click.ClickException("none of the training tracks can be read; run `student-clap featurize` again")
 
-    def _train_step(self, batch: Batch) -> None:
+    def train_batch(self, batch: Batch) -> None:
+        """Make one optimiser step with this process's part of a batch, and count it into the epoch's sums.
+
+        Raises:
+            click.ClickException: the loss or the gradient is not finite; the tracks are named.
+        """
         progress = self.progress
-        rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.learner.set_rate(rate_of(self.training, progress, self.steps_per_epoch))
         teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device, non_blocking=True)
         result = self._step(batch, teacher, progress.step)
         if not result.finite:
             raise self._not_finite(batch, result)
-        if self.average is not None:
-            self.average.update(self.student, progress.step + 1)
+        if self.learner.ema is not None:
+            self.learner.ema.update(self.student, progress.step + 1)
         progress.loss_sum += result.loss_sum
         progress.cosine_sum += result.cosine_sum
         progress.tracks += result.tracks
         progress.segments += result.segments
 
-    def _learning_rate(self) -> float:
-        progress, training = self.progress, self.training
-        if self.projecting:
-            return learning_rate(
-                progress.step - self.steps_per_epoch * progress.projecting_since,
-                peak=training.projection_learning_rate,
-                warmup_steps=0,
-                total_steps=self.steps_per_epoch * training.projection_epochs,
-            )
-        return learning_rate(
-            progress.step,
-            peak=training.learning_rate,
-            warmup_steps=training.warmup(self.steps_per_epoch),
-            total_steps=self.steps_per_epoch * training.epochs,
-            schedule=training.schedule,
-            scale=progress.plateau_scale,
-        )
-
     def _end_epoch(self, validation: Validation | None, validation_s: float, display: Display) -> None:
         """Record the epoch. The checkpoint comes last: what a killed run wrote before it is written again."""
-        progress = self.progress
-        metrics: dict[str, float | int] = {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "train_loss": progress.loss_sum / progress.tracks,
-            "train_cosine": progress.cosine_sum / progress.tracks,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": progress.seconds + validation_s,
-            "tracks_per_s": progress.tracks / max(progress.seconds, 1e-9),
-            "segments_per_s": progress.segments / max(progress.seconds, 1e-9),
-            "data_wait_s": progress.wait_s,
-            **({} if validation is None else validation.metrics),
-        }
-        self.progress = replace(
-            progress,
-            epoch=progress.epoch + 1,
-            position=0,
-            loss_sum=0.0,
-            cosine_sum=0.0,
-            tracks=0,
-            segments=0,
-            seconds=0.0,
-            wait_s=0.0,
-        )
-        best = validation is not None and self._judge(validation)
-        if self.ranks.leads:
+        metrics = epoch_metrics(self.progress, self.learner.rate, validation, validation_s)
+        self.progress = next_epoch(self.progress)
+        best = validation is not None and judge(self.progress, self.training, validation)
+        if self.distributed.is_main:
             append_metrics(self.run.metrics, metrics)
             draw_run(self.run.directory)
             if self._events is not None:
                 self._events.epoch(metrics)
             if best:
-                write_checkpoint(self.run.best, self._info(), self.judged)
+                self._checkpoints.keep_best(self.progress)
             if self.progress.epoch % self.training.save_every == 0:
-                self._write(self.run.kept(self.progress.epoch))
-        self._save()
+                self._checkpoints.keep(self.progress)
+        self._checkpoints.save(self.progress)
         display.epoch(metrics, best=best)
-
-    def _judge(self, validation: Validation) -> bool:
-        """Take note of an epoch's held-out figures. True where they are the best so far."""
-        progress, training = self.progress, self.training
-        figure = validation.figure(training.monitor)
-        progress.last_cosine = validation.cosine
-        if figure > progress.best_figure:
-            progress.best_figure, progress.best_cosine = figure, validation.cosine
-            progress.best_epoch = progress.plateau_epoch = progress.epoch
-            return True
-        if training.schedule == "plateau" and progress.epoch - progress.plateau_epoch >= training.plateau_patience:
-            progress.plateau_scale *= training.plateau_factor
-            progress.plateau_epoch = progress.epoch
-        return False
 
     # --- the second stage
 
     def _begin_projection(self, display: Display) -> None:
         """Go back to the best epoch and train the head's last layer alone."""
-        _, content = read_checkpoint(self.run.best, self.device)
-        self.student.load_state_dict(content["student"])
-        if self.average is not None:
-            self.average.student.load_state_dict(content["student"])
+        self._checkpoints.load_best(self.device)
         self.progress.projecting_since = self.progress.epoch
-        self._freeze()
+        self.learner.freeze_all_but_projection()
         display.expect(total=self.total_steps, epochs=self.total_epochs)
         display.line(
             f"the projection alone for {self.training.projection_epochs} epochs, from epoch {self.progress.best_epoch}"
         )
 
-    def _freeze(self) -> None:
-        """In the second stage everything but the projection keeps its values, BatchNorm's statistics included."""
-        if self.projecting:
-            self.student.requires_grad_(False)  # noqa: FBT003  the name is torch's
-            self.student.head.project.requires_grad_(True)  # noqa: FBT003
-            self.student.eval()
-
-    # --- checkpoints
-
-    def _info(self) -> CheckpointInfo:
-        return replace(self.origin, epoch=self.progress.epoch, val_cosine=self.progress.last_cosine)
-
-    def _is_due(self) -> bool:
-        """Whether a checkpoint is; the leading process decides for all."""
-        due = time.monotonic() - self._saved_at >= self._interval_s
-        return bool(self.ranks.gather(due)[0])
-
-    def _save(self) -> None:
-        if self.ranks.leads:
-            self._write(self.run.last, previous=self.run.previous)
-        self.ranks.wait()
-        self._saved_at = time.monotonic()
-
-    def _write(self, path: Path, *, previous: Path | None = None) -> None:
-        average = None if self.average is None else self.average.student
-        write_checkpoint(
-            path, self._info(), self.student, self.optimizer, self.progress, average=average, previous=previous
-        )
-
-    def _resume(self) -> bool:
-        """Load the newest checkpoint that is whole. False where the run has none at all."""
-        paths = self.run.resumable()
-        for path in paths:
-            try:
-                _, content = read_checkpoint(path, self.device)
-                progress = Progress(**content["progress"])
-                self.student.load_state_dict(content["student"])
-                if self.average is not None:
-                    self.average.student.load_state_dict(content["average"])
-                self.optimizer.load_state_dict(content["optimizer"])
-            except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
-                reason = error.message if isinstance(error, click.ClickException) else f"{path}: {error}"
-                _log.warning("%s; looking for the checkpoint before it", reason)
-                continue
-            if path != self.run.last:
-                _log.warning("going on from %s (epoch %d, batch %d)", path, progress.epoch, progress.position)
-            self.progress = progress
-            return True
-        if paths:
-            raise CheckpointError(
-                f"all checkpoints in {self.run.directory} are damaged; delete the directory or use `--run NAME`"
-            )
-        return False
-
-    def _honour(self, stop: StopRequest) -> None:
-        asked = [number for number in self.ranks.gather(stop.signal_number) if number is not None]
-        if asked:
-            self._save()
-            raise Interrupted(asked[0], self.progress)
-
     # --- messages
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """Save and raise Interrupted where a signal asked one of the processes to stop."""
+        asked = [number for number in self.distributed.gather(stop.signal_number) if number is not None]
+        if asked:
+            self._checkpoints.save(self.progress)
+            raise Interrupted(asked[0], self.progress)
 
     def _note_failures(self, batch: Batch) -> None:
         for row, reason in batch.failures:
@@ -437,7 +330,9 @@ class Trainer:
     def _not_finite(self, batch: Batch, result: StepResult) -> click.ClickException:
         guilty = np.flatnonzero(~np.isfinite(result.losses))
         rows = [batch.rows[track] for track in guilty] or list(batch.rows)
-        rows = [row for part in self.ranks.gather(rows) for row in part] if self.ranks.world > 1 else rows
+        rows = (
+            [row for part in self.distributed.gather(rows) for row in part] if self.distributed.world_size > 1 else rows
+        )
         return click.ClickException(
             f"the {'gradient' if math.isfinite(result.loss_sum) else 'loss'} is not finite at step "
             f"{self.progress.step} (epoch {self.progress.epoch + 1}, batch {self.progress.position + 1}) "

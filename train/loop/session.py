@@ -1,4 +1,4 @@
-"""A training session: store, run directory, device and trainer put together, and what is said about them."""
+"""A training session: store, run directory, device and trainer put together, and the lines that describe them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
+from student_clap.train.loop.checkpoints import INTERVAL_S
 from student_clap.train.loop.display import Display
-from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.loop import CHECKPOINT_INTERVAL_S, Trainer
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.loop import Trainer
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
-from student_clap.train.students.pretrained import check_pretrained
+from student_clap.train.students.registry import check_buildable
 from student_clap.train.students.student import count_parameters, float32_megabytes
 
 
@@ -29,17 +30,17 @@ from student_clap.train.students.student import count_parameters, float32_megaby
 def open_trainer(
     config: Config,
     run_name: str | None = None,
-    ranks: Ranks | None = None,
+    distributed: Distributed | None = None,
     *,
-    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+    checkpoint_interval_s: float = INTERVAL_S,
 ) -> Iterator[Trainer]:
     """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
 
     Raises:
         click.ClickException: store, split, run directory or device cannot be used as asked.
     """
-    ranks = ranks or Ranks()
-    device = resolve_device(config.training.device, ranks)
+    distributed = distributed or Distributed()
+    device = resolve_device(config.training.device, distributed)
     if device.type == "cpu":
         keep_freed_memory()
     directory = run_directory(config, run_name)
@@ -49,16 +50,16 @@ def open_trainer(
     lock = None
     try:
         begun = False
-        if ranks.leads:
-            # The split is judged before the directory is made.
+        if distributed.is_main:
+            # The split and the student are checked before the directory is made.
             selection = None if is_run(directory) else select(table, config.split)
             if selection is not None:
-                check_pretrained(config.model, table.recipe)
+                check_buildable(config.model, table.recipe)
             lock = lock_run(directory)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection)
                 begun = True
-        ranks.wait()
+        distributed.wait()
         run = replace(reopen_run(directory, config, store, table), resumed=not begun)
         origin = CheckpointInfo(
             epoch=0,
@@ -69,7 +70,9 @@ def open_trainer(
             run_name=run.name,
             val_cosine=float("nan"),
         )
-        yield Trainer(run, origin, config, table, features, device, ranks, checkpoint_interval_s=checkpoint_interval_s)
+        yield Trainer(
+            run, origin, config, table, features, device, distributed, checkpoint_interval_s=checkpoint_interval_s
+        )
     finally:
         if lock is not None:
             lock.release()
@@ -89,17 +92,22 @@ def open_stream(config: Config, trainer: Trainer) -> BatchStream:
 
 
 def open_display(trainer: Trainer) -> Display:
-    """The display of `trainer`'s progress."""
+    """The display of how far `trainer` is."""
     return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.total_epochs)
 
 
-def resolve_device(name: str, ranks: Ranks | None = None) -> torch.device:
+def resolve_device(name: str, distributed: Distributed | None = None) -> torch.device:
     """``auto`` is CUDA where there is a GPU, else the CPU; of several processes each gets a GPU of its own.
 
     Raises:
         click.ClickException: no such device here.
     """
-    if ranks is not None and ranks.world > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+    if (
+        distributed is not None
+        and distributed.world_size > 1
+        and torch.cuda.is_available()
+        and name in ("auto", "cuda")
+    ):
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,7 +125,7 @@ def resolve_device(name: str, ranks: Ranks | None = None) -> torch.device:
 
 
 def describe(trainer: Trainer) -> list[str]:
-    """What is about to be done, a line each."""
+    """The lines that say what is about to be done."""
     selection, table, training = trainer.run.selection, trainer.table, trainer.training
     student, architecture, steps = trainer.student, trainer.origin.model.architecture, trainer.total_steps
     training_artists = {table.artists[row] for row in selection.training_rows}

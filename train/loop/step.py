@@ -1,8 +1,12 @@
 """One optimiser step: a batch's segments made on the device, changed, embedded and compared, the gradient applied.
 
-Guarantee: a step is one update by the mean over the batch's tracks, however many passes over the device and processes
-it takes. Its random choices are a pure function of (seed, step). BatchNorm's statistics are those of a pass.
-Cost: where the loss relates tracks and a batch takes several passes, each pass is run forward twice.
+A batch larger than `training.micro_batch` passes over the device in micro-batches, whose gradients add up. Where the
+loss relates the tracks of a batch to one another, their vectors are computed first, without gradients, and each
+micro-batch is then compared with the vectors of all others: GradCache, Gao et al., arXiv 2101.06983.
+
+Guarantee: a step is one update by the mean over the batch's tracks, however many micro-batches and processes it takes.
+Its random choices are a pure function of (seed, step). BatchNorm's statistics are those of a micro-batch.
+Cost: where the loss relates tracks and a batch takes several micro-batches, each of them is run forward twice.
 """
 
 from __future__ import annotations
@@ -20,16 +24,16 @@ from torch import Tensor, nn
 from student_clap.config.schema import AugmentationConfig, TrainingConfig
 from student_clap.store import Recipe
 from student_clap.train.data.augment import Mixture, augment
-from student_clap.train.data.batches import Batch, make_segments, plan_passes
+from student_clap.train.data.batches import Batch, make_segments, plan_micro_batches
 from student_clap.train.data.order import derive_seed
-from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.loss import Objective, Pairs, Teaching
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.loss import Loss, Pairs, Targets
 from student_clap.train.students.student import frozen_statistics
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the whole batch, except for `losses`."""
+    """The figures of one step: of the whole batch, except for `losses`."""
 
     loss_sum: float
     cosine_sum: float
@@ -45,8 +49,8 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A run of whole tracks of a batch."""
+class _MicroBatch:
+    """A run of whole tracks of a batch, as many as are on the device at once."""
 
     tracks: slice
     segments: slice
@@ -54,16 +58,16 @@ class _Pass:
 
 
 class Step:
-    """Makes steps.
+    """Makes optimiser steps.
 
     Args:
         student: on the device.
         optimizer: of its parameters.
-        objective: the loss.
+        loss: of a micro-batch.
         training: settings.
         augmentation: settings.
         recipe: of the features.
-        ranks: the processes.
+        distributed: the processes that train together.
         device: of the student.
         forward: the student, possibly compiled.
     """
@@ -72,17 +76,17 @@ class Step:
         self,
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
+        loss: Loss,
         training: TrainingConfig,
         augmentation: AugmentationConfig,
         recipe: Recipe,
-        ranks: Ranks,
+        distributed: Distributed,
         device: torch.device,
         forward: Callable[[Tensor], Tensor],
     ) -> None:
-        self._student, self._optimizer, self._objective = student, optimizer, objective
+        self._student, self._optimizer, self._loss = student, optimizer, loss
         self._training, self._augmentation, self._recipe = training, augmentation, recipe
-        self._ranks, self._device, self._forward = ranks, device, forward
+        self._distributed, self._device, self._forward = distributed, device, forward
 
     def __call__(self, batch: Batch, teacher: Tensor, number: int) -> StepResult:
         """Make step `number` with this process's part of the batch.
@@ -96,29 +100,29 @@ class Step:
         """
         self._optimizer.zero_grad(set_to_none=True)
         here = batch.to(self._device)
-        passes = _passes(batch.segments_of, self._training.segments_per_pass)
-        counted = self._ranks.gather((len(batch.rows), batch.n_segments, len(passes)))
+        parts = _micro_batches(batch.segments_of, self._training.micro_batch)
+        counted = self._distributed.gather((len(batch.rows), batch.n_segments, len(parts)))
         n_tracks = sum(tracks for tracks, _, _ in counted)
-        n_passes = max(count for _, _, count in counted)
-        nothing = _Pass(slice(0, 0), slice(0, 0), ())
-        passes += [nothing] * (n_passes - len(passes))
-        everybody = self._survey(here, teacher, passes, number) if self._needs_survey(n_passes) else None
+        n_parts = max(count for _, _, count in counted)
+        nothing = _MicroBatch(slice(0, 0), slice(0, 0), ())
+        parts += [nothing] * (n_parts - len(parts))
+        cached = self._cache(here, teacher, parts, number) if self._needs_cache(n_parts) else None
         losses: list[Tensor] = []
         cosines: list[Tensor] = []
-        for which, part in enumerate(passes):
-            vectors, teaching = self._embed(here, teacher, part, number, which)
-            others = self._others(vectors, teaching, everybody, which)
-            loss, cosine = self._objective(vectors, teaching, others)
-            # The mean over the batch's tracks, a part of it in every pass and process.
+        for which, part in enumerate(parts):
+            vectors, targets = self._embed(here, teacher, part, number, which)
+            others = self._others(vectors, targets, cached, which)
+            loss, cosine = self._loss(vectors, targets, others)
+            # The mean over the batch's tracks, a part of it in every micro-batch and process.
             (loss.sum() / n_tracks).backward()
             losses.append(loss.detach())
             cosines.append(cosine.detach())
-        self._ranks.sum_gradients(self._student.parameters())
+        self._distributed.sum_gradients(self._student.parameters())
         norm = nn.utils.clip_grad_norm_(
             [p for p in self._student.parameters() if p.grad is not None], self._training.grad_clip or math.inf
         )
         loss, cosine = torch.cat(losses), torch.cat(cosines)
-        sums = self._ranks.sum(torch.stack([loss.sum(), cosine.sum()]))
+        sums = self._distributed.sum(torch.stack([loss.sum(), cosine.sum()]))
         # One transfer for all of them, since each waits for the device.
         figures = torch.cat([sums, norm[None], loss]).tolist()
         result = StepResult(
@@ -135,57 +139,58 @@ class Step:
 
     # --- inside
 
-    def _embed(self, here: Batch, teacher: Tensor, part: _Pass, number: int, which: int) -> tuple[Tensor, Teaching]:
-        """The student's vectors of a pass [segment, 512] and what they are compared with."""
-        # What chance does inside the student, such as dropout, differs between passes and processes.
-        torch.manual_seed(derive_seed("step", self._training.seed, number, which, self._ranks.rank))
+    def _embed(
+        self, here: Batch, teacher: Tensor, part: _MicroBatch, number: int, which: int
+    ) -> tuple[Tensor, Targets]:
+        """The student's vectors of a micro-batch, [segment, 512], and their targets."""
+        # Random choices inside the student, such as dropout, differ between micro-batches and processes.
+        torch.manual_seed(derive_seed("step", self._training.seed, number, which, self._distributed.rank))
         mel_db, mixture = augment(
             make_segments(here.codes, here.index[part.segments], self._recipe),
-            here.draws[part.segments],
+            here.random_numbers[part.segments],
             part.segments_of,
             self._augmentation,
             self._recipe,
         )
-        teaching = Teaching(
+        targets = Targets(
             tracks=teacher[part.tracks],
             segments=here.segment_teacher[part.segments],
             weights=here.weights[part.tracks, part.segments],
         )
         if mixture is not None:
-            teaching = _mixed(teaching, mixture)
-        return embed(self._forward, mel_db, self._training.precision), teaching
+            targets = mix_targets(targets, mixture)
+        return embed(self._forward, mel_db, self._training.precision), targets
 
-    def _needs_survey(self, n_passes: int) -> bool:
-        return self._objective.relates and n_passes > 1
+    def _needs_cache(self, n_parts: int) -> bool:
+        return self._loss.relates and n_parts > 1
 
     @torch.no_grad()
-    def _survey(self, here: Batch, teacher: Tensor, passes: list[_Pass], number: int) -> list[Pairs]:
-        """All passes' pairs before the step, without gradients."""
+    def _cache(self, here: Batch, teacher: Tensor, parts: list[_MicroBatch], number: int) -> list[Pairs]:
+        """The pairs of all micro-batches before the step, without gradients: the gradient cache."""
         with frozen_statistics(self._student):
             return [
-                self._objective.pairs(*self._embed(here, teacher, part, number, which))
-                for which, part in enumerate(passes)
+                self._loss.pairs(*self._embed(here, teacher, part, number, which)) for which, part in enumerate(parts)
             ]
 
-    def _others(self, vectors: Tensor, teaching: Teaching, everybody: list[Pairs] | None, which: int) -> Pairs | None:
-        """What the rest of the batch's pairs are, in other passes and other processes."""
-        if not self._objective.relates or (everybody is None and self._ranks.world == 1):
+    def _others(self, vectors: Tensor, targets: Targets, cached: list[Pairs] | None, which: int) -> Pairs | None:
+        """The pairs of the rest of the batch, in other micro-batches and other processes."""
+        if not self._loss.relates or (cached is None and self._distributed.world_size == 1):
             return None
-        own = [self._objective.pairs(vectors, teaching)] if everybody is None else everybody
-        rest: list[Pairs] = [] if everybody is None else [p for n, p in enumerate(everybody) if n != which]
-        if self._ranks.world > 1:
-            rest += self._of_other_ranks(own)
+        own = [self._loss.pairs(vectors, targets)] if cached is None else cached
+        rest: list[Pairs] = [] if cached is None else [p for n, p in enumerate(cached) if n != which]
+        if self._distributed.world_size > 1:
+            rest += self._of_other_processes(own)
         return _joined(rest)
 
-    def _of_other_ranks(self, own: list[Pairs]) -> list[Pairs]:
+    def _of_other_processes(self, own: list[Pairs]) -> list[Pairs]:
         mine = _joined(own)
         # Only a pair's share in all matters to the others: [pair, 512 + 512 + 1]
         rows = torch.cat([mine.student, mine.teacher, mine.shares.sum(dim=0)[:, None]], dim=1)
         width = mine.student.shape[1]
         return [
             Pairs(student=part[:, :width], teacher=part[:, width:-1], shares=part[:, -1][None])
-            for rank, part in enumerate(self._ranks.gather_rows(rows))
-            if rank != self._ranks.rank
+            for rank, part in enumerate(self._distributed.gather_rows(rows))
+            if rank != self._distributed.rank
         ]
 
 
@@ -201,15 +206,15 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _passes(segments_of: tuple[int, ...], limit: int) -> list[_Pass]:
+def _micro_batches(segments_of: tuple[int, ...], limit: int) -> list[_MicroBatch]:
     firsts = [0, *np.cumsum(segments_of).tolist()]
     return [
-        _Pass(
+        _MicroBatch(
             slice(tracks.start, tracks.stop),
             slice(firsts[tracks.start], firsts[tracks.stop]),
             segments_of[tracks.start : tracks.stop],
         )
-        for tracks in plan_passes(segments_of, limit)
+        for tracks in plan_micro_batches(segments_of, limit)
     ]
 
 
@@ -222,14 +227,14 @@ def _joined(parts: list[Pairs]) -> Pairs:
     )
 
 
-def _mixed(teaching: Teaching, mixture: Mixture) -> Teaching:
-    """The teacher's vectors mixed as the sounds were."""
-    own, other = mixture.own_segment[:, None], teaching.segments[mixture.other_segment]
-    known = teaching.segments.any(dim=1, keepdim=True) & other.any(dim=1, keepdim=True)
-    segments = F.normalize(own * teaching.segments + (1 - own) * other, dim=-1) * known
+def mix_targets(targets: Targets, mixture: Mixture) -> Targets:
+    """The teacher's vectors, mixed as the sounds were, at unit length; zeros where a segment's or its partner's is."""
+    own, other = mixture.own_segment[:, None], targets.segments[mixture.other_segment]
+    known = targets.segments.any(dim=1, keepdim=True) & other.any(dim=1, keepdim=True)
+    segments = F.normalize(own * targets.segments + (1 - own) * other, dim=-1) * known
     share = mixture.own_track[:, None]
-    tracks = F.normalize(share * teaching.tracks + (1 - share) * teaching.tracks[mixture.other_track], dim=-1)
-    return Teaching(tracks=tracks, segments=segments, weights=teaching.weights)
+    tracks = F.normalize(share * targets.tracks + (1 - share) * targets.tracks[mixture.other_track], dim=-1)
+    return Targets(tracks=tracks, segments=segments, weights=targets.weights)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

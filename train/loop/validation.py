@@ -1,4 +1,4 @@
-"""How good a student is on the held-out tracks: every segment embedded, tracks compared with the teacher's.
+"""Validation: every segment of the held-out tracks is embedded, the tracks are compared with the teacher's.
 
 The figures are those of `student-clap evaluate`, made from the store's features.
 """
@@ -18,8 +18,8 @@ from student_clap.train.data.batches import Batch, make_segments, requests_for
 from student_clap.train.data.order import sample_rows
 from student_clap.train.data.selection import TrackTable
 from student_clap.train.data.stream import BatchStream
-from student_clap.train.loop.distributed import Ranks
-from student_clap.train.loop.loss import Objective, Teaching
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.loss import Loss, Targets
 from student_clap.train.loop.metrics import centred_cosines, clipped_k, ndcg, neighbour_overlap, retrieval
 from student_clap.train.loop.step import embed
 from student_clap.train.students.student import Student
@@ -54,27 +54,27 @@ class Validation:
         return {name: value for name, value in found.items() if value is not None}
 
     def figure(self, name: str) -> float:
-        """What `training.monitor` names; more is better."""
+        """The figure that `training.monitor` names; more is better."""
         if name == "overlap" and self.overlap is not None:
             return self.overlap
         return self.cosine
 
 
 @dataclass(frozen=True)
-class Examiner:
-    """Validates students on the same tracks."""
+class Validator:
+    """Validates students, always on the same tracks."""
 
     table: TrackTable
     rows: npt.NDArray[np.int64]  # held-out
     centre: npt.NDArray[np.float32]  # [512] mean of the training tracks' teacher vectors
-    objective: Objective
+    loss: Loss
     batch_size: int
-    segments_per_pass: int
+    micro_batch: int  # segments
     precision: str
-    ranks: Ranks
+    distributed: Distributed
     device: torch.device
 
-    def examine(
+    def validate(
         self, student: Student, stream: BatchStream, seen: Callable[[Batch], None], pause: Callable[[], None]
     ) -> Validation | None:
         """Embed all segments of the held-out tracks and compare.
@@ -88,10 +88,10 @@ class Examiner:
         Returns:
             None where none of the tracks can be read.
         """
-        share = self.rows[self.ranks.share(len(self.rows))]
+        share = self.rows[self.distributed.share(len(self.rows))]
         requests = requests_for(share, self.table.n_samples, self.batch_size, None)
         # All processes take the same number of turns, so that they can agree to stop.
-        turns = self.ranks.largest(len(requests))
+        turns = self.distributed.largest(len(requests))
         rows: list[int] = []
         vectors: list[Tensor] = []
         losses: list[Tensor] = []
@@ -101,20 +101,20 @@ class Examiner:
                 if batch is not None:
                     seen(batch)
                     if batch.rows:
-                        teaching, found = self._embed(student, batch)
-                        loss, _ = self.objective(found, teaching)
+                        targets, found = self._embed(student, batch)
+                        loss, _ = self.loss(found, targets)
                         losses.append(loss)
                         # [track, 512]
-                        vectors.append(teaching.weights @ found)
+                        vectors.append(targets.weights @ found)
                         rows += batch.rows
                 pause()
         return self._compare(rows, vectors, losses)
 
-    def _embed(self, student: Student, batch: Batch) -> tuple[Teaching, Tensor]:
-        """[segment, 512] of all segments, at most `segments_per_pass` at once."""
+    def _embed(self, student: Student, batch: Batch) -> tuple[Targets, Tensor]:
+        """[segment, 512] of all segments, at most `micro_batch` at once."""
         here = batch.to(self.device)
-        # A CPU is faster where a pass stays in its caches.
-        at_once = self.segments_per_pass if self.device.type == "cuda" else min(self.segments_per_pass, _ON_A_CPU)
+        # A CPU is faster where the segments stay in its caches.
+        at_once = self.micro_batch if self.device.type == "cuda" else min(self.micro_batch, _ON_A_CPU)
         found = torch.cat(
             [
                 embed(student, make_segments(here.codes, index, self.table.recipe), self.precision)
@@ -122,7 +122,7 @@ class Examiner:
             ]
         )
         teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device)
-        return Teaching(teacher, here.segment_teacher, here.weights), found
+        return Targets(teacher, here.segment_teacher, here.weights), found
 
     def _compare(self, rows: list[int], vectors: list[Tensor], losses: list[Tensor]) -> Validation | None:
         mine = (
@@ -130,7 +130,7 @@ class Examiner:
             torch.cat(vectors).cpu().numpy() if vectors else np.zeros((0, self.table.teacher.shape[1]), np.float32),
             torch.cat(losses).cpu().numpy() if losses else np.zeros(0, np.float32),
         )
-        parts = self.ranks.gather(mine)
+        parts = self.distributed.gather(mine)
         if not any(part[0] for part in parts):
             return None
         all_rows = np.concatenate([np.array(part[0], np.int64) for part in parts])

@@ -45,7 +45,8 @@ _FREE_SETTINGS = frozenset(
         "runs_dir",
         "save_every",
         "early_stopping_patience",
-        "segments_per_pass",
+        "micro_batch",
+        "segments_per_pass",  # its old name, in runs of before
         "compile",
         "gradient_checkpointing",
         "projection_epochs",
@@ -55,7 +56,7 @@ _FREE_SETTINGS = frozenset(
 
 def default_run_name(config: Config) -> str:
     """``<architecture>-<recipe>``, such as ``tinyclap-audiomuse``."""
-    return f"{config.model.architecture}-{Recipe.from_config(config.audio).name}"
+    return f"{config.model.architecture.replace('/', '-')}-{Recipe.from_config(config.audio).name}"
 
 
 def run_directory(config: Config, name: str | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""What a convolutional backbone needs to become a hybrid: a first layer that folds the bands, an encoder, the head.
+"""The parts that make a hybrid student of a convolutional backbone: band folding in front, encoder and head behind.
 
-The teacher itself hears 64 bands, so 128 are folded into 64 rows by the first layer, which costs next to nothing and
+The teacher itself takes 64 bands, so 128 are folded into 64 rows by the first layer, which costs next to nothing and
 halves all that follows. The encoder is the original's: two layers of four heads.
 """
 
@@ -13,17 +13,22 @@ from student_clap.train.students.blocks import ConvNorm
 from student_clap.train.students.encoder import Encoder
 from student_clap.train.students.student import Student
 
-_ROWS = 64  # what the first layer makes of the bands
+_ROWS = 64  # that the bands are folded into
 _WIDTH = 256  # of the encoder
 _HEADS = 4
 _HIDDEN = 512
 _LAYERS = 2
 
 
+def bands_per_row(n_mels: int) -> int:
+    """How many neighbouring bands share a row of the backbone's input: 2 of 128, 1 of 64 or fewer."""
+    return max(1, n_mels // _ROWS)
+
+
 def fold_bands(n_mels: int, channels: int) -> ConvNorm:
     """[batch, 1, mel, frame] -> [batch, channels, row, frame / 2]; a row for every two bands of a mel of 64."""
     # A 3x3 kernel over rows of `fold` bands each is one of 3 * fold bands by 3 frames.
-    fold = max(1, n_mels // _ROWS)
+    fold = bands_per_row(n_mels)
     return ConvNorm(1, channels, (3 * fold, 3), stride=(2 * fold, 2), padding=(fold, 1))
 
 

@@ -1,7 +1,7 @@
 """`hgnet-b0` and `hgnet-b1`: an HGNetV2-shaped backbone in the hybrids' frame.
 
 Source of the shape: PaddleClas, PP-HGNetV2-B0 and -B1. A block's layers each see the one before; all of them and the
-block's input are laid side by side and mixed by two 1x1 convolutions, so that few channels are computed and many are
+block's input are put side by side and mixed by two 1x1 convolutions, so that few channels are computed and many are
 kept. ReLU and nothing else: no squeeze-excite, and none of PaddleClas' learnt scale behind each ReLU. The stem's
 windows of 2x2 are centred, not padded below and to the right. The first layer folds 128 bands into 64 rows; the total
 stride is 32, so that a segment of 1001 frames becomes 2 x 32 = 64 tokens. `hgnet-b1` has 3.9 M parameters (16 MB as
@@ -26,7 +26,7 @@ _LAYERS = 3  # of a block
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one resolution."""
+    """The blocks of one resolution, all alike."""
 
     middle: int  # channels of a block's layers
     channels: int  # that a block gives
@@ -34,15 +34,6 @@ class Stage:
     kernel: int
     light: bool  # a layer is a 1x1 and a depthwise convolution instead of a full one
     halve: bool  # the resolution, at the stage's beginning
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A backbone."""
-
-    middle: int  # channels inside the stem
-    stem: int  # that it gives
-    stages: tuple[Stage, ...]
 
 
 def _stages(middles: tuple[int, int, int, int]) -> tuple[Stage, ...]:
@@ -55,18 +46,18 @@ def _stages(middles: tuple[int, int, int, int]) -> tuple[Stage, ...]:
     )
 
 
-_SHAPES: dict[str, Shape] = {
-    "hgnet-b0": Shape(16, 16, _stages((16, 32, 64, 128))),
-    "hgnet-b1": Shape(24, 32, _stages((32, 48, 96, 192))),
-}
+def build(model: ModelConfig, n_mels: int, *, stem: tuple[int, int], middles: tuple[int, int, int, int]) -> Student:
+    """An HGNet; it takes any number of bands.
 
-
-def build_hgnet(model: ModelConfig, n_mels: int) -> Student:
-    """The HGNet that `model.architecture` names; it takes any number of bands."""
-    shape = _SHAPES[model.architecture]
-    layers: list[nn.Module] = [fold_bands(n_mels, shape.middle), HgStem(shape.middle, shape.stem)]
-    channels = shape.stem
-    for stage in shape.stages:
+    Args:
+        model: the settings that all hybrids share.
+        n_mels: bands of the input.
+        stem: channels inside the stem, and channels that it gives.
+        middles: channels of the blocks' layers in each of the four stages.
+    """
+    inside, channels = stem
+    layers: list[nn.Module] = [fold_bands(n_mels, inside), HgStem(inside, channels)]
+    for stage in _stages(middles):
         if stage.halve:
             layers.append(ConvNorm(channels, channels, 3, stride=2, depthwise=True, activation=None))
         for number in range(stage.blocks):
@@ -77,7 +68,7 @@ def build_hgnet(model: ModelConfig, n_mels: int) -> Student:
 
 
 class HgStem(nn.Module):
-    """Two 2x2 convolutions beside a pooling, then a halving and a mixing convolution."""
+    """Two 2x2 convolutions next to a pooling, then a halving and a mixing convolution."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """`hybrid-s` and `hybrid-m`: a MobileNetV4-Conv-shaped backbone, then the original's two-layer encoder and head.
 
 Source of the blocks: arXiv 2404.10518, appendix, MNv4-Conv-S and MNv4-Conv-M. The stem folds 128 bands into 64 rows,
-since the teacher itself hears 64; total stride 32, so that a segment of 1001 frames becomes 2 x 32 = 64 tokens.
+since the teacher itself takes 64; total stride 32, so that a segment of 1001 frames becomes 2 x 32 = 64 tokens.
 `hybrid-m` has 8.9 M parameters (36 MB as float32), `hybrid-s` 3.0 M (12 MB).
 """
 
@@ -57,14 +57,14 @@ _CONV_M: tuple[Block, ...] = (
     Uib(5, 0, 2, 256),
     Conv(1, 960),
 )
-_BACKBONES: dict[str, tuple[Block, ...]] = {"hybrid-s": _CONV_S, "hybrid-m": _CONV_M}
+_BACKBONES: dict[str, tuple[Block, ...]] = {"S": _CONV_S, "M": _CONV_M}
 
 
-def build_hybrid(model: ModelConfig, n_mels: int) -> Student:
-    """The hybrid that `model.architecture` names; it takes any number of bands."""
+def build(model: ModelConfig, n_mels: int, *, size: str) -> Student:
+    """The hybrid on MNv4-Conv-`size`, S or M; it takes any number of bands."""
     layers: list[nn.Module] = [fold_bands(n_mels, _STEM_CHANNELS)]
     channels = _STEM_CHANNELS
-    for block in _BACKBONES[model.architecture]:
+    for block in _BACKBONES[size]:
         layers.append(build_block(channels, block))
         channels = block.channels
     return attend(model, n_mels, layers, channels)

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
-from student_clap.train.students.mobile import WIDTHS, Bottleneck, build_mobile
-from student_clap.train.students.pretrained_norm import PretrainedNorm
+from student_clap.train.students.mobile import Bottleneck, PretrainedNorm
+from student_clap.train.students.registry import family_members
 from student_clap.train.students.student import Student
 
 _LAST = "features.16.0.weight"  # of the last convolution: [960 * width, 160 * width, 1, 1]
-_LAST_CHANNELS = {name: round(960 * width) for name, width in WIDTHS.items()}
+_WIDTHS: dict[str, float] = {name: numbers["width"] for name, numbers in family_members("mobile").items()}
+_LAST_CHANNELS = {name: round(960 * width) for name, width in _WIDTHS.items()}
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 class PretrainedError(click.ClickException):
-    """The checkpoint cannot be begun with. The message names the file and what does not fit."""
+    """Training cannot begin with the checkpoint. The message names the file and the reason."""
 
 
 def load_pretrained(student: Student, model: ModelConfig, recipe: Recipe) -> None:
@@ -39,7 +40,7 @@ def load_pretrained(student: Student, model: ModelConfig, recipe: Recipe) -> Non
     Args:
         student: built for `model`.
         model: names the checkpoint; nothing is done where it names none.
-        recipe: of the mels that the student will hear.
+        recipe: of the mels that the student will be given.
 
     Raises:
         PretrainedError: there is no such file, or it holds something else, or another width.
@@ -67,12 +68,6 @@ def load_pretrained(student: Student, model: ModelConfig, recipe: Recipe) -> Non
     norm.set_recipe(recipe)
 
 
-def check_pretrained(model: ModelConfig, recipe: Recipe) -> None:
-    """Raises PretrainedError where `load_pretrained` would. For the time before a run directory is made."""
-    if model.pretrained is not None:
-        load_pretrained(build_mobile(model, recipe.n_mels), model, recipe)
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PretrainedError(f"there is no file {path}; model.pretrained names an EfficientAT checkpoint (.pt)")
@@ -87,17 +82,19 @@ def _read(path: Path) -> dict[str, Tensor]:
             if isinstance(content, dict)
             else f"a {type(content).__name__}"
         )
-        raise PretrainedError(f"{path} is no state dict but {held}; save `model.state_dict()` of an EfficientAT model")
+        raise PretrainedError(
+            f"{path} is not a state dict but {held}; save `model.state_dict()` of an EfficientAT model"
+        )
     return {str(name): value for name, value in content.items()}
 
 
 def _check_width(path: Path, given: dict[str, Tensor], architecture: str) -> None:
-    """The commonest mistake has a message of its own."""
+    """Raise PretrainedError for a checkpoint of another width, the commonest mistake."""
     channels = given[_LAST].shape[0] if _LAST in given else _LAST_CHANNELS[architecture]
     if channels == _LAST_CHANNELS[architecture]:
         return
     fitting = next((name for name, number in _LAST_CHANNELS.items() if number == channels), None)
-    remedy = f"set model.architecture to {fitting}" if fitting else f"use one of {', '.join(map(_their_name, WIDTHS))}"
+    remedy = f"set model.architecture to {fitting}" if fitting else f"use one of {', '.join(map(_their_name, _WIDTHS))}"
     raise PretrainedError(
         f"{path} is of another width: {channels} channels at the end, {architecture} has "
         f"{_LAST_CHANNELS[architecture]}; {remedy}"
@@ -105,11 +102,12 @@ def _check_width(path: Path, given: dict[str, Tensor], architecture: str) -> Non
 
 
 def _their_name(architecture: str) -> str:
-    return architecture.replace("mobile-", "mn")
+    """EfficientAT's name of the network with the same width, such as mn04."""
+    return f"mn{round(10 * _WIDTHS[architecture]):02}"
 
 
 def _pairs(stem: nn.Sequential) -> Iterator[tuple[str, str]]:
-    """Name in the stem's state dict, and EfficientAT's for the same."""
+    """Pairs of names: a tensor's in the stem's state dict, and the same tensor's in EfficientAT's."""
     for place, layer in enumerate(stem):
         theirs = f"features.{place}"
         if not isinstance(layer, Bottleneck):

@@ -1,15 +1,68 @@
-"""What every student is: normalise, convolve, attend, pool, project."""
+"""The frame of every student: normalise the mel, convolve, attend, pool, project.
+
+Guarantee: every finite input gives a finite output, because a band's deviation never counts as less than MIN_STD_DB; a
+band that is silent in all training tracks is merely shifted. The head is the original's: Dense 512 -> BatchNorm -> GELU
+-> Dense 512 -> L2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from student_clap.train.students.head import ProjectionHead
-from student_clap.train.students.mel_norm import MelNorm
+MIN_STD_DB = 1.0
+_EPSILON = 1e-6  # keeps the L2 norm finite, in half precision too
+
+
+class MelNorm(nn.Module):
+    """(mel - mean) / std per band. The buffers `mel_mean` and `mel_std` [mel] are set once, from the training rows."""
+
+    mel_mean: Tensor
+    mel_std: Tensor
+
+    def __init__(self, n_mels: int) -> None:
+        super().__init__()
+        self.register_buffer("mel_mean", torch.full((n_mels,), -30.0))
+        self.register_buffer("mel_std", torch.full((n_mels,), 20.0))
+
+    def set_statistics(self, mean_db: Tensor, std_db: Tensor) -> None:
+        """Take the bands' statistics, [mel] dB each."""
+        with torch.no_grad():
+            self.mel_mean.copy_(mean_db)
+            self.mel_std.copy_(std_db.clamp(min=MIN_STD_DB))
+
+    def forward(self, mel_db: Tensor) -> Tensor:
+        """[batch, 1, mel, frame] dB -> the same shape, normalised."""
+        return (mel_db - self.mel_mean[:, None]) / self.mel_std[:, None]
+
+
+class SegmentBatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d that takes its running statistics where a batch of one segment has none of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name is nn.BatchNorm1d's
+        """[segment, width] -> [segment, width]."""
+        if self.training and input.shape[0] == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+class ProjectionHead(nn.Module):
+    """Pooled features to unit vectors."""
+
+    def __init__(self, width: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, embedding_dim)
+        self.norm = SegmentBatchNorm(embedding_dim)
+        self.project = nn.Linear(embedding_dim, embedding_dim)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[batch, width] -> [batch, embedding] of length 1."""
+        return F.normalize(self.project(F.gelu(self.norm(self.dense(pooled)))), dim=-1, eps=_EPSILON)
 
 
 class Student(nn.Module):
@@ -24,7 +77,9 @@ class Student(nn.Module):
     """
 
     fixed_input_norm = False  # whether the weights fix the input normalisation, so that the trainer leaves it alone
-    checkpoint_blocks = False  # whether training keeps no activations inside the stem's blocks, and makes them again
+    checkpoint_blocks = (
+        False  # whether training computes the activations inside the stem's blocks twice, not keeps them
+    )
 
     def __init__(self, *, n_mels: int, stem: nn.Module, encoder: nn.Module, width: int, embedding_dim: int) -> None:
         super().__init__()
@@ -63,7 +118,7 @@ class Student(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable numbers."""
+    """How many trainable numbers `module` has."""
     return sum(p.numel() for p in module.parameters())
 
 

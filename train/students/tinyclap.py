@@ -15,8 +15,12 @@ from student_clap.train.students.student import Student
 MIN_MELS = 16  # fewer bands vanish in the pooling
 
 
-def build_tinyclap(model: ModelConfig, n_mels: int) -> Student:
-    """Raises ValueError if `n_mels` is below 16."""
+def build(model: ModelConfig, n_mels: int) -> Student:
+    """The student that `cnn_channels`, `transformer_layers`, `attention_heads` and `hidden_dim` of `model` shape.
+
+    Raises:
+        ValueError: `n_mels` is below 16.
+    """
     if n_mels < MIN_MELS:
         raise ValueError(f"tinyclap needs at least {MIN_MELS} mel bands, got {n_mels}; raise audio.n_mels")
     first, second, width = model.cnn_channels

@@ -14,7 +14,7 @@ from student_clap.config.schema import AudioConfig, AugmentationConfig
 from student_clap.store import Recipe
 from student_clap.train.data.augment import (
     FLOOR_DB,
-    N_DRAWS,
+    N_RANDOM,
     augment,
     change_gain,
     change_tempo,
@@ -50,7 +50,7 @@ def noise(seed: int, seconds: float = 2.0) -> np.ndarray:
 
 def test_nothing_is_changed_where_nothing_is_asked() -> None:
     segments = torch.randn(3, 1, 8, 20) * 10 - 40
-    kept, mixture = augment(segments.clone(), torch.rand(3, N_DRAWS), (2, 1), AugmentationConfig(), RECIPE)
+    kept, mixture = augment(segments.clone(), torch.rand(3, N_RANDOM), (2, 1), AugmentationConfig(), RECIPE)
     assert torch.equal(kept, segments)
     assert mixture is None
 
@@ -81,12 +81,12 @@ def test_a_mixture_is_the_mel_of_both_at_once() -> None:
 
 def test_tracks_are_mixed_in_pairs_and_keep_at_least_half_of_themselves() -> None:
     torch.manual_seed(0)
-    plan = plan_mixture(torch.rand(8, N_DRAWS), (3, 1, 2, 1, 1), 1.0)
+    plan = plan_mixture(torch.rand(8, N_RANDOM), (3, 1, 2, 1, 1), 1.0)
     assert plan.other_track.tolist() == [1, 0, 3, 2, 4]
     assert plan.other_segment.tolist() == [3, 3, 3, 0, 6, 6, 4, 7]
     assert ((plan.own_track > 0.5) & (plan.own_track <= 1)).all()
     assert torch.equal(plan.own_segment, plan.own_track[torch.tensor([0, 0, 0, 1, 2, 2, 3, 4])])
-    none = plan_mixture(torch.rand(8, N_DRAWS), (3, 1, 2, 1, 1), 0.0)
+    none = plan_mixture(torch.rand(8, N_RANDOM), (3, 1, 2, 1, 1), 0.0)
     assert (none.own_track == 1).all()
 
 
@@ -95,7 +95,7 @@ def test_a_mask_is_silence_of_a_band_or_a_time_never_wider_than_asked() -> None:
     widths = []
     for axis, key in ((2, "band_mask"), (3, "time_mask")):
         settings = AugmentationConfig.model_validate({key: 0.2, "masks": 1})
-        masked, _ = augment(torch.zeros(200, 1, 40, 50), torch.rand(200, N_DRAWS), (200,), settings, RECIPE)
+        masked, _ = augment(torch.zeros(200, 1, 40, 50), torch.rand(200, N_RANDOM), (200,), settings, RECIPE)
         silent = masked[:, 0] == FLOOR_DB
         assert ((masked == 0) | (masked == FLOOR_DB)).all()
         places = silent.all(dim=2 if axis == 2 else 1)
@@ -135,15 +135,15 @@ def test_a_faster_tempo_brings_frames_nearer_to_the_middle() -> None:
     assert float(fast[1, 0, 0, 100]) == pytest.approx(90.0, abs=1e-3)
 
 
-def test_changes_are_a_function_of_the_draws() -> None:
+def test_changes_are_a_function_of_the_random_numbers() -> None:
     torch.manual_seed(0)
     settings = AugmentationConfig(gain_db=6, band_mask=0.1, time_mask=0.1, mixup=1.0, pitch_semitones=2, stretch=0.1)
-    segments, draws = torch.randn(4, 1, RECIPE.n_mels, 60) * 10 - 40, torch.rand(4, N_DRAWS)
-    one, _ = augment(segments.clone(), draws, (2, 2), settings, RECIPE)
+    segments, numbers = torch.randn(4, 1, RECIPE.n_mels, 60) * 10 - 40, torch.rand(4, N_RANDOM)
+    one, _ = augment(segments.clone(), numbers, (2, 2), settings, RECIPE)
     torch.manual_seed(1)
-    two, _ = augment(segments.clone(), draws, (2, 2), settings, RECIPE)
+    two, _ = augment(segments.clone(), numbers, (2, 2), settings, RECIPE)
     assert torch.equal(one, two)
-    other, _ = augment(segments.clone(), torch.rand(4, N_DRAWS), (2, 2), settings, RECIPE)
+    other, _ = augment(segments.clone(), torch.rand(4, N_RANDOM), (2, 2), settings, RECIPE)
     assert not torch.allclose(one, other)
     assert torch.isfinite(one).all()
     assert one.min() >= FLOOR_DB

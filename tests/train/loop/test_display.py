@@ -94,7 +94,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         for step in range(12, 51):
             display.step(progress(step))
         display.step(Progress(epoch=2, step=51, loss_sum=2.0, cosine_sum=1.0, tracks=4, last_cosine=0.125))
-        display._bar.refresh()
+        display.expect(total=100, epochs=5)
     shown = terminal.getvalue()
     assert "step 10/100" in shown
     assert "epoch 3/5 |" in shown

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from student_clap.config.schema import Config
-from student_clap.train.loop.distributed import Ranks, SyncedNorm, synchronise_norms
+from student_clap.train.loop.distributed import Distributed, SyncedNorm, synchronise_norms
 from student_clap.train.runs.checkpoint import load_student
 
 if TYPE_CHECKING:
@@ -62,14 +60,14 @@ def test_two_processes_have_the_losses_of_one(library: Library) -> None:
         training={
             "batch_size": 5,
             "segments_per_track": 3,
-            "segments_per_pass": 6,
+            "micro_batch": 6,
             "learning_rate": 1e-4,
             "ema_decay": 0.9,
         },
     )
-    # In one process a pass is six segments, and so a batch has three passes, whose BatchNorm statistics differ from
-    # those of two processes with two passes each: passes as large as a batch make them comparable.
-    config = config.model_copy(update={"training": config.training.model_copy(update={"segments_per_pass": 64})})
+    # In one process a micro-batch is six segments, and so a batch has three of them, whose BatchNorm statistics differ
+    # from those of two processes with two each: micro-batches as large as a batch make them comparable.
+    config = config.model_copy(update={"training": config.training.model_copy(update={"micro_batch": 64})})
     alone, together = train(library, config, "alone", 1), train(library, config, "together", 2)
     assert len(alone) == len(together) == 3
     for one, two in zip(alone, together, strict=True):
@@ -85,19 +83,18 @@ def test_two_processes_have_the_losses_of_one(library: Library) -> None:
 def test_a_process_may_have_no_track_of_a_batch(library: Library) -> None:
     # Batches of one track: every one leaves a process without.
     config = library.config(
-        training={"batch_size": 1, "segments_per_track": 2, "epochs": 1, "warmup_epochs": 0, "segments_per_pass": 2}
+        training={"batch_size": 1, "segments_per_track": 2, "epochs": 1, "warmup_epochs": 0, "micro_batch": 2}
     )
     (metrics,) = train(library, config, "sparse", 2)
     assert metrics["step"] == 12
     assert metrics["train_loss"] > 0
 
 
-@given(n=st.integers(0, 50), world=st.integers(1, 9))
-def test_shares_are_neighbours_and_make_up_the_whole(n: int, world: int) -> None:
-    items = list(range(n))
-    shares = [items[Ranks(rank, world).share(n)] for rank in range(world)]
-    assert [item for share in shares for item in share] == items
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_one_process_has_everything() -> None:
+    alone = Distributed()
+    assert alone.is_main
+    assert list(range(7))[alone.share(7)] == list(range(7))
+    assert list(range(7))[Distributed(1, 2).share(7)] == [3, 4, 5, 6]
 
 
 def test_a_synced_norm_has_the_names_and_values_of_the_one_it_replaces(tmp_path: Path) -> None:

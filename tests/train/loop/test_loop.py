@@ -19,6 +19,8 @@ from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, State
 from student_clap.train.data.batches import BatchRequest
 from student_clap.train.loop import step
+from student_clap.train.loop.checkpoints import Checkpoints
+from student_clap.train.loop.display import Display
 from student_clap.train.loop.loop import Interrupted, Trainer
 from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, resolve_device, summarise
 from student_clap.train.loop.validation import Validation
@@ -81,31 +83,15 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     config = library.config(training={"segments_per_track": 3, "loader_workers": workers})
     whole = train(library.config(training={"segments_per_track": 3}), "whole")
 
-    # Every step may be the last one: a signal comes after each, also in the middle of validation.
-    interruptions = 0
-    honour = Trainer._honour
-
-    def stop_now(self: Trainer, stop: Any) -> None:
-        stop.signal_number = signal.SIGTERM
-        honour(self, stop)
-
+    # Every step may be the last one: a signal comes after each.
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_honour", stop_now)
+        patch.setattr(Display, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
         for _ in range(7 if workers == 0 else 1):
             with pytest.raises(Interrupted):
                 train(config, "stopped")
-            interruptions += 1
-            patch.setattr(Trainer, "validate", _validate_without_interruption)
     stopped = train(config, "stopped")
     assert losses(stopped.run.directory) == losses(whole.run.directory)
     assert_same_weights(weights(stopped), weights(whole))
-
-
-_validate = Trainer.validate
-
-
-def _validate_without_interruption(self: Trainer, stream: Any, _stop: Any = None) -> Any:
-    return _validate(self, stream)
 
 
 def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
@@ -150,7 +136,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_weights(weights(resumed), weights(whole))
 
 
-def test_when_every_checkpoint_is_damaged_nothing_is_begun_anew(library: Library) -> None:
+def test_when_every_checkpoint_is_damaged_nothing_begins_from_the_start(library: Library) -> None:
     run = train(library.config(training={"save_every": 2})).run
     assert run.kept(2).exists()
     for path in run.resumable():
@@ -159,35 +145,35 @@ def test_when_every_checkpoint_is_damaged_nothing_is_begun_anew(library: Library
         train(library.config(training={"save_every": 2}))
 
 
-def test_a_checkpoint_is_written_within_an_epoch_when_time_has_passed(library: Library) -> None:
+def test_a_checkpoint_is_written_within_an_epoch_when_time_has_passed(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     positions = []
-    save = Trainer._save
+    save = Checkpoints.save
 
-    class Recorder(Trainer):
-        def _save(self) -> None:
-            positions.append(self.progress.position)
-            save(self)
+    def recorded(self: Checkpoints, progress: Progress) -> None:
+        positions.append(progress.position)
+        save(self, progress)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_save", Recorder._save)
-        train(library.config(training={"epochs": 1, "warmup_epochs": 0}), checkpoint_interval_s=0.0)
+    monkeypatch.setattr(Checkpoints, "save", recorded)
+    train(library.config(training={"epochs": 1, "warmup_epochs": 0}), checkpoint_interval_s=0.0)
     assert positions == [1, 2, 3, 0]
 
 
-def test_passes_add_up_to_the_batch(library: Library) -> None:
-    """With BatchNorm on running statistics, the passes of a batch give the gradient of the batch at once."""
+def test_micro_batches_add_up_to_the_batch(library: Library) -> None:
+    """With BatchNorm on running statistics, the micro-batches of a batch give the gradient of the batch at once."""
     gradients = []
     for limit in (1000, 12, 1):
         config = library.config(
             model={"dropout": 0.0},
-            training={"batch_size": 6, "segments_per_pass": limit, "segments_per_track": None, "grad_clip": 0.0},
+            training={"batch_size": 6, "micro_batch": limit, "segments_per_track": None, "grad_clip": 0.0},
         )
         with open_trainer(config, f"limit-{limit}") as trainer, open_stream(config, trainer) as stream:
             trainer.student.eval()
             rows = (0, 3, 5, 8, 12, 13)
             request = BatchRequest(rows, tuple(int(n) for n in trainer.table.n_samples[list(rows)]), 0)
             (batch,) = stream.read([request])
-            trainer._train_step(batch)
+            trainer.train_batch(batch)
             gradients.append([p.grad.clone() for p in trainer.student.parameters() if p.grad is not None])
             assert trainer.progress.tracks == 6
     for other in gradients[1:]:
@@ -197,13 +183,13 @@ def test_passes_add_up_to_the_batch(library: Library) -> None:
 
 def test_the_learning_rate_warms_up_in_steps(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
-    step = Trainer._train_step
+    step = torch.optim.Adam.step
 
-    def recorded(self: Trainer, batch: Any) -> None:
-        step(self, batch)
-        rates.extend({group["lr"] for group in self.optimizer.param_groups})
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rates.extend({group["lr"] for group in self.param_groups})
+        return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "_train_step", recorded)
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
     train(library.config(training={"epochs": 4, "warmup_epochs": 2}))
     assert rates[:6] == pytest.approx([1e-3 * n / 6 for n in range(1, 7)])
     assert rates[-1] == pytest.approx(1e-6)
@@ -322,7 +308,7 @@ def test_out_of_memory_names_the_knob(library: Library, monkeypatch: pytest.Monk
     monkeypatch.setattr(step, "make_segments", exhausted)
     with pytest.raises(click.ClickException) as caught:
         train(library.config())
-    assert "segments_per_pass" in caught.value.message
+    assert "training.micro_batch" in caught.value.message
     assert "batch_size" in caught.value.message
 
 

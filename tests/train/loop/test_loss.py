@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from student_clap.config.learning import LOSS_TERMS
 from student_clap.config.schema import LossConfig
-from student_clap.train.loop.loss import Objective, Pairs, Teaching, track_vectors
+from student_clap.train.loop.loss import TERMS, Loss, Pairs, Targets, track_vectors
 
-NOTHING = dict.fromkeys(("mse", "squared", "cosine", "relational", "bank", "text", "consistency"), 0.0)
+NOTHING = dict.fromkeys(LOSS_TERMS, 0.0)
 
 
 def unit(*shape: int) -> Tensor:
@@ -26,47 +27,58 @@ def vectors() -> Tensor:
 
 
 @pytest.fixture
-def teaching(vectors: Tensor) -> Teaching:
+def targets(vectors: Tensor) -> Targets:
     weights = torch.tensor([[0.25, 0.75, 0, 0, 0], [0, 0, 0.5, 0.25, 0.25]])
-    return Teaching(unit(2, 512), unit(*vectors.shape), weights)
+    return Targets(unit(2, 512), unit(*vectors.shape), weights)
 
 
 def loss_of(**weights: object) -> LossConfig:
     return LossConfig.model_validate({**NOTHING, "targets": "track", **weights})
 
 
-def test_a_track_s_vector_is_the_weighted_mean_at_unit_length(vectors: Tensor, teaching: Teaching) -> None:
+def test_every_term_has_a_weight_in_the_settings_and_every_weight_a_term() -> None:
+    assert set(TERMS) == set(LOSS_TERMS)
+    assert LOSS_TERMS == ("mse", "squared", "cosine", "relational", "bank", "text", "consistency")  # as runs show them
+
+
+def test_a_term_that_needs_reference_vectors_and_has_none_is_left_out(vectors: Tensor, targets: Targets) -> None:
+    with_bank, _ = Loss(loss_of(cosine=1.0, bank=1.0))(vectors, targets)
+    without, _ = Loss(loss_of(cosine=1.0))(vectors, targets)
+    assert torch.equal(with_bank, without)
+
+
+def test_a_track_s_vector_is_the_weighted_mean_at_unit_length(vectors: Tensor, targets: Targets) -> None:
     second = vectors[2] * 0.5 + vectors[3] * 0.25 + vectors[4] * 0.25
-    torch.testing.assert_close(track_vectors(vectors, teaching.weights)[1], second / second.norm())
+    torch.testing.assert_close(track_vectors(vectors, targets.weights)[1], second / second.norm())
 
 
-def test_the_original_loss_is_the_cosine_distance_in_another_scale(vectors: Tensor, teaching: Teaching) -> None:
-    student = track_vectors(vectors, teaching.weights)
-    original = Objective(LossConfig(preset="original", targets="track"))
-    losses, cosines = original(vectors, teaching)
-    torch.testing.assert_close(cosines, (student * teaching.tracks).sum(dim=1))
-    torch.testing.assert_close(losses, 0.6 * ((student - teaching.tracks) ** 2).mean(dim=1) + 0.4 * (1 - cosines))
+def test_the_original_loss_is_the_cosine_distance_in_another_scale(vectors: Tensor, targets: Targets) -> None:
+    student = track_vectors(vectors, targets.weights)
+    original = Loss(LossConfig(preset="original", targets="track"))
+    losses, cosines = original(vectors, targets)
+    torch.testing.assert_close(cosines, (student * targets.tracks).sum(dim=1))
+    torch.testing.assert_close(losses, 0.6 * ((student - targets.tracks) ** 2).mean(dim=1) + 0.4 * (1 - cosines))
     torch.testing.assert_close(losses, (0.6 / 256 + 0.4) * (1 - cosines))
-    squared, _ = Objective(loss_of(squared=1.0))(vectors, teaching)
+    squared, _ = Loss(loss_of(squared=1.0))(vectors, targets)
     torch.testing.assert_close(squared, 2 * (1 - cosines))
 
 
-def test_segments_are_compared_with_their_own_vectors(vectors: Tensor, teaching: Teaching) -> None:
-    cosines = (vectors * teaching.segments).sum(dim=1)
-    by_segment, _ = Objective(loss_of(cosine=1.0, targets="segment"))(vectors, teaching)
-    torch.testing.assert_close(by_segment, teaching.weights @ (1 - cosines))
-    by_track, _ = Objective(loss_of(cosine=1.0))(vectors, teaching)
-    both, _ = Objective(loss_of(cosine=1.0, targets="both"))(vectors, teaching)
+def test_segments_are_compared_with_their_own_vectors(vectors: Tensor, targets: Targets) -> None:
+    cosines = (vectors * targets.segments).sum(dim=1)
+    by_segment, _ = Loss(loss_of(cosine=1.0, targets="segment"))(vectors, targets)
+    torch.testing.assert_close(by_segment, targets.weights @ (1 - cosines))
+    by_track, _ = Loss(loss_of(cosine=1.0))(vectors, targets)
+    both, _ = Loss(loss_of(cosine=1.0, targets="both"))(vectors, targets)
     torch.testing.assert_close(both, (by_segment + by_track) / 2)
 
 
-@pytest.mark.parametrize("targets", ["auto", "segment", "both"])
+@pytest.mark.parametrize("wanted", ["auto", "segment", "both"])
 def test_a_track_whose_segments_are_not_all_known_is_compared_as_a_track(
-    vectors: Tensor, teaching: Teaching, targets: str
+    vectors: Tensor, targets: Targets, wanted: str
 ) -> None:
-    teaching.segments[3] = 0
-    by_track, _ = Objective(loss_of(cosine=1.0))(vectors, teaching)
-    losses, _ = Objective(loss_of(cosine=1.0, targets=targets))(vectors, teaching)
+    targets.segments[3] = 0
+    by_track, _ = Loss(loss_of(cosine=1.0))(vectors, targets)
+    losses, _ = Loss(loss_of(cosine=1.0, targets=wanted))(vectors, targets)
     torch.testing.assert_close(losses[1], by_track[1])
     assert not torch.allclose(losses[0], by_track[0])
 
@@ -74,63 +86,61 @@ def test_a_track_whose_segments_are_not_all_known_is_compared_as_a_track(
 def test_relations_are_the_similarities_as_the_teacher_sees_them() -> None:
     torch.manual_seed(1)
     student, teacher = unit(4, 512), unit(4, 512)
-    losses, _ = Objective(loss_of(relational=1.0))(student, Teaching(teacher, student, torch.eye(4)))
+    losses, _ = Loss(loss_of(relational=1.0))(student, Targets(teacher, student, torch.eye(4)))
     difference = (student @ student.T - teacher @ teacher.T) ** 2
     torch.testing.assert_close(losses, difference.fill_diagonal_(0).sum(dim=1) / 3)
     # A student that is the teacher turned around has the same relations.
     turn = torch.linalg.qr(torch.randn(512, 512))[0]
-    losses, _ = Objective(loss_of(relational=1.0))(teacher @ turn, Teaching(teacher, student, torch.eye(4)))
+    losses, _ = Loss(loss_of(relational=1.0))(teacher @ turn, Targets(teacher, student, torch.eye(4)))
     torch.testing.assert_close(losses, torch.zeros(4), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("term", ["bank", "text"])
 def test_divergence_from_the_teacher_s_neighbourhood(term: str) -> None:
     torch.manual_seed(2)
-    anchors, teacher, student = unit(7, 512), unit(3, 512), unit(3, 512)
+    references, teacher, student = unit(7, 512), unit(3, 512), unit(3, 512)
     settings = loss_of(
         **{term: 1.0, f"{term}_temperature": 0.5}, **({"text_vectors": "x.npz"} if term == "text" else {})
     )
-    objective = Objective(settings, bank=anchors, texts=anchors)
-    losses, _ = objective(student, Teaching(teacher, student, torch.eye(3)))
-    p = torch.softmax(teacher @ anchors.T / 0.5, dim=1)
-    q = torch.softmax(student @ anchors.T / 0.5, dim=1)
+    loss_function = Loss(settings, {term: references})
+    losses, _ = loss_function(student, Targets(teacher, student, torch.eye(3)))
+    p = torch.softmax(teacher @ references.T / 0.5, dim=1)
+    q = torch.softmax(student @ references.T / 0.5, dim=1)
     torch.testing.assert_close(losses, 0.5 * (p * (p / q).log()).sum(dim=1))
-    same, _ = objective(teacher, Teaching(teacher, student, torch.eye(3)))
+    same, _ = loss_function(teacher, Targets(teacher, student, torch.eye(3)))
     torch.testing.assert_close(same, torch.zeros(3), atol=1e-6, rtol=0)
 
 
-def test_consistency_draws_a_track_s_segments_together(vectors: Tensor, teaching: Teaching) -> None:
-    losses, _ = Objective(loss_of(consistency=1.0))(vectors, teaching)
-    means = track_vectors(vectors, teaching.weights)
+def test_consistency_draws_a_track_s_segments_together(vectors: Tensor, targets: Targets) -> None:
+    losses, _ = Loss(loss_of(consistency=1.0))(vectors, targets)
+    means = track_vectors(vectors, targets.weights)
     first = 0.25 * (1 - vectors[0] @ means[0]) + 0.75 * (1 - vectors[1] @ means[0])
     torch.testing.assert_close(losses[0], first)
 
 
-@pytest.mark.parametrize("targets", ["track", "segment", "both"])
-def test_a_batch_cut_in_parts_has_the_loss_and_the_gradient_of_the_whole(targets: str) -> None:
+@pytest.mark.parametrize("wanted", ["track", "segment", "both"])
+def test_a_batch_cut_in_parts_has_the_loss_and_the_gradient_of_the_whole(wanted: str) -> None:
     torch.manual_seed(3)
     segments_of = [3, 1, 2, 4]
     weights = torch.block_diag(*(torch.full((1, n), 1 / n) for n in segments_of))
-    teaching = Teaching(unit(4, 512), unit(10, 512), weights)
-    objective = Objective(loss_of(cosine=0.5, relational=1.0, targets=targets))
+    targets = Targets(unit(4, 512), unit(10, 512), weights)
+    loss_function = Loss(loss_of(cosine=0.5, relational=1.0, targets=wanted))
     whole = unit(10, 512).requires_grad_()
-    losses, _ = objective(whole, teaching)
+    losses, _ = loss_function(whole, targets)
     losses.sum().backward()
     vectors = whole.detach().clone().requires_grad_()
 
-    def part(tracks: slice, segments: slice) -> tuple[Tensor, Teaching]:
-        return vectors[segments], Teaching(
-            teaching.tracks[tracks], teaching.segments[segments], weights[tracks, segments]
-        )
+    def part(tracks: slice, segments: slice) -> tuple[Tensor, Targets]:
+        return vectors[segments], Targets(targets.tracks[tracks], targets.segments[segments], weights[tracks, segments])
 
     parts = [part(slice(0, 2), slice(0, 4)), part(slice(2, 4), slice(4, 10))]
     with torch.no_grad():
-        pairs = [objective.pairs(*p) for p in parts]
+        pairs = [loss_function.pairs(*p) for p in parts]
     found = []
     for number, (own, taught) in enumerate(parts):
         other = pairs[1 - number]
         others = Pairs(other.student, other.teacher, other.shares)
-        loss, _ = objective(own, taught, others)
+        loss, _ = loss_function(own, taught, others)
         loss.sum().backward()
         found.append(loss)
     torch.testing.assert_close(torch.cat(found), losses)

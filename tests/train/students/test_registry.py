@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from student_clap.config.schema import ModelConfig
-from student_clap.train.students.registry import STUDENTS, build_student
+from student_clap.train.students.registry import build_student, compared, names
 from student_clap.train.students.student import count_parameters, float32_megabytes
 
 SMALL_FRAMES = 101
-ARCHITECTURES = ["tinyclap", "hybrid-s", "hybrid-m", "hgnet-b0", "hgnet-b1", "mobile-04", "mobile-10", "mobile-20"]
+ARCHITECTURES = names()
 
 
 def model(architecture: str, **keys: object) -> ModelConfig:
     return ModelConfig.model_validate({"architecture": architecture, **keys})
 
 
-def test_every_configurable_architecture_is_built() -> None:
-    assert sorted(STUDENTS) == sorted(ARCHITECTURES)
+def test_no_student_that_a_checkpoint_may_name_is_lost() -> None:
+    published = ("tinyclap", "hybrid-s", "hybrid-m", "hgnet-b0", "hgnet-b1", "mobile-04", "mobile-10", "mobile-20")
+    assert set(published) <= set(names())
+    assert set(compared()) <= set(names())
+
+
+def test_settings_are_checked_without_torch_and_lists_elsewhere_are_derived() -> None:
+    code = (
+        "import sys; from student_clap.config.schema import ModelConfig; ModelConfig(architecture='hybrid-s');"
+        "from student_clap.train.students.registry import names; names(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    template = files("student_clap.config").joinpath("templates", "config.yaml").read_text(encoding="utf-8")
+    assert [name for name in names() if name in template] == [ModelConfig().architecture]
+
+
+def test_an_unknown_student_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(ValidationError) as caught:
+        model("hybrid-x")
+    assert all(name in str(caught.value) for name in (*names(), "timm/NAME", "'hybrid-x'"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"architecture": "tinyclap", "attention_heads": 3}, ("attention_heads 3", "128")),
+        ({"architecture": "hgnet-b1", "timm_pretrained": True}, ("hgnet-b1", "timm/NAME", "remove timm_pretrained")),
+        (
+            {"architecture": "timm/resnet18", "pretrained": Path("mn10.pt")},
+            ("timm/resnet18", "mobile-04, mobile-10, mobile-20", "remove pretrained"),
+        ),
+    ],
+)
+def test_rules_that_depend_on_the_student_are_the_registry_s(keys: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig.model_validate(keys)
+    assert all(word in str(caught.value) for word in words)
+    assert model("hybrid-s", attention_heads=3).attention_heads == 3  # which only tinyclap uses
 
 
 def test_tinyclap_is_the_original_to_the_letter() -> None:

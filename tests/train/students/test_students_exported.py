@@ -14,7 +14,7 @@ from student_clap.export.graph.writer import write_student
 from student_clap.export.model.contract import Shape, check_contract, failures
 from student_clap.store import Recipe
 from student_clap.train.runs.checkpoint import CheckpointInfo
-from student_clap.train.students.pretrained_norm import PretrainedNorm
+from student_clap.train.students.mobile import PretrainedNorm
 from student_clap.train.students.registry import build_student
 
 # A second of audio: 101 frames

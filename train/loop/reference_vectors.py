@@ -1,4 +1,7 @@
-"""The fixed vectors that the loss compares with: a bank of the teacher's, and those of texts that the user gives."""
+"""The fixed vectors that the loss compares with: a bank of the teacher's, and those of texts that the user gives.
+
+Their names are those of the terms that need them.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ import torch
 
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
 from student_clap.train.data.order import sample_rows
-from student_clap.train.loop.loss import Objective
+from student_clap.train.loop.loss import Loss
 
 
-def build_objective(
+def build_loss(
     settings: LossConfig,
     teacher: npt.NDArray[np.float32],
     rows: npt.NDArray[np.int64],
     seed: int,
     device: torch.device,
-) -> Objective:
-    """The loss with its bank and texts.
+) -> Loss:
+    """The loss with the reference vectors that its terms need.
 
     Args:
         settings: terms and weights.
@@ -35,16 +38,16 @@ def build_objective(
     Raises:
         click.ClickException: the text vectors cannot be used.
     """
-    bank = texts = None
+    references: dict[str, npt.NDArray[np.float32]] = {}
     if settings.weights["bank"]:
-        bank = torch.from_numpy(teacher[sample_rows(rows, settings.bank_size, seed)]).to(device)
+        references["bank"] = teacher[sample_rows(rows, settings.bank_size, seed)]
     if settings.weights["text"] and settings.text_vectors is not None:
-        texts = torch.from_numpy(read_text_vectors(settings.text_vectors)).to(device)
-    return Objective(settings, bank, texts)
+        references["text"] = read_text_vectors(settings.text_vectors)
+    return Loss(settings, {name: torch.from_numpy(vectors).to(device) for name, vectors in references.items()})
 
 
 def read_text_vectors(path: Path) -> npt.NDArray[np.float32]:
-    """The array ``vector`` of an .npz, [text, 512], brought to unit length.
+    """Read the array ``vector`` of an .npz, [text, 512], and bring its rows to unit length.
 
     Raises:
         click.ClickException: there is no such file or array, or its shape or values cannot be.

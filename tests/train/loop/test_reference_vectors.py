@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from student_clap.config.schema import LossConfig
-from student_clap.train.loop.loss import Teaching
+from student_clap.train.loop.loss import Targets
+from student_clap.train.loop.reference_vectors import build_loss, read_text_vectors
 from student_clap.train.loop.session import open_display, open_stream, open_trainer
-from student_clap.train.loop.targets import build_objective, read_text_vectors
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
@@ -56,16 +56,14 @@ def test_the_bank_is_of_training_rows_alone_and_no_larger_than_asked() -> None:
     teacher = np.eye(20, 512, dtype=np.float32)
     settings = LossConfig.model_validate({"cosine": 0.0, "bank": 1.0, "bank_size": 4})
     rows = np.arange(0, 20, 2)
-    objective = build_objective(settings, teacher, rows, 0, torch.device("cpu"))
-    bank = objective._bank
-    assert bank is not None
+    loss_function = build_loss(settings, teacher, rows, 0, torch.device("cpu"))
+    bank = loss_function.references["bank"]
     assert bank.shape == (4, 512)
     assert set(bank.argmax(dim=1).tolist()) <= set(rows.tolist())
-    again = build_objective(settings, teacher, rows, 0, torch.device("cpu"))._bank
-    assert again is not None
+    again = build_loss(settings, teacher, rows, 0, torch.device("cpu")).references["bank"]
     assert torch.equal(bank, again)
     student = torch.from_numpy(teacher[:2])
-    losses, _ = objective(student, Teaching(student, torch.zeros(2, 512), torch.eye(2)))
+    losses, _ = loss_function(student, Targets(student, torch.zeros(2, 512), torch.eye(2)))
     torch.testing.assert_close(losses, torch.zeros(2))
 
 

@@ -1,0 +1,81 @@
+"""The learner: in the second stage the projection alone is trained."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from student_clap.config.schema import Config
+from student_clap.train.loop.display import Display
+from student_clap.train.loop.learner import Learner
+from student_clap.train.loop.loop import Interrupted, Trainer
+from student_clap.train.loop.session import open_display, open_stream, open_trainer, summarise
+from student_clap.train.runs.checkpoint import Progress, load_student
+
+if TYPE_CHECKING:
+    from tests.train.conftest import Library
+
+MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
+
+
+def train(config: Config, name: str | None = None) -> Trainer:
+    with (
+        open_trainer(config, name) as trainer,
+        open_stream(config, trainer) as stream,
+        open_display(trainer) as display,
+    ):
+        trainer.train(stream, display)
+        return trainer
+
+
+def lines_of(trainer: Trainer) -> list[dict[str, Any]]:
+    lines = trainer.run.metrics.read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
+
+
+SECOND_STAGE = {"projection_epochs": 2, "projection_learning_rate": 1e-2, "epochs": 2, "ema_decay": 0.5}
+
+
+def test_the_second_stage_trains_the_projection_alone_from_the_best_epoch(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: dict[str, torch.Tensor] = {}
+    freeze = Learner.freeze_all_but_projection
+
+    def recorded(self: Learner) -> None:
+        freeze(self)
+        began.update({k: v.clone() for k, v in self.student.state_dict().items()})
+
+    monkeypatch.setattr(Learner, "freeze_all_but_projection", recorded)
+    trainer = train(library.config(training=SECOND_STAGE))
+    best = load_student(trainer.run.best)[0].state_dict()
+    assert all(torch.equal(best[k], began[k]) for k in best if trainer.progress.best_epoch <= 2)
+    assert trainer.progress.epoch == 4
+    assert len(lines_of(trainer)) == 4
+    after = trainer.student.state_dict()
+    changed = {k for k in after if not torch.equal(after[k], began[k])}
+    assert changed == {"head.project.weight", "head.project.bias"}  # no statistics of BatchNorm either
+    assert "all 4 epochs are done" in summarise(trainer)
+
+
+def test_a_second_stage_that_is_interrupted_goes_on_as_if_it_had_not_been(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(library.config(training=SECOND_STAGE), "whole")
+
+    def stop_in_the_second_stage(_: Display, progress: Progress) -> None:
+        if progress.projecting_since >= 0 and progress.position == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "step", stop_in_the_second_stage)
+        with pytest.raises(Interrupted):
+            train(library.config(training=SECOND_STAGE), "stopped")
+    stopped = train(library.config(training=SECOND_STAGE), "stopped")
+    assert lines_of(stopped) == lines_of(whole)
+    one, other = whole.student.state_dict(), stopped.student.state_dict()
+    assert all(torch.equal(one[k], other[k]) for k in one)

@@ -40,7 +40,8 @@ from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import processor
 from student_clap.config.schema import EMBEDDING_DIM, AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
-from student_clap.export.model.session import INPUT_NAME, StudentSession
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import INPUT_NAME
 from student_clap.store import Recipe
 from student_clap.train.students.registry import STUDENTS, build_student
 from teachers_edgenext import FusionLike

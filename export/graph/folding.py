@@ -17,6 +17,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from student_clap.config.runtime.screen import table
+
 _MAX_BYTES = 1 << 16
 # Leaving them as they are costs nothing, and their meaning is not a pure function of the inputs.
 _NEVER = frozenset({"Constant", "If", "Loop", "Scan", "RandomNormal", "RandomUniform"})
@@ -93,9 +95,9 @@ def operator_table(model: onnx.ModelProto) -> str:
         counts[node.op_type] += 1
         sizes[node.op_type] += sum(weights.pop(name).nbytes for name in set(node.input) if name in weights)
     rows = sorted(counts, key=lambda name: (-sizes[name], -counts[name], name))
-    lines = [f"{'operator':<22}{'nodes':>6}{'weights kB':>12}"]
-    lines += [f"{name:<22}{counts[name]:>6}{sizes[name] / 1000:>12.1f}" for name in rows]
-    return "\n".join([*lines, f"{'in all':<22}{sum(counts.values()):>6}{sum(sizes.values()) / 1000:>12.1f}"])
+    total = ("in all", sum(counts.values()), f"{sum(sizes.values()) / 1000:.1f}")
+    cells = [*((name, counts[name], f"{sizes[name] / 1000:.1f}") for name in rows), total]
+    return table(cells, ("operator", "nodes", "weights kB"), right=(1, 2))
 
 
 def _static_shapes(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:

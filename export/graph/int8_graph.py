@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from student_clap.export.graph.folding import sort_nodes
-from student_clap.export.model.session import INPUT_NAME
+from student_clap.featurize.onnx.input_spec import INPUT_NAME
 
 # Layers with weights; a matrix product counts where its second factor is constant.
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})

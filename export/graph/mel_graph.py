@@ -25,11 +25,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from student_clap.export.model.session import INPUT_NAME
 from student_clap.featurize.audio.filterbank import slaney_filterbank
+from student_clap.featurize.onnx.input_spec import INPUT_NAME, WAVEFORM_NAME
 from student_clap.store.layout.recipe import Recipe
 
-WAVEFORM_NAME = "waveform"
 BATCH_AXIS, SAMPLE_AXIS = "batch", "samples"
 _AMIN = 1e-10
 _FLOOR_DB = -100.0

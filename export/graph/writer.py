@@ -27,9 +27,10 @@ from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.folding import fold, operator_counts
 from student_clap.export.graph.parity import Parity, compare
-from student_clap.export.model.contract import Shape, check_contract, failures
+from student_clap.export.model.contract import check_contract, failures
 from student_clap.export.model.metadata import CLAP_LAYOUT, LAYOUT_KEY, get_metadata, metadata_of, set_metadata
-from student_clap.export.model.session import INPUT_NAME, StudentSession
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import INPUT_NAME, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +98,7 @@ def write_student(
     model = transpose_input(built.model, shape) if transposed else built.model
     if transposed:
         _check_transposed(built.model, model, shape, segments_db)
-    data = publish(model, output, shape, segments_db)
+    data = validate_and_write(model, output, shape, segments_db)
     return Exported(output, len(data), built.n_parameters, model, built.parity)
 
 
@@ -181,7 +182,7 @@ def serialise(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def publish(
+def validate_and_write(
     model: onnx.ModelProto,
     output: Path,
     shape: Shape,

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 from student_clap.store import FeatureStore
 from student_clap.store.arrays.metadata import set_attributes
 from student_clap.train.loop import metrics

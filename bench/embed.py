@@ -1,7 +1,7 @@
 """`student-clap embed` next to production's loop, on the corpus' audio with one model: CPU seconds per minute of audio.
 
 Production's loop: soundfile, channel mean, soxr HQ to 48 kHz, 16-bit steps, and for every segment librosa's mel and a
-run of the model. AudioMuse-AI loads the model anew for every song by default; that is timed apart. Both ways see the
+run of the model. AudioMuse-AI loads the model again for every song by default; that is timed apart. Both ways see the
 same files in turn, one thread each; a track's figure is the median of its rounds. Their vectors are compared too.
 Then wall time over all files, the loop's libraries using the cores as they like: it takes one song after another,
 `embed` a file per core.
@@ -141,7 +141,7 @@ def as_markdown(record: dict[str, Any]) -> str:
             f"| way | ms of CPU per minute of audio, one thread | ms of wall time, {cores} cores |",
             "|---|--:|--:|",
             f"| production's loop, model loaded once | {theirs} | {wall['production']} |",
-            f"| model loaded anew, per song | + {record['load_ms']} | |",
+            f"| model loaded again, per song | + {record['load_ms']} | |",
             f"| `student-clap embed` | {ours} | {wall['embed']} |",
             f"| times as fast | {record['times_as_fast']} | {record['wall_times_as_fast']} |",
         ]

@@ -17,8 +17,8 @@ from student_clap.export.options import FILE, run_folder, run_option
 @config_options(recipe=True)
 @run_option
 @click.option("--checkpoint", type=FILE, help="[default: the run's best.pt]")
-@click.option("--dynamic-batch", is_flag=True, help="For batch users: any number of segments a run; no drop-in.")
-@click.option("--waveform", is_flag=True, help="For clients without a mel: 48 kHz samples in; no drop-in.")
+@click.option("--dynamic-batch", is_flag=True, help="For batch users: any number of segments a run; not a drop-in.")
+@click.option("--waveform", is_flag=True, help="For clients without a mel: 48 kHz samples in; not a drop-in.")
 @click.option(
     "--layout",
     type=click.Choice(["mel", "clap"]),

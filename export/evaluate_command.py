@@ -19,7 +19,7 @@ from student_clap.export.options import FILE, FOLDER, model_option, run_folder, 
 if TYPE_CHECKING:
     from student_clap.export.evaluate.text_figures import Queries
 
-_BENCH_ROUNDS = 10  # of a segment by each model, for evaluate's --against
+BENCH_ROUNDS = 10  # of a segment by each model, for evaluate's --against
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def evaluate(
         )
     record = done.record
     if against is not None:
-        record["speed"] = compare_models([model, against], recipe, rounds=_BENCH_ROUNDS)
+        record["speed"] = compare_models([model, against], recipe, rounds=BENCH_ROUNDS)
     for track in record["left_out"]:
         name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
         warn(f"left out: {name}: {track['reason']}")

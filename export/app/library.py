@@ -108,7 +108,7 @@ def embed_library(
 
 
 def why_not_a_vector(vector: npt.NDArray[np.float32]) -> str:
-    """What keeps [512] values from being a track's vector; "" where nothing does."""
+    """Why [512] values cannot be a track's vector; "" where they can."""
     if not np.isfinite(vector).all():
         return NOT_FINITE
     norm = float(np.linalg.norm(vector.astype(np.float64)))

@@ -111,7 +111,7 @@ def compare_models(
 
 
 def this_machine() -> dict[str, Any]:
-    """What the times depend on: the processor, its cores, onnxruntime's version."""
+    """The processor, its cores and onnxruntime's version, on which the times depend."""
     import onnxruntime
 
     return {"processor": processor(), "cores": available_cores(), "onnxruntime": onnxruntime.__version__}

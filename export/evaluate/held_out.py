@@ -89,6 +89,11 @@ def embed_tracks(
     return list(in_order(embed, zip(rows, sources, strict=True), threads=default_threads()))
 
 
+def clipped_share(samples: npt.NDArray[np.float32]) -> float:
+    """The share of [sample] that stands at full scale."""
+    return float(np.mean(np.abs(samples) >= FULL_SCALE))
+
+
 def _embed(
     row: int, source: Source, embedder: Embedder, features: Features, log_mel: LogMel, cache_dir: Path | None
 ) -> HeldOutTrack:
@@ -96,8 +101,8 @@ def _embed(
     try:
         if path is not None and path.is_file():
             samples = embedder.read_audio(path)
-            clipped = float(np.mean(np.abs(samples) >= FULL_SCALE))
-            return _result(row, embedder, decibel_segments(samples, log_mel), len(samples), clipped_share=clipped)
+            segments_db = decibel_segments(samples, log_mel)
+            return _result(row, embedder, segments_db, len(samples), clipped=clipped_share(samples))
         if source.n_samples > 0:
             return _result(row, embedder, features.segments(row), source.n_samples)
     except NoAudioError as error:
@@ -115,7 +120,7 @@ def _result(
     segments_db: npt.NDArray[np.float32],
     n_samples: int,
     *,
-    clipped_share: float | None = None,
+    clipped: float | None = None,
 ) -> HeldOutTrack:
     found = embedder.embed_decibels(segments_db)
     return HeldOutTrack(
@@ -125,6 +130,6 @@ def _result(
         n_samples=n_samples,
         agreement=float(np.linalg.norm(found.segments.mean(axis=0))),
         quiet_share=float(np.mean(segments_db.max(axis=1) < QUIET_DB)),
-        clipped_share=clipped_share,
-        from_store=clipped_share is None,
+        clipped_share=clipped,
+        from_store=clipped is None,
     )

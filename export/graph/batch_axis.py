@@ -1,7 +1,7 @@
 """The student for batch users: the drop-in's graph with its batch axis left open.
 
-The weights and operators are the drop-in's. What ties its graph to one segment are the first numbers of reshapes, and
-those become "as many as come in".
+The weights and operators are the drop-in's. Its graph is tied to one segment by the first numbers of reshapes alone,
+and those become "as many as come in".
 Guarantee: nothing is written unless 1, 3 and 16 segments in one run give what the drop-in gives one by one.
 """
 
@@ -33,7 +33,7 @@ _COPY_DIMENSION = 0  # in a reshape's target
 
 @dataclass(frozen=True)
 class BatchExported:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int

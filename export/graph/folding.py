@@ -39,7 +39,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = []
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in constants:
-            # A weight that stands under a second name; both names then share one initializer.
+            # A weight that has a second name; both names then share one initializer.
             constants[node.output[0]] = constants[node.input[0]]
             continue
         value = _value(node, constants, shapes, model)
@@ -151,7 +151,7 @@ def _value(
 
 
 def _fold_batch_norms(graph: onnx.GraphProto, constants: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Give the scale and shift of a BatchNorm to the layer before it, where nobody else reads that layer's result."""
+    """Give the scale and shift of a BatchNorm to the layer before it, where no other node reads that layer's result."""
     makers = {node.output[0]: node for node in graph.node if node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(value.name for value in graph.output)
@@ -188,7 +188,7 @@ def _output_axis(operator: str, attributes: dict[str, Any]) -> int | None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes whose results nobody reads."""
+    """Remove nodes whose results are not read."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):

@@ -126,7 +126,7 @@ class _Graph:
 
 
 def _segment(graph: _Graph, recipe: Recipe) -> str:
-    """[batch, segment] samples as production hears them: int16 steps, zeros behind the end."""
+    """[batch, segment] samples as production takes them: int16 steps, zeros behind the end."""
     graph.add("Clip", [WAVEFORM_NAME, graph.scalar("wave_min", -1), graph.scalar("wave_max", 1)], "wave_clipped")
     graph.add("Mul", ["wave_clipped", graph.scalar("wave_steps", _INT16)], "wave_scaled")
     # A cast to an integer truncates towards zero.

@@ -41,7 +41,7 @@ _SEARCH_SEGMENTS = 24  # of the training segments
 
 @dataclass(frozen=True)
 class Quantised:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int

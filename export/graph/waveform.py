@@ -45,7 +45,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WaveformExported:
-    """What was written, and how it stands to a mel made outside and the drop-in."""
+    """The file that was written, compared with a mel made outside and the drop-in."""
 
     path: Path
     n_bytes: int
@@ -71,7 +71,7 @@ def write_waveform_student(
 
     Args:
         built: the drop-in, proved.
-        recipe: the mel that it hears.
+        recipe: the mel that it takes.
         output: the file to write.
         pieces: real audio, [sample] each, at most a segment.
 
@@ -120,7 +120,9 @@ def join(mel: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelProto:
         producer_name=student.producer_name,
         producer_version=student.producer_version,
     )
-    del joined.graph.value_info[:]
+    # merge_models lists the opset of each part.
+    del joined.graph.value_info[:], joined.opset_import[:]
+    joined.opset_import.extend(student.opset_import)
     return joined
 
 
@@ -172,8 +174,8 @@ def _compare_mels(recipe: Recipe, log_mel: LogMel, signals: Sequence[Array]) -> 
         expected, found = outside_mel(log_mel, signal), session.run(signal[None])[0, 0]
         # difference: [mel, frame] dB
         difference = np.abs(expected - found)
-        heard = expected >= expected.max(axis=0) - AUDIBLE_DB
-        if not (worst := float(difference[heard].max())) <= MAX_DIFFERENCE_DB:
+        audible = expected >= expected.max(axis=0) - AUDIBLE_DB
+        if not (worst := float(difference[audible].max())) <= MAX_DIFFERENCE_DB:
             raise ExportError(
                 f"the mel in the graph is {worst:.3f} dB off for signal {number} (expected at most {MAX_DIFFERENCE_DB} "
                 f"within {AUDIBLE_DB:g} dB of a frame's loudest band); nothing was written"

@@ -1,4 +1,4 @@
-"""A checkpoint as a drop-in ONNX file: traced, folded, described, proved, published.
+"""A checkpoint as a drop-in ONNX file: traced, folded, described, proved, validated, written.
 
 Guarantee: the file appears whole, and only after it met every clause of the contract and answered as torch does on real
 segments; otherwise nothing is written and what stood there stays. The same checkpoint gives the same bytes.
@@ -47,12 +47,12 @@ _TRIED_SEGMENTS = 2  # in the contract's clauses; parity tries all
 
 
 class ExportError(click.ClickException):
-    """The model was not published. The message says why."""
+    """The model was not written. The message says why."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int
@@ -133,7 +133,7 @@ def check_clap_recipe(recipe: Recipe) -> None:
     """Refuse a student that the teacher's input does not fit.
 
     Raises:
-        ExportError: it hears another number of bands than the teacher.
+        ExportError: it takes another number of bands than the teacher.
     """
     wanted = MEL_PRESETS["clap"]
     if recipe.n_mels != wanted.n_mels:
@@ -195,7 +195,7 @@ def validate_and_write(
         ExportError: a clause is not met, or the system refuses.
     """
     data = serialise(model)
-    # The clauses look at a file, so they get one that nobody else sees.
+    # The clauses look at a file, so they get one that no other process sees.
     with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
         trial = Path(directory) / output.name
         trial.write_bytes(data)

@@ -31,7 +31,7 @@ class GraphValue:
 
     name: str
     kind: str  # the element's type as ONNX spells it, such as "FLOAT"; "" where the file does not say
-    dims: tuple[int | str | None, ...]  # a number, a symbol's name, or None where nothing stands
+    dims: tuple[int | str | None, ...]  # a number, a symbol's name, or None where there is neither
 
     def __str__(self) -> str:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.dims)
@@ -40,7 +40,7 @@ class GraphValue:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a model file says of itself: its ends and its metadata."""
+    """The ends and the metadata that a model file declares."""
 
     inputs: tuple[GraphValue, ...]  # those that must be fed
     outputs: tuple[GraphValue, ...]

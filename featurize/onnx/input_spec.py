@@ -5,7 +5,7 @@
 
 A file of ours names its recipe. For any other file the bands are the axis with a known number of them. A shape does not
 tell FFT and frequency range: they are the configuration's, or those of the preset with that many bands: 64 are CLAP's
-(50 to 14 000 Hz, n_fft 1024), 128 AudioMuse-AI's (0 to 14 000 Hz, n_fft 2048). The STFT's hop stands in no graph: 480
+(50 to 14 000 Hz, n_fft 1024), 128 AudioMuse-AI's (0 to 14 000 Hz, n_fft 2048). No graph says the STFT's hop: 480
 samples is LAION's, 320 made the vectors of AudioMuse-AI up to v0.8.
 Cost: reads the graph without its external data.
 """

@@ -1,7 +1,7 @@
-"""The recipe that a model file names in its metadata: read with care, since the file may be anybody's.
+"""The recipe that a model file names in its metadata: read with care, since anybody may have made the file.
 
 Guarantee: a recipe that comes out of here can be computed: its numbers are of the right type and within bounds, so that
-no file can ask for a mel of a billion bands. What cannot be read is one ModelError on one line.
+no file can ask for a mel of a billion bands. A recipe that cannot be read is one ModelError on one line.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _check(recipe: Recipe) -> None:
     if recipe.n_mels > MAX_BANDS:
         raise ValueError(f"n_mels is {recipe.n_mels}; expected at most {MAX_BANDS}")
     try:
-        # What a configuration may not ask for, a file may not either.
+        # A file may ask for no more than a configuration.
         AudioConfig.model_validate(
             {
                 "sample_rate": recipe.sample_rate,

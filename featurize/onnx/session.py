@@ -40,7 +40,7 @@ class OnnxSession:
             model: a file, or the bytes of one that has no external data.
             threads: inside one run; 0 takes every core, callers that run tracks in parallel want 1.
             keep_memory: let onnxruntime keep what a run has taken for the next one (its arena and memory patterns).
-            missing: what an error says where there is no such file; "" says just that.
+            missing: the error's message where there is no such file; "" takes a plain one.
             providers: of onnxruntime, the preferred one first.
 
         Raises:

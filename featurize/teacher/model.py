@@ -3,7 +3,7 @@
     waveform          [batch, 480000] at 48 kHz, such as bench/corpus/teacher.onnx
     mel_spectrogram   [batch, 1, frame, mel] (LAION CLAP's) or [batch, 1, mel, frame] (DCLAP's, our student's), dB
 
-Which mel that is says `featurize.onnx.input_spec`; the STFT's hop stands in no graph and may be set.
+`featurize.onnx.input_spec` says which mel that is; no graph says the STFT's hop, so it may be set.
 
 Guarantee: production's segments, the plain mean over them, norm + 1e-9. A tail that repeats the last segment is
 computed once and counted twice. A teacher may be used from several threads at once.

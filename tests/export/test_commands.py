@@ -207,7 +207,7 @@ def test_an_unreadable_recipe_is_an_error(ready: Library) -> None:
     with_metadata(ready.run.student_onnx, recipe='{"n_mels": 128}')
     done = evaluate(ready)
     assert done.exit_code == 1
-    assert "its recipe cannot be read" in done.stderr
+    assert "its metadata student_clap.recipe cannot be read" in done.stderr
 
 
 def test_a_model_that_gives_nan_is_refused(ready: Library) -> None:

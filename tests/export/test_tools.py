@@ -327,7 +327,7 @@ def test_embed_of_nothing_writes_nothing(exported: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("v.csv", r"\.parquet or \.npz"), ("v", r"\.parquet or \.npz"), ("file/v.npz", "is no folder")],
+    [("v.csv", r"\.parquet or \.npz"), ("v", r"\.parquet or \.npz"), ("file/v.npz", "is not a folder")],
 )
 def test_embed_refuses_other_formats_before_the_work(name: str, message: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")

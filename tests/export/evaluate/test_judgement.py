@@ -13,7 +13,7 @@ import soundfile
 from student_clap.config.schema import AudioConfig
 from student_clap.export.evaluate.duration_buckets import NAMES, bucket_figures, bucket_of
 from student_clap.export.evaluate.figures import track_scores
-from student_clap.export.evaluate.held_out import HeldOutTrack
+from student_clap.export.evaluate.held_out import HeldOutTrack, clipped_share
 from student_clap.export.evaluate.intervals import interval, mean_intervals
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.queries import checked
@@ -27,8 +27,7 @@ from student_clap.export.evaluate.query_scores import (
 )
 from student_clap.export.evaluate.suspects import suspects
 from student_clap.export.evaluate.text_figures import text_figures, within_5_percent
-from student_clap.export.model.embedding import hear
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.export.model.embedding import read_audio
 from student_clap.store import Recipe
 
 RATE = 48_000
@@ -258,6 +257,6 @@ def test_reasons_to_suspect() -> None:
 def test_samples_at_full_scale_are_counted(tmp_path: Path, peak: float, share: float) -> None:
     square = peak * np.sign(np.sin(2 * np.pi * 50 * (np.arange(RATE) + 0.5) / RATE))
     soundfile.write(tmp_path / "square.wav", square, RATE, subtype="PCM_16")
-    heard = hear(tmp_path / "square.wav", LogMel(Recipe.from_config(AudioConfig())))
-    assert heard.clipped_share == pytest.approx(share)
-    assert heard.n_samples == RATE
+    samples = read_audio(tmp_path / "square.wav", Recipe.from_config(AudioConfig()))
+    assert clipped_share(samples) == pytest.approx(share)
+    assert len(samples) == RATE

@@ -57,5 +57,5 @@ class Choice:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         text, named = handler(schema), {"enum": list(self.names())}
-        patterns = [{"pattern": f"^({pattern})$"} for pattern in self.patterns().values()]
+        patterns = [{"title": shown, "pattern": f"^({pattern})$"} for shown, pattern in self.patterns().items()]
         return {**text, "anyOf": [named, *patterns]} if patterns else {**text, **named}

@@ -59,7 +59,7 @@ def _kind(value: dict[str, Any]) -> str:
     if "enum" in value:
         return ", ".join(f"`{name}`" for name in value["enum"])
     if "pattern" in value and "type" not in value:
-        return f"a name like `{value['pattern']}`"
+        return f"`{value['title']}`"
     if value["type"] == "array":
         items = value["items"]["type"]
         return f"list of {_PLURALS.get(items, _KINDS[items])}"

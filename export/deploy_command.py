@@ -13,7 +13,7 @@ from student_clap.config.schema import AudioConfig, Config
 
 if TYPE_CHECKING:
     from student_clap.export.app.deployment import Swap
-    from student_clap.export.model.inputs import AppMel
+    from student_clap.featurize.onnx.input_spec import InputSpec
 
 _TO = click.option(
     "--to",
@@ -36,17 +36,17 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
     """
     from student_clap.export.app import deployment
     from student_clap.export.app.evaluated import mixed_library
-    from student_clap.export.model.contract import failures
-    from student_clap.export.model.inputs import judge, mel_of
+    from student_clap.export.model.contract import failures, judge
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    mel = mel_of(model, Recipe.from_config(config.audio))
-    if faults := failures(judge(model, mel)):
+    spec = input_spec_of(model, Recipe.from_config(config.audio))
+    if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise click.ClickException(f"{model} does not meet the drop-in contract; nothing was changed:\n{lines}")
     name = deployment.choose_name(directory, name, model.name)
     swap = deployment.deploy(model, directory, name)
-    _print_settings(mel, name)
+    _print_settings(spec, name)
     echo(
         "warning: vectors of different models should not share an index; give the whole library new ones (`student-clap"
         " reembed`), or analyse it again. " + mixed_library(model),
@@ -68,14 +68,14 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     A second call changes nothing.
     """
     from student_clap.export.app import deployment
-    from student_clap.export.model.inputs import mel_of
-    from student_clap.export.model.session import ModelError
+    from student_clap.featurize.onnx.graph import ModelError
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
     name = deployment.choose_kept_name(directory, name, kept_name)
     swap = deployment.rollback(directory, name, kept_name)
     try:
-        _print_settings(mel_of(swap.live, Recipe.from_config(AudioConfig())), name)
+        _print_settings(input_spec_of(swap.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
         echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
     if swap.withdrawn is not None:
@@ -91,18 +91,18 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
 
 
-def _print_settings(mel: AppMel, name: str) -> None:
+def _print_settings(spec: InputSpec, name: str) -> None:
     """What to set in the app, one variable a line."""
-    from student_clap.export.model.inputs import DEFAULT_NAME, MODEL_FOLDER
+    from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER, app_variables
 
-    if mel.waveform:
-        echo("This model hears samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
+    if spec.waveform:
+        echo("This model takes samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
         return
-    variables = mel.variables()
+    variables = app_variables(spec)
     if name != DEFAULT_NAME:
         variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
-    if not mel.declared:
-        echo(f"The file does not say which mel it was made for; what follows goes by {mel.source}.")
+    if not spec.declared:
+        echo(f"The file does not say which mel it was made for; what follows goes by {spec.source}.")
     if not variables:
         echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
     else:

@@ -95,16 +95,16 @@ def _reembed(config: Config, settings: Settings, dumps: Path, ask: Callable[[str
     from student_clap.export.app.clap_table import Outcome
     from student_clap.export.app.library_file import check_library_file
     from student_clap.export.app.replacement import Declined
-    from student_clap.export.model.inputs import mel_of
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
     check_library_file(settings.out)
-    mel = mel_of(settings.model, Recipe.from_config(config.audio))
-    if not mel.declared:
-        echo(f"warning: {settings.model} does not say which mel it was made for; it is fed {mel.source}", err=True)
+    spec = input_spec_of(settings.model, Recipe.from_config(config.audio))
+    if not spec.declared:
+        echo(f"warning: {settings.model} does not say which mel it was made for; it is fed {spec.source}", err=True)
     if write:
         stage.check_database(config)
-    embedded = stage.embed(config, settings, mel)
+    embedded = stage.embed(config, settings, spec)
     for line in stage.first_lines(embedded.without):
         echo(line, err=True)
     missing = settings.out.with_suffix(".missing.csv")

@@ -7,11 +7,10 @@ either in `tracks` or in `left_out`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +22,16 @@ import numpy.typing as npt
 
 from student_clap.config.runtime.machine import processor
 from student_clap.export.evaluate.duration_buckets import NAMES, bucket_of
-from student_clap.export.evaluate.held_out import Outcome, Source, embed_tracks
+from student_clap.export.evaluate.held_out import HeldOutTrack, Source, embed_tracks
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.suspects import suspects
 from student_clap.export.evaluate.text_figures import Queries
-from student_clap.export.model.contract import Shape
-from student_clap.export.model.inputs import mel_of
-from student_clap.export.model.metadata import METADATA_PREFIX, plain_metadata
+from student_clap.export.model.embedding import Embedder
+from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.graph import ModelError
+from student_clap.featurize.onnx.input_spec import Shape, input_spec_of
+from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores
@@ -61,13 +62,12 @@ def check_recipe(session: StudentSession, model: Path, recipe: Recipe) -> list[s
     Raises:
         EvaluationError: its recipe differs from `recipe`; every difference is listed.
     """
-    stored = session.metadata.get(METADATA_PREFIX + "recipe")
-    if stored is None:
-        return [f"{model} does not say which recipe it was made for; taking it to be {recipe.name!r}"]
     try:
-        made_for = Recipe.from_attributes(json.loads(stored))
-    except (ValueError, TypeError) as error:
-        raise EvaluationError(f"{model}: its recipe cannot be read: {error}") from error
+        made_for = declared_recipe(session.metadata, str(model))
+    except ModelError as error:
+        raise EvaluationError(error.message) from error
+    if made_for is None:
+        return [f"{model} does not say which recipe it was made for; taking it to be {recipe.name!r}"]
     if made_for != recipe:
         lines = "\n".join(f"  - {line}" for line in made_for.differences(recipe))
         raise EvaluationError(
@@ -103,15 +103,15 @@ def evaluate_model(
         begin: called with the number of tracks; what it returns is called once per finished track.
 
     Raises:
-        EvaluationError: no track is held out, none of them gives a vector, or the model hears samples.
+        EvaluationError: no track is held out, none of them gives a vector, or the model takes samples.
         ModelError: the model cannot be run.
         RunError: the run has no split.
         StoreError: the store has no features of `recipe`.
     """
-    mel = mel_of(model, recipe)
-    if mel.waveform:
+    spec = input_spec_of(model, recipe)
+    if spec.waveform:
         raise EvaluationError(
-            f"{model} hears samples and makes its own mel; evaluate the drop-in (`student-clap export` "
+            f"{model} takes samples and makes its own mel; evaluate the drop-in (`student-clap export` "
             "without --waveform), whose answers are the same"
         )
     session = session or StudentSession(model)
@@ -132,11 +132,10 @@ def evaluate_model(
     outcomes = embed_tracks(
         rows.tolist(),
         [Source(audio[row], int(n_samples[row])) for row in rows],
-        session,
+        Embedder(session, replace(spec, recipe=recipe)),
         features,
         cache_dir,
         from_store=from_store,
-        shape=mel.shape,
         advance=begin(len(rows)),
     )
     usable = [outcome for outcome in outcomes if outcome.vector is not None]
@@ -175,7 +174,7 @@ def evaluate_model(
         "n_from_store": sum(outcome.from_store for outcome in usable),
         "n_training_tracks": len(training),
         **measured,
-        "ms_per_segment": _time_segment_ms(session, mel.shape, recipe),
+        "ms_per_segment": _time_segment_ms(session, spec.shape, recipe),
         "model": _describe_model(model, session),
         "run": {"name": run.name, "record": run.record()},
         "store": {"uuid": store.uuid, "teacher_name": store.teacher_name, "tracks": store.n_tracks},
@@ -206,7 +205,7 @@ def evaluate_model(
 
 
 def _tracks(
-    names: list[dict[str, Any]], outcomes: list[Outcome], scores: dict[str, Scores], recipe: Recipe
+    names: list[dict[str, Any]], outcomes: list[HeldOutTrack], scores: dict[str, Scores], recipe: Recipe
 ) -> list[dict[str, Any]]:
     buckets = bucket_of(np.array([o.n_samples for o in outcomes], np.int64), recipe.sample_rate, recipe.max_samples)
     return [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.held_out import Outcome
+from student_clap.export.evaluate.held_out import HeldOutTrack
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores, Vectors
 
@@ -33,7 +33,7 @@ class Suspect:
 
 
 def suspects(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[HeldOutTrack],
     titles: Sequence[str],
     student: Vectors,
     teacher: Vectors,
@@ -52,7 +52,7 @@ def suspects(
         teacher: [track, 512] unit vectors.
         training_teacher: [training track, 512] unit vectors.
         scores: of `track_scores`.
-        sample_rate: of `Outcome.n_samples`.
+        sample_rate: of `HeldOutTrack.n_samples`.
         max_samples: the cap.
     """
     # near: [track] cosine of the teacher's vector to the nearest it was trained on
@@ -82,7 +82,7 @@ def suspects(
     return found
 
 
-def _of_the_file(outcome: Outcome, sample_rate: int, max_samples: int) -> list[str]:
+def _of_the_file(outcome: HeldOutTrack, sample_rate: int, max_samples: int) -> list[str]:
     seconds = outcome.n_samples / sample_rate
     reasons = []
     if seconds < _SEGMENT_S:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 from click.testing import CliRunner
 from tests.ingest.vectors.table_files import (
     COUNTS,
@@ -230,8 +231,9 @@ def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path) -> Non
         expected = {row["track_id"]: row for row in csv.DictReader(stream)}
     audio = tmp_path / "audio"
     audio.mkdir()
+    sf.write(tmp_path / "short.flac", np.zeros(480), 48_000)
     for track_id in expected:
-        (audio / f"{track_id}.flac").write_bytes(b"fLaC" + bytes(100))
+        (audio / f"{track_id}.flac").hardlink_to(tmp_path / "short.flac")
     tree = {
         "ingest": {"vectors": "table", "source": "folder"},
         "table": {"path": str(CORPUS / "teacher.npz"), "tracks": str(CORPUS / "tracks.csv")},

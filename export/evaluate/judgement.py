@@ -5,6 +5,7 @@ Cost: grows with the square of the tracks; 1000 tracks take some three seconds.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +76,8 @@ def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, A
 def _intervals(scores: dict[str, Scores]) -> dict[str, Any]:
     found: dict[str, Any] = dict(mean_intervals(scores))
     for name in ("cosine", "centred_cosine"):
-        found[f"{name}_median"] = interval(scores[name], lambda drawn: np.median(drawn, axis=1))
-        found[f"{name}_p5"] = interval(scores[name], lambda drawn: np.percentile(drawn, 5, axis=1))
+        found[f"{name}_median"] = interval(scores[name], np.median)
+        found[f"{name}_p5"] = interval(scores[name], functools.partial(np.percentile, q=5))
     return found
 
 

@@ -17,6 +17,7 @@ very good student beside its teacher, nor one model behind two front-ends, nor m
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ _BLOCK_ROWS = 1024  # the store's chunk of vectors
 _SEED = 0
 _TINY = 1e-12
 _CONVERGED = 1e-2  # of the logarithm of the likelihood
+_LEAST_VARIANCE = 1e-2  # added to a side's, so that no side shrinks to a point
 Floats = npt.NDArray[np.float64]
 
 
@@ -121,31 +123,35 @@ def _sample(store: FeatureStore, server_id: str) -> tuple[npt.NDArray[np.float32
 
 
 def _two_gaussians(number: Floats) -> tuple[float, Floats]:
-    """(BIC gained per row over one Gaussian, [row] probability of the second side), by expectation-maximisation."""
+    """(BIC gained per row over one Gaussian, [row] probability of the second side); the best of three starts."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     n = len(number)
-    number = (number - number.mean()) / max(float(number.std()), _TINY)
-    best = (-np.inf, np.zeros(n))
-    for quantile in (0.1, 0.5, 0.9):
-        side = np.where(number > np.quantile(number, quantile), 0.95, 0.05)
-        total = -np.inf
-        for _ in range(100):
-            # weights: [row, side]
-            weights = np.stack([1 - side, side], axis=1)
-            mass = np.maximum(weights.sum(axis=0), _TINY)
-            mean = (weights * number[:, None]).sum(axis=0) / mass
-            # A floor under the variance, so that no side shrinks to a point.
-            variance = (weights * (number[:, None] - mean) ** 2).sum(axis=0) / mass + 1e-2
-            log_each = np.log(mass / n) - 0.5 * (
-                np.log(2 * np.pi * variance) + (number[:, None] - mean) ** 2 / variance
-            )
-            log_all = np.logaddexp(log_each[:, 0], log_each[:, 1])
-            side = np.exp(log_each[:, 1] - log_all)
-            before, total = total, float(log_all.sum())
-            if total - before < _CONVERGED:
-                break
-        best = max(best, (total, side), key=lambda pair: pair[0])
-    log_one = -0.5 * n * (np.log(2 * np.pi) + 1)
-    return float(2 * (best[0] - log_one) - 3 * np.log(n)) / n, best[1]
+    # values: [row, 1]
+    values = ((number - number.mean()) / max(float(number.std()), _TINY))[:, None]
+    one, best = GaussianMixture(1).fit(values), None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what is reached by then is good enough
+        for quantile in (0.1, 0.5, 0.9):
+            high = values > np.quantile(values, quantile)
+            if high.all() or not high.any():
+                continue
+            sides = (values[~high], values[high])
+            two = GaussianMixture(
+                2,
+                covariance_type="diag",
+                reg_covar=_LEAST_VARIANCE,
+                tol=_CONVERGED / n,
+                weights_init=[len(side) / n for side in sides],
+                means_init=[[side.mean()] for side in sides],
+                precisions_init=[[1 / (side.var() + _LEAST_VARIANCE)] for side in sides],
+            ).fit(values)
+            best = min(best or two, two, key=lambda model: float(model.bic(values)))
+    if best is None:
+        return 0.0, np.zeros(n)
+    second: Floats = best.predict_proba(values)[:, 1]
+    return float(one.bic(values) - best.bic(values)) / n, second
 
 
 def _straddle(side: Floats, artist: npt.NDArray[np.int64], n_artists: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -174,6 +174,7 @@ def evaluate(
     from student_clap.export.model.metadata import METADATA_PREFIX
     from student_clap.export.model.session import StudentSession
     from student_clap.export.report.page import render_report
+    from student_clap.export.report.verdict import closing_lines
     from student_clap.store import FeatureStore, Recipe
 
     run = _run(config, run_name)
@@ -213,7 +214,8 @@ def evaluate(
     page, html = output / "report.html", render_report(done, run.epochs())
     write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
     write_text_atomically(page, html)
-    echo(_closing_line(record, page))
+    for line in closing_lines(record, page):
+        echo(line)
 
 
 def _run(config: Config, run_name: str | None) -> RunFolder:
@@ -231,27 +233,6 @@ def _checkpoint(run: RunFolder, given: Path | None) -> Path:
             "--checkpoint a file"
         )
     return checkpoint
-
-
-def _closing_line(record: dict[str, Any], page: Path) -> str:
-    from student_clap.export.report.verdict import key_figures
-
-    cosine, _, overlap, *_ = key_figures(record)
-    left_out, stored = len(record["left_out"]), record["n_from_store"]
-    tracks = f"{record['n_tracks']} held-out tracks ({stored} from the store), {left_out} left out"
-    figures = "; ".join(
-        f"{figure.name.lower()} {_figure(figure.student)} (mean vector {_figure(figure.mean_vector)}, "
-        f"shuffled {_figure(figure.shuffled)})"
-        for figure in (cosine, overlap)
-    )
-    if record["text"] is not None:
-        within = "within" if record["text"]["within_5_percent"]["met"] else "not within"
-        figures += f"; text search {within} 5 % of the teacher"
-    return f"evaluate: {tracks}: {figures}; report: {page}"
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
 
 
 def _warn(line: str) -> None:

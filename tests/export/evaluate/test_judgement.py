@@ -11,11 +11,10 @@ import pytest
 import soundfile
 
 from student_clap.config.schema import AudioConfig
-from student_clap.export.evaluate.duration_buckets import NAMES, bucket_figures, bucket_of
-from student_clap.export.evaluate.figures import track_scores
+from student_clap.export.evaluate.figures import Compared, track_scores
 from student_clap.export.evaluate.held_out import Outcome
 from student_clap.export.evaluate.intervals import interval, mean_intervals
-from student_clap.export.evaluate.judgement import Library, judge
+from student_clap.export.evaluate.judgement import BUCKETS, Library, bucket_figures, bucket_of, judge
 from student_clap.export.evaluate.queries import checked
 from student_clap.export.evaluate.query_scores import (
     as_int8,
@@ -74,7 +73,7 @@ def test_an_interval_of_a_median() -> None:
 def test_buckets_and_their_figures() -> None:
     seconds = np.array([3.0, 10.0, 10.5, 60.0, 200.0, 599.0, 600.0, 600.0])
     places = bucket_of((seconds * RATE).astype(np.int64), RATE, 600 * RATE)
-    assert [NAMES[place] for place in places] == [
+    assert [BUCKETS[place] for place in places] == [
         *["up to 10 s"] * 2, *["10 to 60 s"] * 2, "1 to 5 min", "over 5 min", *["capped"] * 2
     ]  # fmt: skip
     found = bucket_figures(places, {"cosine": np.arange(8.0), "other": np.arange(8.0)})
@@ -193,7 +192,7 @@ def test_the_judgement_of_a_library() -> None:
     json.dumps(record, allow_nan=False)
     means = record["student"]["means"]
     assert means["rank"] == pytest.approx(scores["rank"].mean())
-    assert means["recall@1"] == record["student"]["mixed_recall_at_1"]
+    assert means["recall@1"] == record["student"]["cross_model_recall_at_1"]
     assert record["intervals"]["recall@1"][0] <= means["recall@1"] <= record["intervals"]["recall@1"][1]
     assert record["neighbours"] == {"@1": 1, "@5": 5, "@10": 10, "@50": 29, "@100": 29}
     assert [bucket["n_tracks"] for bucket in record["buckets"]] == [20, 20, 20]
@@ -206,10 +205,10 @@ def test_the_judgement_of_a_library() -> None:
     assert judge(library)[0]["text"] is None
 
 
-def test_ranks_of_a_mixed_library_by_hand() -> None:
+def test_ranks_among_another_models_vectors_by_hand() -> None:
     teacher = np.eye(512, dtype=np.float32)[:3]
     student = unit(np.array([[1.0, 0.5, 0.0], [1.0, 0.5, 0.0], [0.0, 0.0, 1.0]]) @ teacher)
-    scores = track_scores(student, teacher, np.zeros(512), ["a", "b", "c"])
+    scores = track_scores(Compared(student, teacher, np.zeros(512), ["a", "b", "c"]))
     assert scores["rank"].tolist() == [1, 2, 1]
     assert scores["recall@1"].tolist() == [1, 0, 1]
     # the teacher's second track ties two student vectors
@@ -232,16 +231,12 @@ def test_reasons_to_suspect() -> None:
         student[at] = unit((teacher[at] + 0.08 * np.random.default_rng(at).normal(size=512))[None])[0]
     student[5] = teacher[12]
     teacher[6] = unit(np.random.default_rng(9).normal(size=(1, 512)))[0]
-    scores = track_scores(student, teacher, training.mean(axis=0), ["a"] * 40)
+    scores = track_scores(Compared(student, teacher, training.mean(axis=0), ["a"] * 40))
     found = suspects(
         [bad.get(at, usual) for at in range(40)],
         [f"tune {at}" for at in range(40)],
-        student,
-        teacher,
-        training,
+        Library(student, teacher, ["a"] * 40, np.full(40, 45 * RATE), training, RATE, 600 * RATE),
         scores,
-        sample_rate=RATE,
-        max_samples=600 * RATE,
     )
     assert len(found) == 20
     assert [s.track for s in found] == np.argsort(scores["cosine"])[:20].tolist()

@@ -31,9 +31,9 @@ _TO = click.option(
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where it is in use]")
 @click.option("--anyway", is_flag=True, help="Also a model that was not evaluated, or does not beat both baselines.")
 def deploy(config: Config, model: Path, directory: Path, name: str | None, *, anyway: bool) -> None:
-    """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract and is worth it.
+    """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract.
 
-    MODEL must have been evaluated and beat both baselines. The model that stood there stays next to it under a name
+    MODEL must have been evaluated, and beat both baselines. The model that stood there stays next to it under a name
     with the time; `rollback` brings it back.
     """
     from student_clap.export.app import deployment

@@ -100,7 +100,7 @@ class _Options:
             raise click.UsageError("--server, --dumps, --anyway and --yes are for --write-database")
 
     def settings(self, config: Config) -> Settings:
-        """What the stage needs to know of the options."""
+        """The part of the options that the stage needs."""
         from student_clap.export.app.reembed import Settings
         from student_clap.train.runs.directory import run_directory
         from student_clap.train.runs.reader import RunFolder

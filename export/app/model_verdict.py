@@ -1,4 +1,4 @@
-"""The evaluation of a model file: whether it may go to AudioMuse-AI, and what its vectors lose next to the old ones.
+"""The evaluation of a model file: whether it may go to AudioMuse-AI, and how its vectors agree with the old ones.
 
 `student-clap evaluate` writes metrics.json with the SHA-256 of the file that it judged. A model's evaluation is the
 newest metrics.json in a folder `evaluation*` next to the model that is about these very bytes, so that several forms of
@@ -110,7 +110,7 @@ def shared_index(model: Path, evaluated: Evaluated) -> str:
 
 
 def _trained(model: Path) -> str:
-    """What the file says of the checkpoint that it was made of; "" where it says nothing."""
+    """A sentence on the checkpoint that the file was made of; "" where the file does not say."""
     try:
         known = json.loads(_metadata(model).get("held_out_metrics") or "{}")
         recall = float(

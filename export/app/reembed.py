@@ -68,7 +68,7 @@ def embed(config: Config, settings: Settings, mel: AppMel) -> Embedded:
     """Make the vectors that are not in `settings.out` yet.
 
     Raises:
-        LibraryFileError, StoreError, ModelError: nothing can be made. What was made lies in the file's parts.
+        LibraryFileError, StoreError, ModelError: nothing more can be made. Finished vectors lie in the file's parts.
         click.ClickException: the store has no tracks, or none of them gives a vector.
     """
     session = StudentSession(settings.model)

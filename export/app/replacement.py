@@ -131,7 +131,7 @@ def replace_rows(
         advance: called with the rows of each batch that was committed.
 
     Raises:
-        DatabaseError: nothing more can be written. What was committed stays; run it again.
+        DatabaseError: nothing more can be written. Committed batches stay; run it again.
     """
     outcomes: Counter[ExchangeOutcome] = Counter()
     for batch in _batches(plan.rows):
@@ -163,7 +163,7 @@ def restore_rows(
         advance: called with the rows of each batch that was committed.
 
     Raises:
-        DatabaseError: nothing more can be written. What was committed stays; run it again.
+        DatabaseError: nothing more can be written. Committed batches stay; run it again.
     """
     outcomes: Counter[ExchangeOutcome] = Counter()
     for rows in dump.rows():

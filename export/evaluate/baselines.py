@@ -1,4 +1,4 @@
-"""The student beside two predictors that know nothing of the single track, and whether it beats them.
+"""The student against two predictors that know nothing of the single track, and whether it beats them.
 
 * mean vector: every track gets the training tracks' mean teacher vector, as it is (not normalised: of all constants it
   has the least squared error on the training tracks, so it is the hardest to beat). Its centred vectors are zero, and
@@ -37,7 +37,7 @@ def compare(student: Compared, scores: dict[str, Scores] | None = None) -> dict[
     """The figures of the student and of both baselines.
 
     Args:
-        student: its vectors beside the teacher's.
+        student: its vectors and the teacher's.
         scores: its `track_scores`; None: compute them here.
 
     Returns:
@@ -57,7 +57,7 @@ def compare(student: Compared, scores: dict[str, Scores] | None = None) -> dict[
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One figure of the student beside the same figure of both baselines. More is better for all of them."""
+    """One figure of the student, and the same figure of both baselines. More is better for all of them."""
 
     key: str
     name: str

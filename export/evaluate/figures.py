@@ -1,7 +1,7 @@
 """Every figure of how near a predictor's track vectors are to the teacher's, each as one entry of `FIGURES`.
 
-An entry has the figure's key in metrics.json, how it is computed, and how the report shows and explains it. What is
-computed, recorded, given an interval and shown follows from the list: adding a figure is one entry and its test.
+An entry has the figure's key in metrics.json, how it is computed, and how the report shows and explains it. The
+record, the intervals and the report's tables follow from the list: adding a figure is one entry and its test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PART = {"mean": "mean", "median": "median", "5th percentile": "p5", "smallest":
 
 @dataclass(frozen=True)
 class Compared:
-    """A predictor's vectors beside the teacher's, and what several figures need of both, computed once."""
+    """A predictor's vectors and the teacher's; ranks that several figures need are computed once."""
 
     predicted: Vectors  # [track, 512]
     teacher: Vectors  # [track, 512] unit vectors, same order
@@ -216,7 +216,7 @@ def measure(compared: Compared, scores: dict[str, Scores]) -> dict[str, Any]:
     """The predictor's part of metrics.json.
 
     Args:
-        compared: the predictor beside the teacher.
+        compared: the predictor's vectors and the teacher's.
         scores: its `track_scores`.
 
     Returns:

@@ -75,13 +75,13 @@ def shared_of_shown(found: Sequence[Ranking], wanted: Sequence[Ranking], k: int)
 
 
 def as_shown(scores: Scores, groups: Sequence[str], limit: int, per_artist: int) -> list[Ranking]:
-    """What AudioMuse-AI lists for each query: at most `limit` tracks, at most `per_artist` by one artist.
+    """The list that AudioMuse-AI shows for each query: at most `limit` tracks, at most `per_artist` by one artist.
 
     It looks at limit + max(20, 4 x limit) + 1 candidates (search_shaping.py).
 
     Args:
         scores: [query, track].
-        groups: the artist of each track; "" is nobody's and never capped.
+        groups: the artist of each track; "" is unknown and never capped.
         limit: of the list.
         per_artist: of one artist.
     """

@@ -33,7 +33,7 @@ def neighbour_scores(student: Vectors, teacher: Vectors, artists: Sequence[str])
     Args:
         student: [track, 512].
         teacher: [track, 512], same order.
-        artists: one per track; "" is nobody's and never the same artist.
+        artists: one per track; "" is not an artist, and never the same one.
 
     Returns:
         Name -> [track]: `overlap@k`, `overlap_other_artists@k` (the tracks of the same artist are taken out of both
@@ -188,7 +188,7 @@ def _pair_similarities(
 
 
 def _groups(artists: Sequence[str]) -> npt.NDArray[np.int64]:
-    """[track] a number per artist; who has none is an artist of his own."""
+    """[track] a number per artist; a track without one counts as an artist of its own."""
     numbers: dict[str, int] = {}
     return np.array(
         [numbers.setdefault(artist or f"\0{index}", len(numbers)) for index, artist in enumerate(artists)], np.int64

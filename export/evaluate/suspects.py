@@ -1,4 +1,4 @@
-"""The tracks that the student hears worst, each with what there is to suspect.
+"""The tracks that the student hears worst, each with what may explain it.
 
 A reason is an observation about the track or its file that often goes with a bad vector; it proves nothing. Bounds
 that are shares of the held-out tracks need at least `_FEWEST` of them.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from student_clap.config.runtime.text import reason
 from student_clap.export.evaluate.queries import QueryError, checked, joined, read_queries, read_texts
 from student_clap.export.evaluate.text_figures import Queries
 
@@ -25,7 +26,7 @@ def encode_texts(texts: Sequence[str], model: Path, tokenizer: Path) -> Queries:
     """Vectors of `texts`.
 
     Args:
-        texts: what a user would type.
+        texts: as a user would type them.
         model: clap_text_model.onnx.
         tokenizer: tokenizer.json, or the folder with it or with vocab.json and merges.txt.
 
@@ -43,10 +44,10 @@ def encode_texts(texts: Sequence[str], model: Path, tokenizer: Path) -> Queries:
         try:
             output = np.asarray(session.run(None, given)[0])
         except Exception as error:  # onnxruntime raises a dozen types with no common base
-            raise QueryError(f"{model} fails on the text {text!r}: {' '.join(str(error).split())[:300]}") from error
+            raise QueryError(f"{model} fails on the text {text!r}: {reason(error)}") from error
         vectors.append(output.reshape(-1))
     if len({len(vector) for vector in vectors}) > 1:
-        raise QueryError(f"{model} gives vectors of several lengths; it is no text model of CLAP")
+        raise QueryError(f"{model} gives vectors of several lengths; it is not a text model of CLAP")
     return checked(texts, np.stack(vectors), model.name)
 
 
@@ -82,7 +83,7 @@ def _tokenizer(path: Path) -> Any:
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if not file.is_file() and not (vocabulary.is_file() and merges.is_file()):
         raise QueryError(
-            f"{path} is no tokenizer: expected tokenizer.json, or a folder with it or with vocab.json and merges.txt"
+            f"{path} is not a tokenizer: expected tokenizer.json, or a folder with it or with vocab.json and merges.txt"
         )
     try:
         if file.is_file():
@@ -111,7 +112,7 @@ def _session(model: Path) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise QueryError(f"{model} cannot be loaded by onnxruntime: {' '.join(str(error).split())[:300]}") from error
+        raise QueryError(f"{model} cannot be loaded by onnxruntime: {reason(error)}") from error
     inputs = {i.name for i in session.get_inputs()}
     if inputs != _INPUTS:
         raise QueryError(f"{model} takes {', '.join(sorted(inputs))}; a text model takes {', '.join(sorted(_INPUTS))}")

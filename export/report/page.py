@@ -33,7 +33,7 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
     """The page.
 
     Args:
-        evaluation: what was measured.
+        evaluation: the record and the vectors.
         epochs: metrics.jsonl's entries; may be empty.
     """
     record = evaluation.record
@@ -127,7 +127,7 @@ def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
 
 
 def _search_note(record: dict[str, Any]) -> str:
-    """What a user would see, and what the ceiling is."""
+    """The overlap of the lists that a user would see, and the ceiling."""
     text = record["text"]
     if text is None:
         return ""
@@ -154,7 +154,7 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
     if timed is None:
         note = (
             f"One thread, mel not included; {record['machine']['processor']}. AudioMuse-AI’s own teacher is a file of "
-            "about 268 MB; --against TEACHER.onnx times it beside the student."
+            "about 268 MB; --against TEACHER.onnx times it next to the student."
         )
         rows = [("MB", record["model"]["bytes"] / 1e6), ("ms per segment", record["ms_per_segment"])]
         return note, ["Student"], [(name, [_three_digits(value)]) for name, value in rows]
@@ -179,7 +179,7 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
 
 
 def _map(evaluation: Evaluation) -> tuple[Markup, str]:
-    """The plane of the teacher's two widest directions, the student projected into it; and what to say of it."""
+    """The plane of the teacher's two widest directions, the student projected into it; and its caption."""
     n = len(evaluation.teacher)
     if n < 3:
         return Markup(""), ""
@@ -256,7 +256,7 @@ def _scale(*values: float | None) -> list[float]:
 
 
 def _grouped(value: object) -> str:
-    """Thousands apart by a narrow space; what is no whole number stays as it is."""
+    """Thousands apart by a narrow space; other text stays as it is."""
     text = str(value)
     return f"{int(text):,}".replace(",", "\u202f") if text.isdigit() else text
 

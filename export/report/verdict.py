@@ -1,4 +1,4 @@
-"""What an evaluation means, in plain words: the conclusion with its reasons, and the questions a user asks.
+"""The meaning of an evaluation in plain words: the conclusion with its reasons, and the questions a user asks.
 
 Pure: metrics.json's record in, sentences out. An answer is `yes`, `no`, `open` (the interval of the deciding figure
 lies on both sides of its bound) or `unknown` (not measured).

@@ -1,6 +1,6 @@
 """Do the vectors of a library come from two models? A look at the vectors alone, after every listing.
 
-Nothing in a database says which model made which vector, and one that was upgraded without being analysed anew holds
+Nothing in a database says which model made which vector, and one that was upgraded without a new analysis holds
 two kinds. Four numbers per vector are looked at: the logarithm of its energy outside the leading RANK principal
 directions of the sample (a student has learnt the leading ones and leaves less outside), and its places along the first
 three (models of different make have different means). A number tells two kinds apart where two Gaussians describe its
@@ -10,8 +10,8 @@ tracks of an artist fall on different sides, relative to any two tracks.
 
 Guarantee: at most SAMPLE rows are looked at, at least LEAST_ROWS are needed; the sample follows from a seed.
 Cost: one read of the vectors in blocks, 40 MB and about a second, whatever the size of the library.
-What it finds and what it does not is measured by bench/populations.py (docs/log.md has the table). It does not find a
-very good student beside its teacher, nor one model behind two front-ends, nor models that heard different artists:
+bench/populations.py measures how often it is right (docs/log.md has the table). It does not find a
+very good student among its teacher's vectors, nor one model behind two front-ends, nor models that heard different artists:
 `--probe` does.
 """
 
@@ -130,26 +130,28 @@ def _two_gaussians(number: Floats) -> tuple[float, Floats]:
     n = len(number)
     # values: [row, 1]
     values = ((number - number.mean()) / max(float(number.std()), _TINY))[:, None]
-    one, best = GaussianMixture(1).fit(values), None
+    one = GaussianMixture(1).fit(values)
+    found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what is reached by then is good enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the place reached by then is good enough
         for quantile in (0.1, 0.5, 0.9):
-            high = values > np.quantile(values, quantile)
-            if high.all() or not high.any():
-                continue
-            sides = (values[~high], values[high])
+            high = np.where(values > np.quantile(values, quantile), 0.95, 0.05)
+            # weights: [row, side]
+            weights = np.concatenate([1 - high, high], axis=1)
+            mass = weights.sum(axis=0)
+            means = (weights * values).sum(axis=0) / mass
+            variances = (weights * (values - means) ** 2).sum(axis=0) / mass + _LEAST_VARIANCE
             two = GaussianMixture(
                 2,
                 covariance_type="diag",
                 reg_covar=_LEAST_VARIANCE,
                 tol=_CONVERGED / n,
-                weights_init=[len(side) / n for side in sides],
-                means_init=[[side.mean()] for side in sides],
-                precisions_init=[[1 / (side.var() + _LEAST_VARIANCE)] for side in sides],
-            ).fit(values)
-            best = min(best or two, two, key=lambda model: float(model.bic(values)))
-    if best is None:
-        return 0.0, np.zeros(n)
+                weights_init=mass / n,
+                means_init=means[:, None],
+                precisions_init=1 / variances[:, None],
+            )
+            found.append(two.fit(values))
+    best = min(found, key=lambda two: float(two.bic(values)))
     second: Floats = best.predict_proba(values)[:, 1]
     return float(one.bic(values) - best.bic(values)) / n, second
 

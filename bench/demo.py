@@ -186,7 +186,7 @@ def show_result(run: Path, elapsed_s: float) -> bool:
     print(f"  student             {student:6.3f}")
     print(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")
     print(f"  shuffled            {shuffled:6.3f}   the student's vectors, each given to another track")
-    print(record["verdict"]["headline"])
+    print("The student beats both baselines." if beats else "The student does NOT beat both baselines.")
     onnx = run / "student.onnx"
     if onnx.exists():
         print(f"\nStudent: {onnx} ({onnx.stat().st_size / 1e6:.1f} MB)")

@@ -5,14 +5,14 @@ two kinds. Four numbers per vector are looked at: the logarithm of its energy ou
 directions of the sample (a student has learnt the leading ones and leaves less outside), and its places along the first
 three (models of different make have different means). A number tells two kinds apart where two Gaussians describe its
 distribution clearly better than one (GAIN, in BIC per track), both kinds have a share (LEAST_SHARE), and the kinds are
-no styles of music: styles follow artists, so tracks of one artist would fall on one side. STRADDLE is how often two
+not styles of music: styles follow artists, so tracks of one artist would fall on one side. STRADDLE is how often two
 tracks of an artist fall on different sides, relative to any two tracks.
 
 Guarantee: at most SAMPLE rows are looked at, at least LEAST_ROWS are needed; the sample follows from a seed.
 Cost: one read of the vectors in blocks, 40 MB and about a second, whatever the size of the library.
-bench/populations.py measures how often it is right (docs/log.md has the table). It does not find a
-very good student among its teacher's vectors, nor one model behind two front-ends, nor models that heard different artists:
-`--probe` does.
+bench/populations.py measures how often it is right (docs/log.md has the table). It does not find a very good student
+among its teacher's vectors, nor one model behind two front-ends, nor models that heard different artists: `--probe`
+does.
 """
 
 from __future__ import annotations

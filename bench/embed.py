@@ -1,7 +1,7 @@
-"""`student-clap embed` beside production's loop, on the corpus' audio with one model: CPU seconds per minute of audio.
+"""`student-clap embed` next to production's loop, on the corpus' audio with one model: CPU seconds per minute of audio.
 
 Production's loop: soundfile, channel mean, soxr HQ to 48 kHz, 16-bit steps, and for every segment librosa's mel and a
-run of the model. AudioMuse-AI loads the model anew for every song by default; that is timed apart. Both ways see the
+run of the model. AudioMuse-AI loads the model again for every song by default; that is timed apart. Both ways see the
 same files in turn, one thread each; a track's figure is the median of its rounds. Their vectors are compared too.
 Then wall time over all files, the loop's libraries using the cores as they like: it takes one song after another,
 `embed` a file per core.
@@ -29,11 +29,12 @@ from loopback.production import production_mel
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import processor
 from student_clap.config.schema import AudioConfig
-from student_clap.export.model.file_batch import default_threads, embed_files
-from student_clap.export.model.inputs import AppMel, mel_of
-from student_clap.export.model.session import StudentSession, pool
+from student_clap.export.model.embedding import Embedder, default_threads
+from student_clap.export.model.file_batch import embed_files
+from student_clap.export.model.session import StudentSession
 from student_clap.featurize.audio.decode import decode
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import input_spec_of
+from student_clap.featurize.onnx.segments import pool
 from student_clap.store import Recipe
 from student_clap.store.layout.segments import segment_starts
 
@@ -63,11 +64,11 @@ def main() -> int:
 
 def measure(files: list[Path], model: Path, rounds: int) -> dict[str, Any]:
     """Both ways over all files."""
-    mel = mel_of(model, Recipe.from_config(AudioConfig()))
-    ours, log_mel = StudentSession(model), LogMel(mel.recipe)
+    embedder = Embedder(StudentSession(model), input_spec_of(model, Recipe.from_config(AudioConfig())))
+    recipe = embedder.spec.recipe
     ways: dict[str, Callable[[Path], Vector]] = {
-        "embed": lambda path: _embed(path, ours, mel, log_mel),
-        "production": lambda path: _production(path, ours, mel),
+        "embed": lambda path: embedder.embed_samples(embedder.read_audio(path)).vector,
+        "production": lambda path: _production(path, embedder),
     }
     seconds = dict.fromkeys(ways, 0.0)
     minutes, cosines = 0.0, []
@@ -83,7 +84,7 @@ def measure(files: list[Path], model: Path, rounds: int) -> dict[str, Any]:
         for name in ways:
             seconds[name] += statistics.median(taken[name])
         cosines.append(float(vectors["embed"].astype(np.float64) @ vectors["production"]))
-        minutes += len(decode(path, mel.recipe.max_samples)) / mel.recipe.sample_rate / 60
+        minutes += len(decode(path, recipe.max_samples)) / recipe.sample_rate / 60
     began = time.process_time()
     for _ in range(rounds):
         StudentSession(model)
@@ -95,7 +96,7 @@ def measure(files: list[Path], model: Path, rounds: int) -> dict[str, Any]:
             ways["production"](path)
         walls["production"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        for _ in embed_files(files, ours, mel, threads=default_threads()):
+        for _ in embed_files(files, embedder, threads=default_threads()):
             pass
         walls["embed"].append(time.perf_counter() - began)
     return {
@@ -114,13 +115,8 @@ def measure(files: list[Path], model: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def _embed(path: Path, session: StudentSession, mel: AppMel, log_mel: LogMel) -> Vector:
-    samples = decode(path, mel.recipe.max_samples)
-    return pool(session.embed_inputs(mel.feed(samples, log_mel)))
-
-
-def _production(path: Path, session: StudentSession, mel: AppMel) -> Vector:
-    recipe = mel.recipe
+def _production(path: Path, embedder: Embedder) -> Vector:
+    recipe = embedder.spec.recipe
     native, rate = soundfile.read(path, dtype="float32", always_2d=True, frames=-1)
     samples = librosa.to_mono(native[: rate * 600].T)
     samples = librosa.resample(samples, orig_sr=rate, target_sr=recipe.sample_rate, res_type="soxr_hq")
@@ -129,7 +125,7 @@ def _production(path: Path, session: StudentSession, mel: AppMel) -> Vector:
     for start in segment_starts(min(len(samples), recipe.max_samples), recipe):
         piece = samples[start : start + length]
         segment_db = production_mel(np.pad(piece, (0, length - len(piece))), recipe)
-        vectors.append(session.run(mel.shape.lay_out(segment_db[None])[None].copy()))
+        vectors.append(embedder.session.run(embedder.spec.shape.lay_out(segment_db[None])[None].copy()))
     return pool(np.concatenate(vectors))
 
 
@@ -145,7 +141,7 @@ def as_markdown(record: dict[str, Any]) -> str:
             f"| way | ms of CPU per minute of audio, one thread | ms of wall time, {cores} cores |",
             "|---|--:|--:|",
             f"| production's loop, model loaded once | {theirs} | {wall['production']} |",
-            f"| model loaded anew, per song | + {record['load_ms']} | |",
+            f"| model loaded again, per song | + {record['load_ms']} | |",
             f"| `student-clap embed` | {ours} | {wall['embed']} |",
             f"| times as fast | {record['times_as_fast']} | {record['wall_times_as_fast']} |",
         ]

@@ -16,9 +16,10 @@ import numpy as np
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
-from student_clap.export.model.embedding import file_segments
-from student_clap.export.model.session import StudentSession, pool
+from student_clap.export.model.embedding import read_audio
+from student_clap.export.model.session import StudentSession
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.segments import decibel_segments, pool
 from student_clap.store import Recipe
 from student_clap.store.layout.codes import dequantise, quantise
 
@@ -52,7 +53,7 @@ def measure(files: list[Path], model: Path) -> dict[str, Any]:
     log_mel, session = LogMel(recipe), StudentSession(model)
     segments, tracks, error_db = [], [], 0.0
     for file in files:
-        exact_db = file_segments(file, log_mel)
+        exact_db = decibel_segments(read_audio(file, recipe), log_mel)
         stored_db = dequantise(quantise(exact_db, recipe), recipe)
         inside = (exact_db > recipe.offset_db + recipe.scale_db) & (exact_db < recipe.offset_db + 255 * recipe.scale_db)
         error_db = max(error_db, float(np.abs(exact_db - stored_db)[inside].max(initial=0.0)))

@@ -3,7 +3,7 @@
     HTSAT-base   LAION's audio tower (facts/audiomuse.md, section 6) as the package `transformers` builds it, with
                  random weights: 68.6 M parameters, 1001 x 64 input, 512-d unit vectors; through the exporter
                  that upstream used
-    DCLAP-like   our mobile-10 backbone beside a network of EdgeNeXt-x-small's shape, fused (`teachers_edgenext`)
+    DCLAP-like   our mobile-10 backbone next to a network of EdgeNeXt-x-small's shape, fused (`teachers_edgenext`)
     ours         the students, by the trainer and the exporter
 
 Weights are random: they change no time. Every model is one ONNX file, run by onnxruntime with production's session
@@ -40,7 +40,8 @@ from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import processor
 from student_clap.config.schema import EMBEDDING_DIM, AudioConfig, ModelConfig
 from student_clap.export.graph.writer import serialise, trace
-from student_clap.export.model.session import INPUT_NAME, StudentSession
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import INPUT_NAME
 from student_clap.store import Recipe
 from student_clap.train.students.registry import STUDENTS, build_student
 from teachers_edgenext import FusionLike
@@ -58,7 +59,7 @@ class Subject:
     """A model to be measured."""
 
     data: bytes  # the ONNX file
-    heard: np.ndarray  # what a segment of it looks like
+    segment: np.ndarray  # an input of the model
     parameters: int
 
 
@@ -107,18 +108,18 @@ def teacher() -> Subject:
     )
     torch.manual_seed(0)
     tower = _Tower(transformers.ClapAudioModelWithProjection(config).eval())
-    heard = _decibels(RECIPE.segment_frames, clap.n_mels)
+    segment = _decibels(RECIPE.segment_frames, clap.n_mels)
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="student-clap-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Before the export: tracing leaves the module's windows changed.
-        expected = tower(torch.from_numpy(heard)).numpy()[0]
+        expected = tower(torch.from_numpy(segment)).numpy()[0]
         path = Path(folder) / "teacher.onnx"
         torch.onnx.export(
-            tower, (torch.from_numpy(heard),), str(path), opset_version=_OPSET, dynamo=False, input_names=[INPUT_NAME]
+            tower, (torch.from_numpy(segment),), str(path), opset_version=_OPSET, dynamo=False, input_names=[INPUT_NAME]
         )
         data = path.read_bytes()
-    _check(TEACHER, data, heard, expected)
-    return Subject(data, heard, _count(tower))
+    _check(TEACHER, data, segment, expected)
+    return Subject(data, segment, _count(tower))
 
 
 def fusion() -> Subject:
@@ -145,7 +146,7 @@ def measure(subjects: Mapping[str, Subject], rounds: int, loads: int) -> dict[st
         return lambda: sessions.__setitem__(name, StudentSession(subjects[name].data))
 
     def answer(name: str) -> Callable[[], object]:
-        return lambda: sessions[name].run(subjects[name].heard)
+        return lambda: sessions[name].run(subjects[name].segment)
 
     load_s = _in_turn({name: load(name) for name in subjects}, loads)
     # A fast model answers several times, so that the clock's steps do not count.
@@ -203,17 +204,17 @@ def _build(name: str) -> nn.Module:
 
 
 def _traced(name: str, model: nn.Module) -> Subject:
-    heard, model = _decibels(RECIPE.n_mels, RECIPE.segment_frames), model.eval()
+    segment, model = _decibels(RECIPE.n_mels, RECIPE.segment_frames), model.eval()
     with torch.no_grad():
-        expected = model(torch.from_numpy(heard)).numpy()[0]
+        expected = model(torch.from_numpy(segment)).numpy()[0]
     data = serialise(trace(model, RECIPE))
-    _check(name, data, heard, expected)
-    return Subject(data, heard, _count(model))
+    _check(name, data, segment, expected)
+    return Subject(data, segment, _count(model))
 
 
-def _check(name: str, data: bytes, heard: np.ndarray, expected: np.ndarray) -> None:
+def _check(name: str, data: bytes, segment: np.ndarray, expected: np.ndarray) -> None:
     """A graph that answers otherwise than torch is not the model."""
-    found = StudentSession(data).run(heard)
+    found = StudentSession(data).run(segment)
     if found.shape != (1, EMBEDDING_DIM) or not float(found[0] @ expected) >= _MIN_COSINE:
         raise SystemExit(f"{name}: the exported file {list(found.shape)} answers otherwise than torch")
 

@@ -13,7 +13,7 @@ from student_clap.config.schema import AudioConfig, Config
 
 if TYPE_CHECKING:
     from student_clap.export.app.deployment import Deployment
-    from student_clap.export.model.inputs import AppMel
+    from student_clap.featurize.onnx.input_spec import InputSpec
 
 _TO = click.option(
     "--to",
@@ -38,12 +38,12 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None, *, an
     """
     from student_clap.export.app import deployment
     from student_clap.export.app.model_verdict import check_worth, find_evaluation, shared_index
-    from student_clap.export.model.contract import failures
-    from student_clap.export.model.inputs import judge, mel_of
+    from student_clap.export.model.contract import failures, judge
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    mel = mel_of(model, Recipe.from_config(config.audio))
-    if faults := failures(judge(model, mel)):
+    spec = input_spec_of(model, Recipe.from_config(config.audio))
+    if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise click.ClickException(f"{model} does not meet the drop-in contract; nothing was changed:\n{lines}")
     evaluated = find_evaluation(model)
@@ -51,7 +51,7 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None, *, an
         warn(fault)
     name = deployment.choose_name(directory, name, model.name)
     done = deployment.deploy(model, directory, name)
-    _print_settings(mel, name)
+    _print_settings(spec, name)
     warn(
         "vectors of different models should not share an index; give the whole library new ones (`student-clap"
         f" reembed`), or analyse it again. {shared_index(model, evaluated)}"
@@ -72,14 +72,14 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     A second call changes nothing.
     """
     from student_clap.export.app import deployment
-    from student_clap.export.model.inputs import mel_of
-    from student_clap.export.model.session import ModelError
+    from student_clap.featurize.onnx.graph import ModelError
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
     name = deployment.choose_kept_name(directory, name, kept_name)
     done = deployment.rollback(directory, name, kept_name)
     try:
-        _print_settings(mel_of(done.live, Recipe.from_config(AudioConfig())), name)
+        _print_settings(input_spec_of(done.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
         warn(f"which CLAP_AUDIO_* variables it needs is not known: {error.message}")
     if done.withdrawn is not None:
@@ -95,18 +95,18 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     echo(f"rollback: {done.live} is again what was kept as {restored}; {_kept(done)}")
 
 
-def _print_settings(mel: AppMel, name: str) -> None:
+def _print_settings(spec: InputSpec, name: str) -> None:
     """Print which variables to set in the app, one a line."""
-    from student_clap.export.model.inputs import DEFAULT_NAME, MODEL_FOLDER
+    from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER, app_variables
 
-    if mel.waveform:
+    if spec.waveform:
         echo("This model takes samples; AudioMuse-AI gives it a mel, and no CLAP_AUDIO_* variable changes that.")
         return
-    variables = mel.variables()
+    variables = app_variables(spec)
     if name != DEFAULT_NAME:
         variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
-    if not mel.declared:
-        echo(f"The file does not say which mel it was made for; the following goes by {mel.source}.")
+    if not spec.declared:
+        echo(f"The file does not say which mel it was made for; the following goes by {spec.source}.")
     if not variables:
         echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
     else:

@@ -130,18 +130,18 @@ class _Options:
 def _reembed(config: Config, options: _Options) -> None:
     from student_clap.export.app import reembed as stage
     from student_clap.export.app.library_file import check_library_file
-    from student_clap.export.model.inputs import mel_of
+    from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
     settings = options.settings(config)
     check_library_file(settings.out)
-    mel = mel_of(settings.model, Recipe.from_config(config.audio))
-    if not mel.declared:
-        warn(f"{settings.model} does not say which mel it was made for; it is given {mel.source}")
+    spec = input_spec_of(settings.model, Recipe.from_config(config.audio))
+    if not spec.declared:
+        warn(f"{settings.model} does not say which mel it was made for; it is given {spec.source}")
     if options.write_database:
         _check_worth(settings.model, anyway=options.anyway)
         stage.check_database(config)
-    embedded = stage.embed(config, settings, mel)
+    embedded = stage.embed(config, settings, spec)
     for line in stage.first_lines(embedded.without):
         echo(line, err=True)
     n_missing = stage.write_missing(settings.missing, embedded, [])

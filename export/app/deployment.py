@@ -26,6 +26,7 @@ from typing import NamedTuple
 import click
 
 from student_clap.config.runtime.files import atomic_file, write_bytes_atomically
+from student_clap.featurize.onnx.graph import ModelError, external_data_names, read_graph
 
 KNOWN_NAMES = ("model_epoch_36.onnx", "clap_audio_model.onnx")  # newest version of the app first
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -181,18 +182,10 @@ def _with_data(model: Path) -> list[Path]:
 
 def _data_names(model: Path) -> set[str]:
     """The external data a model refers to; the two customary names for a file that cannot be read."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    from student_clap.export.model.contract import tensors
-
     try:
-        graph = onnx.load(str(model), load_external_data=False).graph
-    except Exception:  # noqa: BLE001  protobuf and the operating system raise types without a common base
+        return set(external_data_names(read_graph(model)))
+    except ModelError:
         return {f"{model.name}.data", f"{model.stem}.data"}
-    if not graph.node:
-        return {f"{model.name}.data", f"{model.stem}.data"}
-    return {e.value for t in tensors(graph) if uses_external_data(t) for e in t.external_data if e.key == "location"}
 
 
 class _KeptFile(NamedTuple):

@@ -1,7 +1,7 @@
 """The store's tracks, and a model's vector for each: from the store's strip where that fits the model, else from audio.
 
-Guarantee: a vector is finite and of unit length within 1e-6 as float32; a track that gives none is an outcome with its
-reason, not an error; outcomes come in the order of the tracks.
+Guarantee: a vector is finite and of unit length within 1e-6 as float32; a track that gives none is a result with its
+reason, not an error; results come in the order of the tracks.
 Cost: a few tracks in flight, each on one thread and up to 0.3 GB for ten minutes of audio. From the strip it is the
 model's time alone; the vector differs from audio's by half a quantisation step of the mel.
 """
@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.runtime.parallel import in_order
-from student_clap.export.model.inputs import AppMel
-from student_clap.export.model.session import StudentSession, pool
-from student_clap.featurize.audio.decode import DecodeError, decode
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.config.runtime.text import one_line
+from student_clap.export.model.embedding import NOT_FINITE, Embedder, NoAudioError
+from student_clap.featurize.onnx.input_spec import InputSpec
 from student_clap.store import Features, FeatureStore, State
 from student_clap.store.storage.errors import StoreError
 
 UNIT_TOLERANCE = 1e-6
+_LONGEST = 1000  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class LibraryTrack:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a track."""
+class LibraryEmbedding:
+    """A track's vector, or why there is none."""
 
     track: LibraryTrack
     vector: npt.NDArray[np.float32] | None  # [512], unit length
@@ -58,10 +58,10 @@ class Outcome:
     error: str = ""  # why there is no vector
 
 
-def fitting_features(store: FeatureStore, mel: AppMel) -> Features | None:
-    """The store's strips of the model's mel; None where there are none, or the model hears samples."""
-    fits = not mel.waveform and store.recipes().get(mel.recipe.name) == mel.recipe
-    return store.features(mel.recipe) if fits else None
+def fitting_features(store: FeatureStore, spec: InputSpec) -> Features | None:
+    """The store's strips of the model's mel; None where there are none, or the model takes samples."""
+    fits = not spec.waveform and store.recipes().get(spec.recipe.name) == spec.recipe
+    return store.features(spec.recipe) if fits else None
 
 
 def library_tracks(store: FeatureStore, features: Features | None, server: str | None) -> list[LibraryTrack]:
@@ -83,78 +83,61 @@ def library_tracks(store: FeatureStore, features: Features | None, server: str |
 
 
 def embed_library(
-    tracks: Sequence[LibraryTrack],
-    session: StudentSession,
-    mel: AppMel,
-    features: Features | None,
-    cache_dir: Path,
-    *,
-    threads: int,
-) -> Iterator[Outcome]:
+    tracks: Sequence[LibraryTrack], embedder: Embedder, features: Features | None, cache_dir: Path, *, threads: int
+) -> Iterator[LibraryEmbedding]:
     """Embed `tracks`.
 
     Args:
         tracks: of the store.
-        session: used from several threads; should run on one thread itself.
-        mel: what the model is fed.
+        embedder: used from several threads.
         features: the strips to use; None decodes everything.
         cache_dir: where relative audio paths begin.
         threads: tracks at a time.
 
     Yields:
-        One outcome per track, in order.
+        One result per track, in order.
 
     Raises:
         ModelError: the model does not take the mel. Tracks that were not begun are not begun any more.
     """
-    log_mel = LogMel(mel.recipe)
 
-    def embed(track: LibraryTrack) -> Outcome:
-        return _embed(track, session, mel, log_mel, features, cache_dir)
+    def embed(track: LibraryTrack) -> LibraryEmbedding:
+        return _embed(track, embedder, features, cache_dir)
 
     yield from in_order(embed, tracks, threads=threads)
 
 
 def why_not_a_vector(vector: npt.NDArray[np.float32]) -> str:
-    """What keeps [512] values from being a track's vector; "" where nothing does."""
+    """Why [512] values cannot be a track's vector; "" where they can."""
     if not np.isfinite(vector).all():
-        return "the model gives values that are not finite"
+        return NOT_FINITE
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if abs(norm - 1) > UNIT_TOLERANCE:
         return f"the vector has length {norm:.7f}; expected 1 within {UNIT_TOLERANCE:g}"
     return ""
 
 
-def _embed(
-    track: LibraryTrack,
-    session: StudentSession,
-    mel: AppMel,
-    log_mel: LogMel,
-    features: Features | None,
-    cache_dir: Path,
-) -> Outcome:
-    vectors, n_samples, source, damage = None, track.n_samples, "store", ""
+def _embed(track: LibraryTrack, embedder: Embedder, features: Features | None, cache_dir: Path) -> LibraryEmbedding:
+    found, n_samples, source, damage = None, track.n_samples, "store", ""
     if features is not None and track.n_samples:
         try:
-            segments_db = features.segments(track.row)
+            found = embedder.embed_decibels(features.segments(track.row))
         except StoreError as error:
             damage = error.message
-        else:
-            vectors = session.embed_segments(mel.shape.lay_out(segments_db))
-    if vectors is None:
+    if found is None:
         source, path = "audio", cache_dir / track.audio
         if not track.audio or not path.is_file():
             why = damage or track.error or "it was not fetched, or has been deleted to make room"
-            return Outcome(track, None, error=f"its audio is not there: {' '.join(why.split())}")
+            return LibraryEmbedding(track, None, error=f"its audio is not there: {one_line(why, limit=_LONGEST)}")
         try:
-            samples = decode(path, mel.recipe.max_samples)
-        except (DecodeError, OSError) as error:
-            return Outcome(track, None, error=" ".join(str(error).split()))
-        vectors, n_samples = session.embed_inputs(mel.feed(samples, log_mel)), len(samples)
+            samples = embedder.read_audio(path)
+        except NoAudioError as error:
+            return LibraryEmbedding(track, None, error=str(error))
+        found, n_samples = embedder.embed_samples(samples), len(samples)
     # Normalised once more in double precision: the pool's own division leaves 1e-9 and float32's rounding.
-    vector = pool(vectors).astype(np.float64)
+    vector = found.vector.astype(np.float64)
     norm = float(np.linalg.norm(vector))
     unit = (vector / norm if norm > 0 else vector).astype(np.float32)
     if error_text := why_not_a_vector(unit):
-        return Outcome(track, None, error=error_text)
-    return Outcome(track, unit, len(vectors), n_samples, source)
+        return LibraryEmbedding(track, None, error=error_text)
+    return LibraryEmbedding(track, unit, len(found.segments), n_samples, source)

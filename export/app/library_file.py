@@ -27,8 +27,8 @@ import numpy.typing as npt
 from student_clap.config.runtime.files import atomic_file, why_not_writable
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.app.library import LibraryTrack, Outcome
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.export.app.library import LibraryEmbedding, LibraryTrack
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
 PART_TRACKS = 256
 PART_S = 60.0  # a part is written after so long, however few tracks it has
@@ -81,7 +81,7 @@ class LibraryFile:
             ],
             metadata=dict(metadata),
         )
-        self._held: list[Outcome] = []
+        self._held: list[LibraryEmbedding] = []
         self._begun_s = time.monotonic()
         for path in self._files():
             self._check_binding(path)
@@ -94,7 +94,7 @@ class LibraryFile:
             found.update({(server, track): n for server, track, n in zip(*columns, strict=True)})
         return found
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: LibraryEmbedding) -> None:
         """Add a track that has a vector; it lasts once its part is written."""
         self._held.append(outcome)
         if len(self._held) >= PART_TRACKS or time.monotonic() - self._begun_s > PART_S:
@@ -184,7 +184,7 @@ class LibraryFile:
                 f"{path} was made with {' and '.join(other)}; name another file with --out, or start over with --fresh"
             )
 
-    def _as_table(self, outcomes: Sequence[Outcome]) -> Any:
+    def _as_table(self, outcomes: Sequence[LibraryEmbedding]) -> Any:
         import pyarrow as pa
 
         # values: [track * 512]

@@ -21,7 +21,8 @@ import click
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.model.metadata import plain_metadata
-from student_clap.export.model.session import ModelError, StudentSession
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.graph import ModelError
 
 _UNKNOWN = "How much an index of old and new vectors loses is not known"
 _OWN_NAME = "student.onnx"  # whose evaluation lies in the folder without a suffix

@@ -25,10 +25,11 @@ from student_clap.export.app.library import LibraryTrack, embed_library, fitting
 from student_clap.export.app.library_file import LibraryVectors, library_file, unfinished
 from student_clap.export.app.replacement import Plan, make_plan, replace_rows, restorable, restore_rows
 from student_clap.export.app.vector_dump import Dump, DumpError, dumps_in
-from student_clap.export.model.file_batch import default_threads
-from student_clap.export.model.inputs import AppMel
-from student_clap.export.model.metadata import METADATA_PREFIX, vectors_metadata
+from student_clap.export.model.embedding import Embedder, default_threads
+from student_clap.export.model.metadata import vectors_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import InputSpec
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 from student_clap.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Embedded:
     without: list[tuple[LibraryTrack, str]] = field(default_factory=list)  # why they have no vector
 
 
-def embed(config: Config, settings: Settings, mel: AppMel) -> Embedded:
+def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
     """Make the vectors that are not in `settings.out` yet.
 
     Raises:
@@ -73,11 +74,11 @@ def embed(config: Config, settings: Settings, mel: AppMel) -> Embedded:
     """
     session = StudentSession(settings.model)
     with FeatureStore.open(config.store.path) as store:
-        features = None if settings.from_audio else fitting_features(store, mel)
+        features = None if settings.from_audio else fitting_features(store, spec)
         tracks = library_tracks(store, features, None)
         if not tracks:
             raise click.ClickException(f"{store.path} has no tracks; `student-clap ingest` lists the library first")
-        metadata = vectors_metadata(settings.model, session.metadata, mel) | {
+        metadata = vectors_metadata(settings.model, session.metadata, spec) | {
             METADATA_PREFIX + "library_store": store.uuid,
             METADATA_PREFIX + "library_source": "audio" if settings.from_audio else "store",
         }
@@ -90,9 +91,9 @@ def embed(config: Config, settings: Settings, mel: AppMel) -> Embedded:
                 "audio" if features is None else "the store where it has it, else from audio",
             )
             result = Embedded(LibraryVectors.empty(), metadata)
-            threads = settings.threads or default_threads()
+            threads, embedder = settings.threads or default_threads(), Embedder(session, spec)
             with progress("track", len(todo), label="reembed") as bar:
-                for outcome in embed_library(todo, session, mel, features, config.ingest.cache_dir, threads=threads):
+                for outcome in embed_library(todo, embedder, features, config.ingest.cache_dir, threads=threads):
                     bar.advance()
                     if outcome.vector is None:
                         result.without.append((outcome.track, outcome.error))

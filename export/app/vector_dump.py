@@ -24,7 +24,7 @@ import click
 from student_clap.config.runtime.files import atomic_file
 from student_clap.config.runtime.text import reason
 from student_clap.export.app.clap_table import Content, Identity
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
 _FORMAT = "clap_embedding-dump-1"
 _ROW_GROUP = 1000

@@ -1,1 +1,1 @@
-"""Models measured beside one another: time and memory."""
+"""Models measured next to one another: time and memory."""

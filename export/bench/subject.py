@@ -1,6 +1,6 @@
 """One model under the stopwatch, in a process of its own: `python -m student_clap.export.bench.subject`.
 
-Reads one JSON object a line and answers each with one. The first, {"model", "threads", "recipe", "hears"}, loads; then
+Reads one JSON object a line and answers each with one. The first, {"model", "threads", "recipe", "input"}, loads; then
 {"do": "segment"} and {"do": "minute"} run and time, anything else tells memory and process id. A process per model,
 because peak memory is a process's and load time depends on what is loaded already.
 
@@ -19,27 +19,27 @@ from pathlib import Path
 from typing import Any
 
 from student_clap.config.presets import SEGMENT_SAMPLES
-from student_clap.export.model.contract import Shape
-from student_clap.export.model.inputs import AppMel
-from student_clap.export.model.session import ModelError, StudentSession, pool
+from student_clap.export.model.embedding import Embedder
+from student_clap.export.model.session import ModelError, StudentSession
 from student_clap.export.model.signals import RATE, music
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import InputSpec
 from student_clap.store import Recipe
 
 MINUTE_SAMPLES = 60 * RATE
 
 
 class Subject:
-    """A loaded model and something for it to hear."""
+    """A loaded model and a minute of sound for it."""
 
-    def __init__(self, model: Path, threads: int, recipe: Recipe, hears: str) -> None:
+    def __init__(self, model: Path, threads: int, recipe: Recipe, layout: str) -> None:
         """Load.
 
         Args:
             model: the ONNX file.
             threads: inside one run; 0: all cores.
             recipe: of the mel; of a waveform model, the segments'.
-            hears: "waveform", "mel" ([1, 1, mel, frame]) or "transposed" ([1, 1, frame, mel]).
+            layout: "waveform", "mel" ([1, 1, mel, frame]) or "transposed" ([1, 1, frame, mel]).
 
         Raises:
             ModelError: it cannot be loaded.
@@ -48,24 +48,23 @@ class Subject:
 
         self.before_bytes = peak_bytes()
         began = time.perf_counter()
-        self._session = StudentSession(model, intra_op_threads=threads)
+        session = StudentSession(model, intra_op_threads=threads)
         self.load_s = time.perf_counter() - began
-        shape = replace(Shape.of(recipe), transposed=hears == "transposed")
-        self._mel = AppMel(recipe, shape, "", declared=False, waveform=hears == "waveform")
-        self._log_mel = LogMel(recipe)
-        self._minute = music(MINUTE_SAMPLES)
-        self._segment = next(self._mel.feed(self._minute[:SEGMENT_SAMPLES], self._log_mel))
+        spec = InputSpec.of_recipe(recipe, "", transposed=layout == "transposed")
+        self.embedder = Embedder(session, replace(spec, waveform=layout == "waveform"))
+        self.minute = music(MINUTE_SAMPLES)  # [sample]
+        self._segment = next(self.embedder.spec.inputs(self.minute[:SEGMENT_SAMPLES], LogMel(recipe)))
 
     def segment_s(self) -> float:
         """Seconds of one run on a segment that is ready, its mel not counted. Raises ModelError."""
         began = time.perf_counter()
-        self._session.run(self._segment)
+        self.embedder.session.run(self._segment)
         return time.perf_counter() - began
 
     def minute_s(self) -> float:
         """Seconds from a minute of decoded audio to its vector: mel, 12 segments in turn, mean. Raises ModelError."""
         began = time.perf_counter()
-        pool(self._session.embed_inputs(self._mel.feed(self._minute, self._log_mel)))
+        self.embedder.embed_samples(self.minute)
         return time.perf_counter() - began
 
 
@@ -92,7 +91,7 @@ def main() -> None:
         try:
             if subject is None:
                 recipe = Recipe.from_attributes(asked["recipe"])
-                subject = Subject(Path(asked["model"]), asked["threads"], recipe, asked["hears"])
+                subject = Subject(Path(asked["model"]), asked["threads"], recipe, asked["input"])
                 answer: dict[str, Any] = {"load_s": subject.load_s}
             elif asked["do"] == "segment":
                 answer = {"s": subject.segment_s()}

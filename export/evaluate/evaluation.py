@@ -6,9 +6,8 @@ either in `tracks` or in `left_out`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.held_out import Outcome, Source, embed_tracks
+from student_clap.export.evaluate.held_out import HeldOutTrack, Source, embed_tracks
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.record import Subject, make_record
 from student_clap.export.evaluate.text_figures import Queries
-from student_clap.export.model.inputs import AppMel, mel_of
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.graph import ModelError
+from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
+from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.train.loop import metrics
 from student_clap.train.runs.reader import RunFolder, held_out_rows
@@ -52,13 +53,12 @@ def check_recipe(session: StudentSession, model: Path, recipe: Recipe) -> list[s
     Raises:
         EvaluationError: its recipe differs from `recipe`; every difference is listed.
     """
-    stored = session.metadata.get(METADATA_PREFIX + "recipe")
-    if stored is None:
-        return [f"{model} does not say which recipe it was made for; taking it to be {recipe.name!r}"]
     try:
-        made_for = Recipe.from_attributes(json.loads(stored))
-    except (ValueError, TypeError) as error:
-        raise EvaluationError(f"{model}: its recipe cannot be read: {error}") from error
+        made_for = declared_recipe(session.metadata, str(model))
+    except ModelError as error:
+        raise EvaluationError(error.message) from error
+    if made_for is None:
+        return [f"{model} does not say which recipe it was made for; taking it to be {recipe.name!r}"]
     if made_for != recipe:
         lines = "\n".join(f"  - {line}" for line in made_for.differences(recipe))
         raise EvaluationError(
@@ -99,7 +99,7 @@ def evaluate_model(
         RunError: the run has no split.
         StoreError: the store has no features of `recipe`.
     """
-    mel = _mel_of(model, recipe)
+    spec = _input_spec(model, recipe)
     session = session or StudentSession(model)
     features = store.features(recipe)
     split = _split(store, features, run)
@@ -107,11 +107,10 @@ def evaluate_model(
     outcomes = embed_tracks(
         split.held_out.tolist(),
         [Source(audio[row], int(split.n_samples[row])) for row in split.held_out],
-        session,
+        Embedder(session, replace(spec, recipe=recipe)),
         features,
         cache_dir,
         from_store=from_store,
-        shape=mel.shape,
         advance=begin(len(split.held_out)),
     )
     usable = [outcome for outcome in outcomes if outcome.vector is not None]
@@ -128,7 +127,7 @@ def evaluate_model(
         None if queries is None else _every_second_segment(store, rows),
     )
     measured, scores = judge(library, queries)
-    record = make_record(Subject(model, session, mel.shape, run, store, recipe), outcomes, library, measured, scores)
+    record = make_record(Subject(model, session, spec.shape, run, store, recipe), outcomes, library, measured, scores)
     return Evaluation(record, student, library.teacher)
 
 
@@ -158,17 +157,17 @@ def _split(store: FeatureStore, features: Features, run: RunFolder) -> _Split:
     return _Split(rows, training, teacher, artists, n_samples)
 
 
-def _mel_of(model: Path, recipe: Recipe) -> AppMel:
-    mel = mel_of(model, recipe)
-    if mel.waveform:
+def _input_spec(model: Path, recipe: Recipe) -> InputSpec:
+    spec = input_spec_of(model, recipe)
+    if spec.waveform:
         raise EvaluationError(
             f"{model} takes samples and makes its own mel; evaluate the drop-in (`student-clap export` "
             "without --waveform), whose answers are the same"
         )
-    return mel
+    return spec
 
 
-def _vectors(model: Path, outcomes: Sequence[Outcome]) -> Matrix:
+def _vectors(model: Path, outcomes: Sequence[HeldOutTrack]) -> Matrix:
     """[track, 512] of those that have one."""
     found = [outcome.vector for outcome in outcomes if outcome.vector is not None]
     if not found:

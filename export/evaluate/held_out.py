@@ -15,22 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.runtime.parallel import in_order
-from student_clap.export.model.contract import Shape
-from student_clap.export.model.embedding import hear
-from student_clap.export.model.file_batch import default_threads
-from student_clap.export.model.session import StudentSession, pool
-from student_clap.featurize.audio.decode import DecodeError
+from student_clap.export.model.embedding import Embedder, NoAudioError, default_threads
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.segments import decibel_segments
 from student_clap.store import Features
 from student_clap.store.storage.errors import StoreError
 
-# A frame none of whose bands is louder is one that nobody hears.
+# A frame none of whose bands is louder is one that no ear would notice.
 QUIET_DB = -50.0
+# A 16-bit file's largest sample, 32767 / 32768, is just below 1 after production's truncation.
+FULL_SCALE = 0.9999
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one track."""
+class HeldOutTrack:
+    """A held-out track's vector, or why there is none."""
 
     row: int
     vector: npt.NDArray[np.float32] | None  # [512]
@@ -54,83 +53,83 @@ class Source:
 def embed_tracks(
     rows: Sequence[int],
     sources: Sequence[Source],
-    session: StudentSession,
+    embedder: Embedder,
     features: Features,
     cache_dir: Path,
     *,
     from_store: bool,
-    shape: Shape,
     advance: Callable[[], object],
-) -> list[Outcome]:
+) -> list[HeldOutTrack]:
     """Embed `rows`.
 
     Args:
         rows: of the store.
         sources: one per row.
-        session: used from several threads; should run on one thread itself.
+        embedder: used from several threads; its mel is the features'.
         features: the strips.
         cache_dir: where relative audio paths begin.
         from_store: use the strips even where there is audio.
-        shape: which way round the student takes a segment.
         advance: called once per finished track.
 
     Returns:
-        One outcome per row, in order.
+        One result per row, in order.
 
     Raises:
         ModelError: the student does not take the recipe's segments.
     """
+
     log_mel = LogMel(features.recipe)
 
-    def embed(item: tuple[int, Source]) -> Outcome:
+    def embed(item: tuple[int, Source]) -> HeldOutTrack:
         row, source = item
-        outcome = _embed(row, source, session, features, log_mel, shape, None if from_store else cache_dir)
+        result = _embed(row, source, embedder, features, log_mel, None if from_store else cache_dir)
         advance()
-        return outcome
+        return result
 
     return list(in_order(embed, zip(rows, sources, strict=True), threads=default_threads()))
 
 
+def clipped_share(samples: npt.NDArray[np.float32]) -> float:
+    """The share of [sample] that stands at full scale."""
+    return float(np.mean(np.abs(samples) >= FULL_SCALE))
+
+
 def _embed(
-    row: int,
-    source: Source,
-    session: StudentSession,
-    features: Features,
-    log_mel: LogMel,
-    shape: Shape,
-    cache_dir: Path | None,
-) -> Outcome:
+    row: int, source: Source, embedder: Embedder, features: Features, log_mel: LogMel, cache_dir: Path | None
+) -> HeldOutTrack:
     path = cache_dir / source.audio if cache_dir is not None and source.audio else None
     try:
         if path is not None and path.is_file():
-            heard = hear(path, log_mel)
-            vectors = session.embed_segments(shape.lay_out(heard.segments_db))
-            return _outcome(row, heard.segments_db, vectors, heard.n_samples, clipped_share=heard.clipped_share)
+            samples = embedder.read_audio(path)
+            segments_db = decibel_segments(samples, log_mel)
+            return _result(row, embedder, segments_db, len(samples), clipped=clipped_share(samples))
         if source.n_samples > 0:
-            segments_db = features.segments(row)
-            return _outcome(row, segments_db, session.embed_segments(shape.lay_out(segments_db)), source.n_samples)
-    except (DecodeError, StoreError) as error:
-        return Outcome(row, None, error=error.message if isinstance(error, StoreError) else str(error))
+            return _result(row, embedder, features.segments(row), source.n_samples)
+    except NoAudioError as error:
+        return HeldOutTrack(row, None, error=str(error))
+    except StoreError as error:
+        return HeldOutTrack(row, None, error=error.message)
     if cache_dir is None:
-        return Outcome(row, None, error="the store has no features of it")
-    return Outcome(row, None, error="its audio is not in the cache and the store has no features of it")
+        return HeldOutTrack(row, None, error="the store has no features of it")
+    return HeldOutTrack(row, None, error="its audio is not in the cache and the store has no features of it")
 
 
-def _outcome(
+def _result(
     row: int,
+    embedder: Embedder,
     segments_db: npt.NDArray[np.float32],
-    vectors: npt.NDArray[np.float32],
     n_samples: int,
     *,
-    clipped_share: float | None = None,
-) -> Outcome:
-    return Outcome(
+    clipped: float | None = None,
+) -> HeldOutTrack:
+    found = embedder.embed_decibels(segments_db)
+    return HeldOutTrack(
         row,
-        pool(vectors),
+        found.vector,
         n_segments=len(segments_db),
         n_samples=n_samples,
-        agreement=float(np.linalg.norm(vectors.mean(axis=0))),
+        agreement=float(np.linalg.norm(found.segments.mean(axis=0))),
         quiet_share=float(np.mean(segments_db.max(axis=1) < QUIET_DB)),
-        clipped_share=clipped_share,
-        from_store=clipped_share is None,
+        clipped_share=clipped,
+        from_store=clipped is None,
     )

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from student_clap.config.runtime.machine import processor
-from student_clap.export.evaluate.held_out import Outcome
+from student_clap.export.evaluate.held_out import HeldOutTrack
 from student_clap.export.evaluate.judgement import BUCKETS, Library
 from student_clap.export.evaluate.suspects import suspects
-from student_clap.export.model.contract import Shape
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.loop.metrics import Scores
 from student_clap.train.runs.reader import RunFolder
@@ -45,7 +45,7 @@ class Subject:
 
 def make_record(
     subject: Subject,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[HeldOutTrack],
     library: Library,
     measured: dict[str, Any],
     scores: dict[str, Scores],
@@ -92,7 +92,7 @@ def make_record(
 
 
 def _tracks(
-    names: list[dict[str, Any]], outcomes: list[Outcome], library: Library, scores: dict[str, Scores]
+    names: list[dict[str, Any]], outcomes: list[HeldOutTrack], library: Library, scores: dict[str, Scores]
 ) -> list[dict[str, Any]]:
     return [
         {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.held_out import Outcome
+from student_clap.export.evaluate.held_out import HeldOutTrack
 from student_clap.export.evaluate.judgement import Library
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores, Vectors
@@ -34,7 +34,7 @@ class Suspect:
 
 
 def suspects(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[HeldOutTrack],
     titles: Sequence[str],
     library: Library,
     scores: dict[str, Scores],
@@ -74,7 +74,7 @@ def suspects(
     return found
 
 
-def _of_the_file(outcome: Outcome, sample_rate: int, max_samples: int) -> list[str]:
+def _of_the_file(outcome: HeldOutTrack, sample_rate: int, max_samples: int) -> list[str]:
     seconds = outcome.n_samples / sample_rate
     reasons = []
     if seconds < _SEGMENT_S:

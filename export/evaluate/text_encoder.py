@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from student_clap.config.runtime.text import reason
 from student_clap.export.evaluate.queries import QueryError, checked, joined, read_queries, read_texts
 from student_clap.export.evaluate.text_figures import Queries
+from student_clap.featurize.onnx.graph import ModelError
+from student_clap.featurize.onnx.session import OnnxSession
 
 MAX_TOKENS = 77
 _PAD, _BEGIN, _END = "<pad>", "<s>", "</s>"
@@ -42,9 +43,9 @@ def encode_texts(texts: Sequence[str], model: Path, tokenizer: Path) -> Queries:
             "attention_mask": np.array([encoding.attention_mask], np.int64),
         }
         try:
-            output = np.asarray(session.run(None, given)[0])
-        except Exception as error:  # onnxruntime raises a dozen types with no common base
-            raise QueryError(f"{model} fails on the text {text!r}: {reason(error)}") from error
+            output = np.asarray(session.first_output(given))
+        except ModelError as error:
+            raise QueryError(f"{error.message} (text {text!r})") from error
         vectors.append(output.reshape(-1))
     if len({len(vector) for vector in vectors}) > 1:
         raise QueryError(f"{model} gives vectors of several lengths; it is not a text model of CLAP")
@@ -102,18 +103,12 @@ def _tokenizer(path: Path) -> Any:
     return made.encode
 
 
-def _session(model: Path) -> Any:
-    import onnxruntime
-
-    if not model.is_file():
-        raise QueryError(f"there is no text model at {model}: --text-model")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+def _session(model: Path) -> OnnxSession:
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise QueryError(f"{model} cannot be loaded by onnxruntime: {reason(error)}") from error
-    inputs = {i.name for i in session.get_inputs()}
+        session = OnnxSession(model, threads=0, missing=f"there is no text model at {model}: --text-model")
+    except ModelError as error:
+        raise QueryError(error.message) from error
+    inputs = {value.name for value in session.declaration.inputs}
     if inputs != _INPUTS:
         raise QueryError(f"{model} takes {', '.join(sorted(inputs))}; a text model takes {', '.join(sorted(_INPUTS))}")
     return session

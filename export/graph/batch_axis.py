@@ -1,7 +1,7 @@
 """The student for batch users: the drop-in's graph with its batch axis left open.
 
-The weights and operators are the drop-in's. What ties its graph to one segment are the first numbers of reshapes, and
-those become "as many as come in".
+The weights and operators are the drop-in's. Its graph is tied to one segment by the first numbers of reshapes alone,
+and those become "as many as come in".
 Guarantee: nothing is written unless 1, 3 and 16 segments in one run give what the drop-in gives one by one.
 """
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from student_clap.export.graph.writer import Built, ExportError, publish, serialise
-from student_clap.export.model.contract import Shape
+from student_clap.export.graph.writer import Built, ExportError, serialise, validate_and_write
 from student_clap.export.model.metadata import ANY_BATCH, BATCH_KEY, get_metadata, set_metadata
 from student_clap.export.model.session import ModelError, StudentSession
+from student_clap.featurize.onnx.input_spec import Shape
 
 if TYPE_CHECKING:
     from student_clap.store import Recipe
@@ -33,7 +33,7 @@ _COPY_DIMENSION = 0  # in a reshape's target
 
 @dataclass(frozen=True)
 class BatchExported:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int
@@ -57,7 +57,7 @@ def write_batch_student(
     model = open_batch_axis(built.model)
     set_metadata(model, {**get_metadata(model), BATCH_KEY: ANY_BATCH})
     difference = compare_batches(StudentSession(serialise(built.model)), serialise(model), segments_db)
-    data = publish(model, output, Shape.of(recipe), segments_db, excused=frozenset({"static-batch"}))
+    data = validate_and_write(model, output, Shape.of(recipe), segments_db, excused=frozenset({"static-batch"}))
     return BatchExported(output, len(data), difference)
 
 

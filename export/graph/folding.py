@@ -17,6 +17,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from student_clap.config.runtime.screen import table
+
 _MAX_BYTES = 1 << 16
 # Leaving them as they are costs nothing, and their meaning is not a pure function of the inputs.
 _NEVER = frozenset({"Constant", "If", "Loop", "Scan", "RandomNormal", "RandomUniform"})
@@ -37,7 +39,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = []
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in constants:
-            # A weight that stands under a second name; both names then share one initializer.
+            # A weight that has a second name; both names then share one initializer.
             constants[node.output[0]] = constants[node.input[0]]
             continue
         value = _value(node, constants, shapes, model)
@@ -93,9 +95,9 @@ def operator_table(model: onnx.ModelProto) -> str:
         counts[node.op_type] += 1
         sizes[node.op_type] += sum(weights.pop(name).nbytes for name in set(node.input) if name in weights)
     rows = sorted(counts, key=lambda name: (-sizes[name], -counts[name], name))
-    lines = [f"{'operator':<22}{'nodes':>6}{'weights kB':>12}"]
-    lines += [f"{name:<22}{counts[name]:>6}{sizes[name] / 1000:>12.1f}" for name in rows]
-    return "\n".join([*lines, f"{'in all':<22}{sum(counts.values()):>6}{sum(sizes.values()) / 1000:>12.1f}"])
+    total = ("in all", sum(counts.values()), f"{sum(sizes.values()) / 1000:.1f}")
+    cells = [*((name, counts[name], f"{sizes[name] / 1000:.1f}") for name in rows), total]
+    return table(cells, ("operator", "nodes", "weights kB"), right=(1, 2))
 
 
 def _static_shapes(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
@@ -149,7 +151,7 @@ def _value(
 
 
 def _fold_batch_norms(graph: onnx.GraphProto, constants: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Give the scale and shift of a BatchNorm to the layer before it, where nobody else reads that layer's result."""
+    """Give the scale and shift of a BatchNorm to the layer before it, where no other node reads that layer's result."""
     makers = {node.output[0]: node for node in graph.node if node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(value.name for value in graph.output)
@@ -186,7 +188,7 @@ def _output_axis(operator: str, attributes: dict[str, Any]) -> int | None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes whose results nobody reads."""
+    """Remove nodes whose results are not read."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):

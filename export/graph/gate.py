@@ -97,7 +97,7 @@ class Judge:
         return Quality(float(cosines.mean()), float(np.quantile(cosines, 0.05)), float(cosines.min()), len(cosines))
 
     def speed(self, candidate: StudentSession) -> Speed:
-        """How fast it is beside the float student. Raises ModelError."""
+        """How fast it is compared with the float student. Raises ModelError."""
         return alternate(self._student, candidate, self._segments[0])
 
     def verdict(self, candidate: StudentSession) -> Verdict:

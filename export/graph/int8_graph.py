@@ -2,7 +2,7 @@
 
 Weights are int8 per channel, of 7 bits: with all 8, processors without VNNI let a sum overflow without a word, and the
 file goes to other people's machines. Activations are uint8 between the least and the greatest value that calibration
-saw. What follows the last layer with weights, the vector's normalisation, stays float32.
+saw. The nodes behind the last layer with weights, the vector's normalisation, stay float32.
 Guarantee: the given graph is not changed; equal choices give equal graphs; standard operators, opset and IR version as
 they were.
 Cost: calibration runs every segment once; a build takes a fraction of a second.
@@ -20,14 +20,14 @@ import numpy.typing as npt
 import onnx
 
 from student_clap.export.graph.folding import sort_nodes
-from student_clap.export.model.session import INPUT_NAME
+from student_clap.featurize.onnx.input_spec import INPUT_NAME
 
 # Layers with weights; a matrix product counts where its second factor is constant.
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 ACTIVATIONS = frozenset({"Relu", "Clip"})  # that a convolution takes in
 # Between the layers, so that values need not become float32 and back.
 BETWEEN = frozenset({"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Concat"})
-# What may be quantised together, largest choice first.
+# Operators that may be quantised together, largest choice first.
 PLANS = {
     "all": WEIGHTED | ACTIVATIONS | BETWEEN,
     "layers": WEIGHTED | ACTIVATIONS,
@@ -86,7 +86,7 @@ class Int8Graph:
         model.ir_version = self._model.ir_version
         model.producer_name, model.producer_version = self._model.producer_name, self._model.producer_version
         del model.graph.value_info[:]
-        # onnxruntime appends what it adds at the end, which it bears itself and onnx.checker does not.
+        # onnxruntime appends what it adds at the end, which it accepts itself and onnx.checker does not.
         sort_nodes(model.graph)
         return model
 

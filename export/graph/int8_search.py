@@ -1,10 +1,10 @@
-"""Which nodes of a student bear eight bits: sensitive ones are left out, one after the other, until the rest does.
+"""Which nodes of a student tolerate eight bits: sensitive ones are left out, one after the other, until the rest does.
 
 Each plan (everything; layers; convolutions; matrices) begins with all its nodes. While the centred cosine on training
 segments is too low, the node that costs most when it alone is quantised goes back to float32. Of the plans that get
 there the fastest is taken. Held-out segments have no say in the choice; they judge it.
-Cost: seconds for a student that bears eight bits as it is; else two builds and two dozen segments per node: a minute or
-two per plan of a graph of 100 nodes.
+Cost: seconds for a student that tolerates eight bits as it is; else two builds and two dozen segments per node: a
+minute or two per plan of a graph of 100 nodes.
 """
 
 from __future__ import annotations

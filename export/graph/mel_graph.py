@@ -25,11 +25,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from student_clap.export.model.session import INPUT_NAME
 from student_clap.featurize.audio.filterbank import slaney_filterbank
+from student_clap.featurize.onnx.input_spec import INPUT_NAME, WAVEFORM_NAME
 from student_clap.store.layout.recipe import Recipe
 
-WAVEFORM_NAME = "waveform"
 BATCH_AXIS, SAMPLE_AXIS = "batch", "samples"
 _AMIN = 1e-10
 _FLOOR_DB = -100.0
@@ -127,7 +126,7 @@ class _Graph:
 
 
 def _segment(graph: _Graph, recipe: Recipe) -> str:
-    """[batch, segment] samples as production hears them: int16 steps, zeros behind the end."""
+    """[batch, segment] samples as production takes them: int16 steps, zeros behind the end."""
     graph.add("Clip", [WAVEFORM_NAME, graph.scalar("wave_min", -1), graph.scalar("wave_max", 1)], "wave_clipped")
     graph.add("Mul", ["wave_clipped", graph.scalar("wave_steps", _INT16)], "wave_scaled")
     # A cast to an integer truncates towards zero.

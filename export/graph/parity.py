@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.graph.sampling import spread, spread_segments
-from student_clap.export.model.contract import LOUD_DB, SILENCE_DB
+from student_clap.export.model.run_checks import LOUD_DB, SILENCE_DB
 from student_clap.export.model.session import StudentSession
 from student_clap.store import Features
 from student_clap.store.storage.errors import StoreError

@@ -25,10 +25,10 @@ from student_clap.export.graph.folding import sort_nodes
 from student_clap.export.graph.gate import MIN_SPEEDUP, NO_SLOWER, Judge, Verdict
 from student_clap.export.graph.int8_graph import Int8Graph, tail
 from student_clap.export.graph.int8_search import find_candidates
-from student_clap.export.graph.writer import Built, ExportError, publish, serialise
-from student_clap.export.model.contract import Shape
+from student_clap.export.graph.writer import Built, ExportError, serialise, validate_and_write
 from student_clap.export.model.metadata import QUANTISATION_KEY, get_metadata, set_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import Shape
 
 if TYPE_CHECKING:
     from student_clap.export.graph.sampling import Samples
@@ -41,7 +41,7 @@ _SEARCH_SEGMENTS = 24  # of the training segments
 
 @dataclass(frozen=True)
 class Quantised:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int
@@ -94,7 +94,7 @@ def write_quantised(
     }
     set_metadata(model, {**get_metadata(built.model), QUANTISATION_KEY: json.dumps(record, sort_keys=True)})
     excused = frozenset({"weights"}) if kind == "fp16" else frozenset[str]()
-    data = publish(model, output, Shape.of(recipe), samples.held_out_db, excused)
+    data = validate_and_write(model, output, Shape.of(recipe), samples.held_out_db, excused)
     return Quantised(output, len(data), record["float_bytes"], how, verdict)
 
 

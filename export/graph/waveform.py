@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import compose
 
-from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.graph.batch_axis import AXIS, MAX_DIFFERENCE, open_batch_axis
+from student_clap.export.graph.batch_axis import MAX_DIFFERENCE, open_batch_axis
 from student_clap.export.graph.mel_graph import mel_graph
 from student_clap.export.graph.parity import MIN_COSINE
-from student_clap.export.graph.writer import OUTPUT_NAME, Built, ExportError, publish, serialise
-from student_clap.export.model.contract import MEL_CLAUSES, Shape
-from student_clap.export.model.metadata import ANY_BATCH, BATCH_KEY, HEARS_KEY, WAVEFORM, get_metadata, set_metadata
+from student_clap.export.graph.writer import Built, ExportError, serialise, validate_and_write
+from student_clap.export.model.contract import MEL_CLAUSES
+from student_clap.export.model.metadata import ANY_BATCH, BATCH_KEY, INPUT_KEY, WAVEFORM, get_metadata, set_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.export.model.signals import music
 from student_clap.featurize.audio.decode import DecodeError, decode, through_int16
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import Recipe, frame_index
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WaveformExported:
-    """What was written, and how it stands to a mel made outside and the drop-in."""
+    """The file that was written, compared with a mel made outside and the drop-in."""
 
     path: Path
     n_bytes: int
@@ -70,7 +71,7 @@ def write_waveform_student(
 
     Args:
         built: the drop-in, proved.
-        recipe: the mel that it hears.
+        recipe: the mel that it takes.
         output: the file to write.
         pieces: real audio, [sample] each, at most a segment.
 
@@ -79,7 +80,7 @@ def write_waveform_student(
             graph is tied to one segment.
     """
     model = join(mel_graph(recipe), open_batch_axis(built.model))
-    set_metadata(model, {**get_metadata(built.model), BATCH_KEY: ANY_BATCH, HEARS_KEY: WAVEFORM})
+    set_metadata(model, {**get_metadata(built.model), BATCH_KEY: ANY_BATCH, INPUT_KEY: WAVEFORM})
     session, drop_in, log_mel = StudentSession(serialise(model)), StudentSession(serialise(built.model)), LogMel(recipe)
     signals = [*pieces, *synthetic_signals(recipe)]
     difference_db = _compare_mels(recipe, log_mel, signals)
@@ -92,7 +93,7 @@ def write_waveform_student(
             f"{int(cosines.argmin())} (expected at least {MIN_COSINE}); nothing was written"
         )
     _compare_batches(session, signals, recipe)
-    data = publish(model, output, Shape.of(recipe), _NOTHING, excused=MEL_CLAUSES)
+    data = validate_and_write(model, output, Shape.of(recipe), _NOTHING, excused=MEL_CLAUSES)
     inside_ms, outside_ms = _time(session, drop_in, log_mel, music(recipe.segment_samples))
     return WaveformExported(
         output,
@@ -111,30 +112,17 @@ _NOTHING = np.empty((0, 1, 1), np.float32)
 
 def join(mel: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelProto:
     """One graph out of two, the first one's output being the second one's input; names of the first get a prefix."""
-    joined = onnx.ModelProto()
-    joined.CopyFrom(student)
-    handed = mel.graph.output[0].name
-    outside = {mel.graph.input[0].name, handed}
-
-    def renamed(name: str) -> str:
-        return name if name in outside or not name else f"mel/{name}"
-
-    first = onnx.GraphProto()
-    first.CopyFrom(mel.graph)
-    for node in first.node:
-        node.name = f"mel/{node.name}"
-        node.input[:] = [renamed(name) for name in node.input]
-        node.output[:] = [renamed(name) for name in node.output]
-    for weight in first.initializer:
-        weight.name = renamed(weight.name)
-    nodes = [*first.node, *student.graph.node]
-    del joined.graph.node[:], joined.graph.input[:], joined.graph.output[:], joined.graph.value_info[:]
-    joined.graph.node.extend(nodes)
-    joined.graph.initializer.extend(first.initializer)
-    joined.graph.input.extend(first.input)
-    joined.graph.output.append(
-        onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, (AXIS, EMBEDDING_DIM))
+    first = compose.add_prefix(mel, "mel/", rename_inputs=False, rename_outputs=False)
+    joined = compose.merge_models(
+        first,
+        student,
+        io_map=[(mel.graph.output[0].name, student.graph.input[0].name)],
+        producer_name=student.producer_name,
+        producer_version=student.producer_version,
     )
+    # merge_models lists the opset of each part.
+    del joined.graph.value_info[:], joined.opset_import[:]
+    joined.opset_import.extend(student.opset_import)
     return joined
 
 
@@ -186,8 +174,8 @@ def _compare_mels(recipe: Recipe, log_mel: LogMel, signals: Sequence[Array]) -> 
         expected, found = outside_mel(log_mel, signal), session.run(signal[None])[0, 0]
         # difference: [mel, frame] dB
         difference = np.abs(expected - found)
-        heard = expected >= expected.max(axis=0) - AUDIBLE_DB
-        if not (worst := float(difference[heard].max())) <= MAX_DIFFERENCE_DB:
+        audible = expected >= expected.max(axis=0) - AUDIBLE_DB
+        if not (worst := float(difference[audible].max())) <= MAX_DIFFERENCE_DB:
             raise ExportError(
                 f"the mel in the graph is {worst:.3f} dB off for signal {number} (expected at most {MAX_DIFFERENCE_DB} "
                 f"within {AUDIBLE_DB:g} dB of a frame's loudest band); nothing was written"

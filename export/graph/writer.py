@@ -1,4 +1,4 @@
-"""A checkpoint as a drop-in ONNX file: traced, folded, described, proved, published.
+"""A checkpoint as a drop-in ONNX file: traced, folded, described, proved, validated, written.
 
 Guarantee: the file appears whole, and only after it met every clause of the contract and answered as torch does on real
 segments; otherwise nothing is written and what stood there stays. The same checkpoint gives the same bytes.
@@ -27,9 +27,10 @@ from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.folding import fold, operator_counts
 from student_clap.export.graph.parity import Parity, compare
-from student_clap.export.model.contract import Shape, check_contract, failures
+from student_clap.export.model.contract import check_contract, failures
 from student_clap.export.model.metadata import CLAP_LAYOUT, LAYOUT_KEY, get_metadata, metadata_of, set_metadata
-from student_clap.export.model.session import INPUT_NAME, StudentSession
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import INPUT_NAME, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,12 +47,12 @@ _TRIED_SEGMENTS = 2  # in the contract's clauses; parity tries all
 
 
 class ExportError(click.ClickException):
-    """The model was not published. The message says why."""
+    """The model was not written. The message says why."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The file that was written."""
 
     path: Path
     n_bytes: int
@@ -97,7 +98,7 @@ def write_student(
     model = transpose_input(built.model, shape) if transposed else built.model
     if transposed:
         _check_transposed(built.model, model, shape, segments_db)
-    data = publish(model, output, shape, segments_db)
+    data = validate_and_write(model, output, shape, segments_db)
     return Exported(output, len(data), built.n_parameters, model, built.parity)
 
 
@@ -132,7 +133,7 @@ def check_clap_recipe(recipe: Recipe) -> None:
     """Refuse a student that the teacher's input does not fit.
 
     Raises:
-        ExportError: it hears another number of bands than the teacher.
+        ExportError: it takes another number of bands than the teacher.
     """
     wanted = MEL_PRESETS["clap"]
     if recipe.n_mels != wanted.n_mels:
@@ -181,7 +182,7 @@ def serialise(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def publish(
+def validate_and_write(
     model: onnx.ModelProto,
     output: Path,
     shape: Shape,
@@ -194,7 +195,7 @@ def publish(
         ExportError: a clause is not met, or the system refuses.
     """
     data = serialise(model)
-    # The clauses look at a file, so they get one that nobody else sees.
+    # The clauses look at a file, so they get one that no other process sees.
     with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
         trial = Path(directory) / output.name
         trial.write_bytes(data)

@@ -1,9 +1,9 @@
 """Many audio files to track vectors, several at a time.
 
-Guarantee: vectors are those of `embed_file`; a file without audio is an outcome, not an error; results come in the
-order of the files, whatever the order they are finished in.
-Cost: a few tracks in flight, each on one thread and up to 0.3 GB for ten minutes of audio. Outcomes are handed on while
-later files are at work, so memory does not grow with the number of files.
+Guarantee: a file without audio is a result that says why, not an error; results come in the order of the files,
+whatever the order they are finished in.
+Cost: as many tracks in flight as threads. Results are handed on while later files are at work, so memory does not grow
+with the number of files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.machine import available_cores
 from student_clap.config.runtime.parallel import in_order
-from student_clap.export.model.inputs import AppMel
-from student_clap.export.model.session import StudentSession, pool
-from student_clap.featurize.audio.decode import DecodeError, decode
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.export.model.embedding import NOT_FINITE, Embedder, NoAudioError
 
-MAX_THREADS = 8
 # What is taken from a folder; a file that is named itself is always tried.
 AUDIO_SUFFIXES = frozenset(
     (
@@ -53,8 +48,8 @@ AUDIO_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What became of one file."""
+class FileEmbedding:
+    """One file's vector, or why there is none."""
 
     path: Path
     vector: npt.NDArray[np.float32] | None  # [512], unit length
@@ -67,7 +62,7 @@ class Embedded:
 def audio_files(given: Iterable[Path]) -> list[Path]:
     """The files named, and the audio files in the folders named and below; each path once, folders in name order.
 
-    Hidden files and folders, and links to folders, are passed over.
+    Hidden files and folders, and links to folders, are passed over. A file that is named itself is always tried.
     """
     found: dict[Path, None] = {}
     for path in given:
@@ -83,51 +78,38 @@ def audio_files(given: Iterable[Path]) -> list[Path]:
 
 
 def embed_files(
-    files: Sequence[Path],
-    session: StudentSession,
-    mel: AppMel,
-    *,
-    threads: int,
-    advance: Callable[[], object] = lambda: None,
-) -> Iterator[Embedded]:
+    files: Sequence[Path], embedder: Embedder, *, threads: int, advance: Callable[[], object] = lambda: None
+) -> Iterator[FileEmbedding]:
     """Embed `files`.
 
     Args:
         files: audio.
-        session: used from several threads; should run on one thread itself.
-        mel: what the model is fed.
+        embedder: used from several threads.
         threads: files at a time.
         advance: called once per finished file.
 
     Yields:
-        One outcome per file, in order.
+        One result per file, in order.
 
     Raises:
         ModelError: the model does not take the mel. Files that were not begun are not begun any more.
     """
-    log_mel = LogMel(mel.recipe)
 
-    def embed(path: Path) -> Embedded:
-        outcome = _embed(path, session, mel, log_mel)
+    def embed(path: Path) -> FileEmbedding:
+        result = _embed(path, embedder)
         advance()
-        return outcome
+        return result
 
     yield from in_order(embed, files, threads=threads)
 
 
-def default_threads() -> int:
-    """One per core, within what memory bears."""
-    cores = available_cores()
-    return min(MAX_THREADS, cores)
-
-
-def _embed(path: Path, session: StudentSession, mel: AppMel, log_mel: LogMel) -> Embedded:
+def _embed(path: Path, embedder: Embedder) -> FileEmbedding:
     try:
-        samples = decode(path, log_mel.recipe.max_samples)
-    except (DecodeError, OSError) as error:
-        return Embedded(path, None, error=" ".join(str(error).split()))
-    vectors = session.embed_inputs(mel.feed(samples, log_mel))
-    vector = pool(vectors)
-    if not np.isfinite(vector).all():
-        return Embedded(path, None, error="the model gives values that are not finite")
-    return Embedded(path, vector, len(vectors), len(samples), len(samples) / log_mel.recipe.sample_rate)
+        samples = embedder.read_audio(path)
+    except NoAudioError as error:
+        return FileEmbedding(path, None, error=str(error))
+    found = embedder.embed_samples(samples)
+    if not found.finite:
+        return FileEmbedding(path, None, error=NOT_FINITE)
+    seconds = len(samples) / embedder.spec.recipe.sample_rate
+    return FileEmbedding(path, found.vector, len(found.segments), len(samples), seconds)

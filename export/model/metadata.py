@@ -1,4 +1,4 @@
-"""What a student's ONNX file says of itself, in `metadata_props`, under a prefix of our own; and files made with it."""
+"""The metadata of a student's ONNX file (`metadata_props`, under a prefix of our own) and of files made with it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
+
 if TYPE_CHECKING:
     import onnx
 
-    from student_clap.export.model.inputs import AppMel
+    from student_clap.featurize.onnx.input_spec import InputSpec
     from student_clap.train.runs.checkpoint import CheckpointInfo
 
-METADATA_PREFIX = "student_clap."
 _HELD_OUT = "val_"  # of the metrics in a run's record
 BATCH_KEY = METADATA_PREFIX + "batch"  # how many segments a run takes, where it is not one
 ANY_BATCH = "any"
-HEARS_KEY = METADATA_PREFIX + "hears"  # what a run takes, where it is not a mel
+INPUT_KEY = METADATA_PREFIX + "hears"  # the input of a run, where it is not a mel
 WAVEFORM = "waveform"
 LAYOUT_KEY = METADATA_PREFIX + "layout"  # of the mel, where it is not [mel, frame]
 CLAP_LAYOUT = "clap"  # [frame, mel]
@@ -80,19 +81,19 @@ def plain_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return {k.removeprefix(METADATA_PREFIX): v for k, v in metadata.items() if k.startswith(METADATA_PREFIX)}
 
 
-def vectors_metadata(model: Path, own: Mapping[str, str], mel: AppMel) -> dict[str, str]:
-    """What a file of vectors says of the model they were made with.
+def vectors_metadata(model: Path, own: Mapping[str, str], spec: InputSpec) -> dict[str, str]:
+    """The metadata of a file of vectors: the model that they were made with.
 
     Args:
         model: the ONNX file.
         own: its metadata; all of it is kept.
-        mel: what it was fed.
+        spec: the input that it was given.
     """
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     added = {
-        "recipe": json.dumps(mel.recipe.as_attributes(), sort_keys=True),
-        "recipe_from": mel.source,
+        "recipe": json.dumps(spec.recipe.as_attributes(), sort_keys=True),
+        "recipe_from": spec.source,
         "model_file": model.name,
         "model_sha256": digest,
         "embedded_by": f"student-clap {version('student-clap')}",

@@ -5,7 +5,7 @@
     npz       path: [n] text, vector: [n, 512] float32
 
 Guarantee: rows in the order they were added; the file appears whole or not at all, what stood there stays till then.
-In Parquet, whose text is UTF-8, a path that is none has its odd bytes as \\xNN.
+In Parquet, whose text is UTF-8, a path that is not valid UTF-8 has its odd bytes as \\xNN.
 Cost: Parquet is written 1024 rows (2 MB) at a time; an npz is held in memory, 2 kB a row, since its header comes first.
 """
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from student_clap.config.runtime.files import atomic_file, why_not_writable
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.model.file_batch import Embedded
+from student_clap.export.model.file_batch import FileEmbedding
 
 SUFFIXES = (".parquet", ".npz")
 ROW_GROUP = 1024
@@ -36,7 +36,7 @@ class VectorFileError(click.ClickException):
 class VectorFile(Protocol):
     """A file that vectors are added to."""
 
-    def add(self, embedded: Embedded) -> None:
+    def add(self, embedding: FileEmbedding) -> None:
         """Add a file's vector; one that has none is passed over."""
 
     def finish(self) -> None:
@@ -91,10 +91,10 @@ class _Npz:
         self._paths: list[str] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
 
-    def add(self, embedded: Embedded) -> None:
-        if embedded.vector is not None:
-            self._paths.append(str(embedded.path))
-            self._vectors.append(embedded.vector)
+    def add(self, embedding: FileEmbedding) -> None:
+        if embedding.vector is not None:
+            self._paths.append(str(embedding.path))
+            self._vectors.append(embedding.vector)
 
     def finish(self) -> None:
         # vectors: [file, 512]
@@ -122,11 +122,11 @@ class _Parquet:
         )
         # A dictionary of floats that never repeat is a waste.
         self._writer: Any = pq.ParquetWriter(file, self._schema, compression="zstd", use_dictionary=False)
-        self._held: list[Embedded] = []
+        self._held: list[FileEmbedding] = []
 
-    def add(self, embedded: Embedded) -> None:
-        if embedded.vector is not None:
-            self._held.append(embedded)
+    def add(self, embedding: FileEmbedding) -> None:
+        if embedding.vector is not None:
+            self._held.append(embedding)
         if len(self._held) == ROW_GROUP:
             self.finish()
 

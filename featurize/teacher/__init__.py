@@ -1,1 +1,1 @@
-"""The teacher's ONNX over segments. No store is written here."""
+"""The teacher's ONNX over the segments of a track. No store is written here."""

@@ -13,9 +13,12 @@ import soundfile
 import torch
 
 from student_clap.config.schema import AudioConfig, ModelConfig
-from student_clap.export.model.session import pool
+from student_clap.export.model.embedding import Embedder
+from student_clap.export.model.session import StudentSession
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import input_spec_of
+from student_clap.featurize.onnx.segments import decibel_segments, pool
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.train.runs.checkpoint import CheckpointInfo, write_checkpoint
 from student_clap.train.runs.reader import RunFolder
@@ -100,7 +103,7 @@ def build_library(root: Path) -> Library:
             samples = decode(library.cache_dir / name, recipe.max_samples)
             strips.append((log_mel.codes(samples), len(samples)))
             with torch.inference_mode():
-                segments = torch.from_numpy(_segments(log_mel, samples))
+                segments = torch.from_numpy(np.ascontiguousarray(decibel_segments(samples, log_mel)))
                 vector = pool(student(segments[:, None]).numpy())
             noisy = vector + rng.normal(0, 0.02, 512)
             tracks.append(
@@ -132,11 +135,14 @@ def build_library(root: Path) -> Library:
     return library
 
 
-def _segments(log_mel: LogMel, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    from student_clap.store import frame_index
+def embedder_of(model: Path, recipe: Recipe) -> Embedder:
+    """The model in `model` and the input that it takes."""
+    return Embedder(StudentSession(model), input_spec_of(model, recipe))
 
-    strip = log_mel.strip(samples)
-    return np.ascontiguousarray(strip[:, frame_index(len(samples), log_mel.recipe)].transpose(1, 0, 2))
+
+def file_vector(path: Path, embedder: Embedder) -> npt.NDArray[np.float32]:
+    """[512] of an audio file."""
+    return embedder.embed_samples(embedder.read_audio(path)).vector
 
 
 @pytest.fixture(scope="session")

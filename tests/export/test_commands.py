@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 from student_clap.store import FeatureStore
 from student_clap.store.arrays.metadata import set_attributes
 from student_clap.train.loop import metrics
@@ -208,7 +208,7 @@ def test_an_unreadable_recipe_is_an_error(ready: Library) -> None:
     with_metadata(ready.run.student_onnx, recipe='{"n_mels": 128}')
     done = evaluate(ready)
     assert done.exit_code == 1
-    assert "its recipe cannot be read" in done.stderr
+    assert "its metadata student_clap.recipe cannot be read" in done.stderr
 
 
 def test_a_model_that_gives_nan_is_refused(ready: Library) -> None:

@@ -11,12 +11,11 @@ import onnxruntime
 import pytest
 import soundfile
 
-from student_clap.export.model.embedding import embed_file, file_segments
-from student_clap.export.model.session import ModelError, StudentSession, pool
-from student_clap.featurize.audio.decode import DecodeError
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.export.model.embedding import NoAudioError, read_audio
+from student_clap.export.model.session import ModelError, StudentSession
+from student_clap.featurize.onnx.segments import decibel_segments, pool
 
-from .conftest import RATE, Library, tune
+from .conftest import RATE, Library, embedder_of, file_vector, tune
 
 
 def production_vector(path: Path, model: Path) -> npt.NDArray[np.float32]:
@@ -56,7 +55,7 @@ def test_equals_plain_librosa_and_onnxruntime(
 ) -> None:
     path = tmp_path / "tune.wav"
     soundfile.write(path, tune(99, duration_s), RATE)
-    found = embed_file(path, StudentSession(exported), LogMel(library.recipe))
+    found = file_vector(path, embedder_of(exported, library.recipe))
     expected = production_vector(path, exported)
     assert found.shape == (512,)
     assert found.dtype == np.float32
@@ -67,20 +66,19 @@ def test_equals_plain_librosa_and_onnxruntime(
 def test_a_repeated_tail_counts_twice(exported: Path, library: Library, tmp_path: Path) -> None:
     path = tmp_path / "tune.wav"
     soundfile.write(path, tune(5, 17.0)[:720_000], 48_000)
-    segments = file_segments(path, LogMel(library.recipe))
+    segments = decibel_segments(read_audio(path, library.recipe), library.recipe)
     assert segments.shape == (3, 128, 1001)
     np.testing.assert_array_equal(segments[1], segments[2])
-    session = StudentSession(exported)
-    vectors = session.embed_segments(segments)
-    mean = (vectors[0] + 2 * vectors[1]) / 3
-    np.testing.assert_allclose(session.embed_track(segments), mean / np.linalg.norm(mean), atol=1e-6)
+    found = embedder_of(exported, library.recipe).embed_decibels(segments)
+    mean = (found.segments[0] + 2 * found.segments[1]) / 3
+    np.testing.assert_allclose(found.vector, mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_what_cannot_be_decoded_is_an_error(exported: Path, library: Library, tmp_path: Path) -> None:
     path = tmp_path / "page.mp3"
     path.write_text("<html>502</html>")
-    with pytest.raises(DecodeError):
-        embed_file(path, StudentSession(exported), LogMel(library.recipe))
+    with pytest.raises(NoAudioError, match="no audio"):
+        embedder_of(exported, library.recipe).read_audio(path)
 
 
 def test_pool_is_the_unweighted_mean_and_survives_zero() -> None:
@@ -104,7 +102,7 @@ def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
 
 def test_segments_of_another_recipe_are_refused(exported: Path) -> None:
     with pytest.raises(ModelError, match=r"fails on input \[1, 1, 64, 1001\]"):
-        StudentSession(exported).embed_track(np.zeros((1, 64, 1001), np.float32))
+        StudentSession(exported).embed_segments(np.zeros((1, 64, 1001), np.float32))
 
 
 def test_the_time_of_a_segment_is_measured(exported: Path) -> None:

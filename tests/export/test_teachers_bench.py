@@ -37,7 +37,7 @@ def test_both_halves_of_the_fusion_count() -> None:
 
 def test_the_table_holds_what_was_measured() -> None:
     ours = student("hybrid-s")
-    subjects = {TEACHER: ours, FUSION: Subject(ours.data, ours.heard, 5_000_000), "hybrid-s": ours}
+    subjects = {TEACHER: ours, FUSION: Subject(ours.data, ours.segment, 5_000_000), "hybrid-s": ours}
     figures = measure(subjects, rounds=2, loads=1)
     assert figures[TEACHER]["times_faster"] == 1
     assert figures["hybrid-s"]["onnx_mb"] == len(ours.data) / 1e6

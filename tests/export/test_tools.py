@@ -20,12 +20,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from student_clap.config.cli import main
 from student_clap.export.model import vector_file as vector_file_module
-from student_clap.export.model.file_batch import Embedded, audio_files, embed_files
-from student_clap.export.model.inputs import mel_of
+from student_clap.export.model.embedding import Embedder
+from student_clap.export.model.file_batch import FileEmbedding, audio_files, embed_files
 from student_clap.export.model.session import ModelError, StudentSession
 from student_clap.export.model.vector_file import vector_file
+from student_clap.featurize.onnx.input_spec import input_spec_of
 
-from .conftest import RATE, Library, tune
+from .conftest import RATE, Library, embedder_of, tune
 from .model.test_contract import NAMES, model
 from .test_production_path import production_vector
 
@@ -134,7 +135,7 @@ def test_a_reference_may_hear_samples(exported: Path, library: Library, tmp_path
     teacher, audio = waveform_teacher(tmp_path / "teacher.onnx", 512 * 4000), library.cache_dir / "t00.flac"
     done = run("check", exported, "--audio", audio, "--reference", teacher)
     assert done.exit_code == 0, done.output
-    assert "its mel from the model, which hears samples" in done.stdout
+    assert "its mel from the model, which takes samples" in done.stdout
     found = float(re.search(r"(?m)^reference: .*: cosine (-?[\d.]+),", done.stdout)[1])  # type: ignore[index]
     (vector,) = _session(teacher).run(None, {"waveform": _production_samples(audio)[None]})[0]
     assert found == pytest.approx(production_vector(audio, exported) @ vector, abs=1e-5)
@@ -250,8 +251,8 @@ def test_a_parquet_file_grows_by_row_groups(tmp_path: Path, monkeypatch: pytest.
     odd = Path(os.fsdecode(b"caf\xe9.ogg"))
     with vector_file(tmp_path / "v.parquet", {}) as file:
         for number, vector in enumerate(vectors):
-            file.add(Embedded(odd if number == 4 else Path(f"{number}.ogg"), vector, 1, 48_000, 1.0))
-            file.add(Embedded(Path("silent.ogg"), None, error="no audio"))
+            file.add(FileEmbedding(odd if number == 4 else Path(f"{number}.ogg"), vector, 1, 48_000, 1.0))
+            file.add(FileEmbedding(Path("silent.ogg"), None, error="no audio"))
     found = pq.ParquetFile(tmp_path / "v.parquet")
     assert found.num_row_groups == 3
     table = found.read()
@@ -265,7 +266,7 @@ def test_a_vector_file_appears_whole_or_not_at_all(name: str, tmp_path: Path) ->
 
     def killed() -> None:
         with vector_file(tmp_path / name, {}) as file:
-            file.add(Embedded(Path("a.ogg"), np.ones(512, np.float32), 1, 1, 1.0))
+            file.add(FileEmbedding(Path("a.ogg"), np.ones(512, np.float32), 1, 1, 1.0))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -277,8 +278,7 @@ def test_a_vector_file_appears_whole_or_not_at_all(name: str, tmp_path: Path) ->
 def test_vectors_are_handed_on_before_all_files_are_done(exported: Path, library: Library) -> None:
     done: list[int] = []
     files = [library.cache_dir / "t00.flac"] * 30
-    mel = mel_of(exported, library.recipe)
-    stream = embed_files(files, StudentSession(exported), mel, threads=1, advance=lambda: done.append(1))
+    stream = embed_files(files, embedder_of(exported, library.recipe), threads=1, advance=lambda: done.append(1))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert len(done) < len(files)
@@ -326,7 +326,7 @@ def test_embed_of_nothing_writes_nothing(exported: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("v.csv", r"\.parquet or \.npz"), ("v", r"\.parquet or \.npz"), ("file/v.npz", "is no folder")],
+    [("v.csv", r"\.parquet or \.npz"), ("v", r"\.parquet or \.npz"), ("file/v.npz", "is not a folder")],
 )
 def test_embed_refuses_other_formats_before_the_work(name: str, message: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -339,9 +339,9 @@ def test_embed_refuses_other_formats_before_the_work(name: str, message: str, ex
 
 def test_embed_with_a_model_that_does_not_take_the_mel(exported: Path, library: Library, tmp_path: Path) -> None:
     # A file with the teacher's interface fixes the mel; the student takes another.
-    mel = mel_of(transposed_teacher(tmp_path / "teacher.onnx"), library.recipe)
+    spec = input_spec_of(transposed_teacher(tmp_path / "teacher.onnx"), library.recipe)
     with pytest.raises(ModelError, match=r"fails on input \[1, 1, 1001, 64\]"):
-        list(embed_files([library.cache_dir / "t00.flac"] * 3, StudentSession(exported), mel, threads=2))
+        list(embed_files([library.cache_dir / "t00.flac"] * 3, Embedder(StudentSession(exported), spec), threads=2))
 
 
 def test_which_files_of_a_folder_are_taken(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from click.testing import CliRunner
 from student_clap.config.cli import main
 from student_clap.export.app import deployment
 from student_clap.export.app.deployment import DeployError, choose_kept_name, choose_name, deploy, rollback
+from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.input_spec import InputSpec
 
-from ..conftest import Library
+from ..conftest import Library, file_vector
 from ..model.test_contract import model
 
 NAME = "model_epoch_36.onnx"
@@ -398,11 +400,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def what_the_app_hears(app: Path, library: Library) -> Any:
     """The default settings: CLAP_AUDIO_MODEL_PATH, 128 x 1001 mels, one session per song."""
-    from student_clap.export.model.embedding import embed_file
-    from student_clap.featurize.audio.mel import LogMel
-
-    session = StudentSession(app / "model" / NAME)
-    return embed_file(library.cache_dir / "t01.flac", session, LogMel(library.recipe))
+    embedder = Embedder(StudentSession(app / "model" / NAME), InputSpec.of_recipe(library.recipe, "the app"))
+    return file_vector(library.cache_dir / "t01.flac", embedder)
 
 
 def test_the_app_hears_the_student_after_deploy_and_the_old_model_after_rollback(

@@ -22,7 +22,7 @@ from student_clap.export.app.model_verdict import (
     find_evaluation,
     shared_index,
 )
-from student_clap.export.model.metadata import METADATA_PREFIX
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
 from ..conftest import Library
 

@@ -21,12 +21,11 @@ from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
 from student_clap.export.app.library import why_not_a_vector
-from student_clap.export.model.embedding import embed_file
-from student_clap.export.model.session import StudentSession, pool
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.segments import pool
 from student_clap.store import FeatureStore, State
 
-from ..conftest import Library
+from ..conftest import Library, embedder_of, file_vector
 
 
 def run(*arguments: object) -> Result:
@@ -78,7 +77,7 @@ def test_vectors_from_audio_are_productions(library: Library, exported: Path, ou
     assert "(0 from the store's mel)" in done.stdout
     found = vectors_of(out)
     for name in ("t01", "t02"):
-        expected = embed_file(library.cache_dir / f"{name}.flac", StudentSession(exported), LogMel(library.recipe))
+        expected = file_vector(library.cache_dir / f"{name}.flac", embedder_of(exported, library.recipe))
         assert float(found[name] @ expected) >= 0.99999
     rows = {
         row["track_id"]: row for row in pq.read_table(out, columns=["track_id", "source", "n_segments"]).to_pylist()

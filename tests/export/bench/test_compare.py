@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from student_clap.config.cli import main
 from student_clap.export.bench import compare as model_bench
-from student_clap.export.bench.compare import _ratio, _subject, _take_turns, heard_by, table
+from student_clap.export.bench.compare import Ask, comparison_table, ratio, spec_to_measure, subject_process, take_turns
 from student_clap.export.bench.subject import MINUTE_SAMPLES, Subject, peak_bytes
-from student_clap.export.model.embedding import embed_file
+from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import StudentSession
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import input_spec_of
 
 from ..conftest import Library
 from ..model.test_contract import model
@@ -71,7 +71,7 @@ def test_three_kinds_side_by_side(quick: None, exported: Path, tmp_path: Path) -
     assert len({line.count("|") for line in lines[:5]}) == 1
     assert lines[-1].startswith("bench: 3 models, 3 rounds in turn")
     record = json.loads(out.read_text())
-    assert [(m["hears"], m["n_mels"]) for m in record["models"]] == [("mel", 128), ("waveform", 0), ("transposed", 64)]
+    assert [(m["input"], m["n_mels"]) for m in record["models"]] == [("mel", 128), ("waveform", 0), ("transposed", 64)]
     assert [m["bytes"] for m in record["models"]] == [p.stat().st_size for p in (exported, waveform, clap)]
     for measured in record["models"]:
         for threads in measured["threads"].values():
@@ -90,19 +90,19 @@ def test_a_minute_is_productions_minute(exported: Path, library: Library, tmp_pa
             return super().run(mel_db)
 
     subject = Subject(exported, 1, library.recipe, "mel")
-    subject._session = Noted(exported)
+    subject.embedder.session = Noted(exported)
     assert subject.segment_s() > 0
     assert runs == [(1, 1, 128, 1001)]
     assert subject.minute_s() > 0
     assert runs[1:] == [(1, 1, 128, 1001)] * 12
     # Its segments are those that embed makes of the same samples.
-    assert len(subject._minute) == MINUTE_SAMPLES
+    assert len(subject.minute) == MINUTE_SAMPLES
     import soundfile
 
-    soundfile.write(tmp_path / "m.wav", subject._minute, 48_000, subtype="FLOAT")
-    mine = subject._session.embed_inputs(subject._mel.feed(subject._minute, subject._log_mel)).mean(axis=0)
-    expected = embed_file(tmp_path / "m.wav", StudentSession(exported), LogMel(library.recipe))
-    assert float(mine @ expected / np.linalg.norm(mine)) > 0.9999
+    soundfile.write(tmp_path / "m.wav", subject.minute, 48_000, subtype="FLOAT")
+    embedder = Embedder(StudentSession(exported), input_spec_of(exported, library.recipe))
+    expected = embedder.embed_samples(embedder.read_audio(tmp_path / "m.wav")).vector
+    assert float(subject.embedder.embed_samples(subject.minute).vector @ expected) > 0.9999
 
 
 def test_memory_is_the_models_own(library: Library, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_memory_is_the_models_own(library: Library, tmp_path: Path) -> None:
     sizes = []
     for name, n_weights in (("small.onnx", 512), ("large.onnx", 10_000 * 512)):
         path = waveform_teacher(tmp_path / name, n_weights)
-        with _subject(path, 1, heard_by(path, library.recipe)) as (ask, _):
+        with subject_process(path, 1, spec_to_measure(path, library.recipe)) as (ask, _):
             ask("segment")
             sizes.append(ask("peak")["peak_bytes"])
     assert 18e6 < sizes[1] - sizes[0] < 100e6  # its weights are 20 MB
@@ -118,22 +118,22 @@ def test_memory_is_the_models_own(library: Library, tmp_path: Path) -> None:
     assert ballast.sum() > 0
 
 
-def test_models_take_turns() -> None:
+def test_modelstake_turns() -> None:
     order: list[int] = []
 
-    def ask(index: int) -> model_bench._Ask:
-        def answer(what: str) -> dict[str, float]:
-            assert what == "segment"
+    def ask(index: int) -> Ask:
+        def answer(task: str) -> dict[str, float]:
+            assert task == "segment"
             order.append(index)
             return {"s": float(index + 1)}
 
         return answer
 
-    seconds = _take_turns([ask(0), ask(1), ask(2)], "segment", 3)
+    seconds = take_turns([ask(0), ask(1), ask(2)], "segment", 3)
     assert [set(order[i : i + 3]) for i in range(0, 12, 3)] == [{0, 1, 2}] * 4
     assert len({order[i] for i in range(3, 12, 3)}) == 3  # each begins once
     assert seconds == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
-    assert _ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
+    assert ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
 
 
 def test_the_table_has_a_line_per_model() -> None:
@@ -145,14 +145,14 @@ def test_the_table_has_a_line_per_model() -> None:
         "segment_ratio": 1.0,
     }
     record = {"model": "/a/student.onnx", "bytes": 2_770_000, "threads": {"one": threads, "all": threads}}
-    cells = table([record]).splitlines()[-1].strip("| ").split(" | ")
+    cells = [cell.strip() for cell in comparison_table([record]).splitlines()[-1].strip("|").split("|")]
     assert cells == ["student.onnx", "2.77", "4.00", "4.00", "90.00", "90.00", "12.0", "80", "1.00"]
 
 
 def test_what_cannot_be_measured_is_named(quick: None, exported: Path, tmp_path: Path) -> None:
     assert "there is no model at" in run("bench", tmp_path / "absent.onnx").stderr
     (tmp_path / "page.onnx").write_bytes(b"<html>")
-    assert "page.onnx is no ONNX file" in run("bench", exported, "--against", tmp_path / "page.onnx").stderr
+    assert "page.onnx is not an ONNX file" in run("bench", exported, "--against", tmp_path / "page.onnx").stderr
     # It says 128 bands and takes 8.
     proto = model(dims=(1, 1, "mels", "time"))
     onnx.save(proto, str(tmp_path / "odd.onnx"))
@@ -162,7 +162,7 @@ def test_what_cannot_be_measured_is_named(quick: None, exported: Path, tmp_path:
 
 
 def test_a_process_that_dies_is_one_error(exported: Path, library: Library) -> None:
-    with _subject(exported, 1, heard_by(exported, library.recipe)) as (ask, _):
+    with subject_process(exported, 1, spec_to_measure(exported, library.recipe)) as (ask, _):
         os.kill(int(ask("pid")["pid"]), 9)
         with pytest.raises(model_bench.BenchError, match="the process that measures it died"):
             ask("segment")
@@ -172,4 +172,4 @@ def test_figures_that_cannot_be_written_are_refused_before_the_work(tmp_path: Pa
     (tmp_path / "file").write_bytes(b"")
     done = run("bench", tmp_path / "absent.onnx", "--out", tmp_path / "file" / "b.json")
     assert done.exit_code == 1
-    assert "is no folder that can be written to" in done.stderr
+    assert "is not a folder that can be written to" in done.stderr

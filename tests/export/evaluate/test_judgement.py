@@ -12,7 +12,7 @@ import soundfile
 
 from student_clap.config.schema import AudioConfig
 from student_clap.export.evaluate.figures import Compared, track_scores
-from student_clap.export.evaluate.held_out import Outcome
+from student_clap.export.evaluate.held_out import HeldOutTrack, clipped_share
 from student_clap.export.evaluate.intervals import interval, mean_intervals
 from student_clap.export.evaluate.judgement import BUCKETS, Library, bucket_figures, bucket_of, judge
 from student_clap.export.evaluate.queries import checked
@@ -26,8 +26,7 @@ from student_clap.export.evaluate.query_scores import (
 )
 from student_clap.export.evaluate.suspects import suspects
 from student_clap.export.evaluate.text_figures import text_figures, within_5_percent
-from student_clap.export.model.embedding import hear
-from student_clap.featurize.audio.mel import LogMel
+from student_clap.export.model.embedding import read_audio
 from student_clap.store import Recipe
 
 RATE = 48_000
@@ -220,13 +219,13 @@ def test_reasons_to_suspect() -> None:
     student, teacher, _ = tracks(40, 0.01)
     training = teacher[10:]
     bad = {
-        0: Outcome(0, student[0], n_segments=1, n_samples=4 * RATE, clipped_share=0.0),
-        1: Outcome(1, student[1], n_segments=120, n_samples=600 * RATE, agreement=0.9),
-        2: Outcome(2, student[2], n_segments=9, n_samples=45 * RATE, agreement=0.9, quiet_share=0.6),
-        3: Outcome(3, student[3], n_segments=9, n_samples=45 * RATE, agreement=0.9, clipped_share=0.02),
-        4: Outcome(4, student[4], n_segments=9, n_samples=45 * RATE, agreement=0.1),
+        0: HeldOutTrack(0, student[0], n_segments=1, n_samples=4 * RATE, clipped_share=0.0),
+        1: HeldOutTrack(1, student[1], n_segments=120, n_samples=600 * RATE, agreement=0.9),
+        2: HeldOutTrack(2, student[2], n_segments=9, n_samples=45 * RATE, agreement=0.9, quiet_share=0.6),
+        3: HeldOutTrack(3, student[3], n_segments=9, n_samples=45 * RATE, agreement=0.9, clipped_share=0.02),
+        4: HeldOutTrack(4, student[4], n_segments=9, n_samples=45 * RATE, agreement=0.1),
     }
-    usual = Outcome(9, student[9], n_segments=9, n_samples=45 * RATE, agreement=0.9)
+    usual = HeldOutTrack(9, student[9], n_segments=9, n_samples=45 * RATE, agreement=0.9)
     for at in range(7):
         student[at] = unit((teacher[at] + 0.08 * np.random.default_rng(at).normal(size=512))[None])[0]
     student[5] = teacher[12]
@@ -255,6 +254,6 @@ def test_reasons_to_suspect() -> None:
 def test_samples_at_full_scale_are_counted(tmp_path: Path, peak: float, share: float) -> None:
     square = peak * np.sign(np.sin(2 * np.pi * 50 * (np.arange(RATE) + 0.5) / RATE))
     soundfile.write(tmp_path / "square.wav", square, RATE, subtype="PCM_16")
-    heard = hear(tmp_path / "square.wav", LogMel(Recipe.from_config(AudioConfig())))
-    assert heard.clipped_share == pytest.approx(share)
-    assert heard.n_samples == RATE
+    samples = read_audio(tmp_path / "square.wav", Recipe.from_config(AudioConfig()))
+    assert clipped_share(samples) == pytest.approx(share)
+    assert len(samples) == RATE

@@ -238,7 +238,7 @@ def test_evaluate_times_the_teacher(copied_library: Library, exported: Path, mon
     copied_library.run.student_onnx.write_bytes(exported.read_bytes())
     monkeypatch.setattr("student_clap.export.bench.compare.LOADS", 1)
     monkeypatch.setattr("student_clap.export.bench.compare.THREADS", {"one": 1})
-    monkeypatch.setattr("student_clap.export.command._BENCH_ROUNDS", 3)
+    monkeypatch.setattr("student_clap.export.evaluate_command.BENCH_ROUNDS", 3)
     done = evaluate(copied_library, "--against", str(exported))
     assert done.exit_code == 0, done.output
     record = json.loads((copied_library.run.evaluation / "metrics.json").read_text(encoding="utf-8"))

@@ -16,9 +16,9 @@ from student_clap.config.schema import AudioConfig
 from student_clap.export.graph import writer as onnx_writer
 from student_clap.export.graph.parity import real_segments
 from student_clap.export.graph.writer import ExportError, check_clap_recipe, write_student
-from student_clap.export.model.inputs import mel_of
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.onnx.input_spec import input_spec_of
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.runs.checkpoint import CheckpointInfo, write_checkpoint
 from student_clap.train.students.registry import build_student
@@ -139,4 +139,4 @@ def test_a_transposition_that_changes_the_answer_is_not_published(
 
 
 def test_a_recipes_file_is_transposed_only_where_its_shape_says_so(exported: Path) -> None:
-    assert not mel_of(exported, CLAP).shape.transposed
+    assert not input_spec_of(exported, CLAP).shape.transposed

@@ -18,8 +18,9 @@ from student_clap.config.schema import ModelConfig
 from student_clap.export.graph import parity
 from student_clap.export.graph.parity import ParityError, real_segments
 from student_clap.export.graph.writer import ExportError, write_student
-from student_clap.export.model.contract import Shape, check_contract, failures
+from student_clap.export.model.contract import check_contract, failures
 from student_clap.export.model.metadata import plain_metadata
+from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.storage.errors import StoreError
 

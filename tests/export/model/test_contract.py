@@ -11,9 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from student_clap.export.model.contract import Clause, Shape, check_contract, failures
+from student_clap.export.model.clauses import Clause
+from student_clap.export.model.contract import check_contract, failures
+from student_clap.featurize.onnx.input_spec import Shape
 
 SHAPE = Shape(n_mels=8, frames=21)
+RUN_NAMES = ("loads", "output", "finite", "unit-norm", "deterministic")
 NAMES = (
     "valid",
     "single-file",
@@ -25,11 +28,7 @@ NAMES = (
     "input-name",
     "input-type",
     "static-batch",
-    "loads",
-    "output",
-    "finite",
-    "unit-norm",
-    "deterministic",
+    *RUN_NAMES,
 )
 
 
@@ -185,14 +184,30 @@ def test_foreign_operators(tmp_path: Path) -> None:
     assert "com.microsoft::Gelu" in found["operators"].reason
 
 
-def test_random_numbers(tmp_path: Path) -> None:
+def test_random_numbers_are_refused_without_a_run(tmp_path: Path) -> None:
     def noisy(name: str) -> list[onnx.NodeProto]:
         return [
             helper.make_node("RandomNormalLike", [name], ["noise"], scale=5.0),
             helper.make_node("Add", [name, "noise"], ["mel"]),
         ]
 
-    assert broken(model(nodes=noisy), tmp_path) == {"operators", "deterministic"}
+    assert broken(model(nodes=noisy), tmp_path) == {"operators", *RUN_NAMES}
+
+
+def test_two_runs_that_differ(tmp_path: Path) -> None:
+    # An operator that draws and is called otherwise.
+    def noisy(name: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Mul", [name, "nought"], ["zeros"]),
+            helper.make_node("Add", ["zeros", "half"], ["chances"]),
+            helper.make_node("Bernoulli", ["chances"], ["drawn"]),
+            helper.make_node("Mul", [name, "drawn"], ["mel"]),
+        ]
+
+    weights = tuple(
+        numpy_helper.from_array(np.array(value, np.float32), key) for key, value in {"nought": 0, "half": 0.5}.items()
+    )
+    assert broken(model(nodes=noisy, extra_weights=weights), tmp_path) == {"deterministic"}
 
 
 def test_a_loop_even_inside_a_branch(tmp_path: Path) -> None:
@@ -231,8 +246,9 @@ def test_a_loop_even_inside_a_branch(tmp_path: Path) -> None:
         numpy_helper.from_array(np.array(True), "yes"),
     )
     found = judge(model(nodes=nodes, extra_weights=weights), tmp_path)
-    assert {n for n, c in found.items() if not c.passed} == {"operators"}
+    assert {n for n, c in found.items() if not c.passed} == {"operators", *RUN_NAMES}
     assert "Loop" in found["operators"].reason
+    assert "not run" in found["loads"].reason
 
 
 @pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.DOUBLE])
@@ -274,7 +290,7 @@ def test_a_waveform_model_is_tried_with_samples(tmp_path: Path) -> None:
     failed = {name for name, clause in found.items() if not clause.passed}
     # The toy's vector of silence is zero.
     assert failed == {"input-name", "input-type", "static-batch", "unit-norm"}
-    assert "a waveform is heard there" in found["input-name"].reason
+    assert "it takes a waveform" in found["input-name"].reason
     assert found["finite"].reason == "finite for silence, full scale, noise"
     assert found["unit-norm"].reason == "length 0 for silence"
 

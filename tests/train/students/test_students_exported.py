@@ -11,7 +11,8 @@ import torch
 
 from student_clap.config.schema import AudioConfig, ModelConfig
 from student_clap.export.graph.writer import write_student
-from student_clap.export.model.contract import Shape, check_contract, failures
+from student_clap.export.model.contract import check_contract, failures
+from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import Recipe
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.students.pretrained_norm import PretrainedNorm

@@ -1,0 +1,135 @@
+"""`student-clap evaluate`: an ONNX student on held-out artists."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from student_clap.config.options import config_options
+from student_clap.config.runtime.screen import echo, progress, warn
+from student_clap.config.schema import Config
+from student_clap.export.options import FILE, FOLDER, model_option, run_folder, run_option
+
+if TYPE_CHECKING:
+    from student_clap.export.evaluate.text_figures import Queries
+
+BENCH_ROUNDS = 10  # of a segment by each model, for evaluate's --against
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The options of text search, as they were given."""
+
+    queries: Path | None
+    texts: tuple[str, ...]
+    query_file: Path | None
+    text_model: Path | None
+    tokenizer: Path | None
+
+    def collect(self) -> Queries | None:
+        """The queries that they ask for; None for none. Raises QueryError."""
+        from student_clap.export.evaluate.text_encoder import collect_queries
+
+        return collect_queries(self.queries, self.texts, self.query_file, self.text_model, self.tokenizer)
+
+
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command so that it gets ``text: TextOptions``."""
+
+    @click.option(
+        "--queries", type=FILE, help=".npz of text vectors: name -> 512 numbers, or the arrays name and vector."
+    )
+    @click.option("--query", "texts", multiple=True, metavar="TEXT", help="A text to search with; may be repeated.")
+    @click.option("--query-file", type=FILE, help="Texts to search with, one a line.")
+    @click.option("--text-model", type=FILE, help="AudioMuse-AI's clap_text_model.onnx, for --query and --query-file.")
+    @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer.json, or the folder with it.")
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        queries: Path | None,
+        texts: tuple[str, ...],
+        query_file: Path | None,
+        text_model: Path | None,
+        tokenizer: Path | None,
+        **kwargs: Any,
+    ) -> Any:
+        text = TextOptions(queries, texts, query_file, text_model, tokenizer)
+        return command(*args, text=text, **kwargs)
+
+    return wrapper
+
+
+@click.command()
+@config_options(recipe=True)
+@run_option
+@model_option
+@click.option("--from-store", is_flag=True, help="Use the store's features even where the audio is there.")
+@text_options
+@click.option("--against", type=FILE, help="The teacher's ONNX file, to time next to the student.")
+@click.option("--output", type=FOLDER, help="Folder.  [default: the run's evaluation/]")
+def evaluate(
+    config: Config,
+    run_name: str | None,
+    model: Path | None,
+    *,
+    from_store: bool,
+    text: TextOptions,
+    against: Path | None,
+    output: Path | None,
+) -> None:
+    """Judge an ONNX student on held-out artists, through the production path.
+
+    Writes metrics.json and report.html. With text vectors, or texts and a text model, text search is judged too.
+    """
+    from student_clap.config.runtime.files import write_text_atomically
+    from student_clap.export.bench.compare import compare_models
+    from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model
+    from student_clap.export.model.session import StudentSession
+    from student_clap.export.report.page import render_report
+    from student_clap.export.report.verdict import closing_lines
+    from student_clap.featurize.onnx.recipe import METADATA_PREFIX
+    from student_clap.store import FeatureStore, Recipe
+
+    run = run_folder(config, run_name)
+    model, output = model or run.student_onnx, output or run.evaluation
+    session, recipe = StudentSession(model), Recipe.from_config(config.audio)
+    asked = text.collect()
+    for line in check_recipe(session, model, recipe):
+        warn(line)
+    with FeatureStore.open(config.store.path) as store, progress("track", label="evaluate") as bar:
+        made_from = session.metadata.get(METADATA_PREFIX + "store_uuid", store.uuid)
+        if made_from != store.uuid:
+            warn(f"{model} was trained from store {made_from}; {config.store.path} is {store.uuid}")
+
+        def begin(n_tracks: int) -> Callable[[], object]:
+            bar.at(0, n_tracks)
+            return bar.advance
+
+        done = evaluate_model(
+            model,
+            run,
+            store,
+            recipe,
+            config.ingest.cache_dir,
+            from_store=from_store,
+            session=session,
+            queries=asked,
+            begin=begin,
+        )
+    record = done.record
+    if against is not None:
+        record["speed"] = compare_models([model, against], recipe, rounds=BENCH_ROUNDS)
+    for track in record["left_out"]:
+        name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
+        warn(f"left out: {name}: {track['reason']}")
+    page, html = output / "report.html", render_report(done, run.epochs())
+    write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
+    write_text_atomically(page, html)
+    for line in closing_lines(record, page):
+        echo(line)

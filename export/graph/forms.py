@@ -1,0 +1,176 @@
+"""The forms in which a checkpoint is exported, by name; each is one function that writes a file and says what it wrote.
+
+    mel            the drop-in
+    clap           the same behind LAION's layout, [1, 1, frame, mel]
+    batch          any number of segments a run
+    waveform       48 kHz samples in
+    int8, fp16, fp16-weights   fewer bits
+
+Adding a form is one function in `_WRITERS`. A form that is not the drop-in is made of the drop-in's proved graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.export.graph.batch_axis import write_batch_student
+from student_clap.export.graph.folding import operator_table
+from student_clap.export.graph.parity import real_segments
+from student_clap.export.graph.quantise import Kind, write_quantised
+from student_clap.export.graph.sampling import Samples, draw_samples
+from student_clap.export.graph.waveform import real_pieces, write_waveform_student
+from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
+from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
+from student_clap.train.runs.reader import RunFolder, held_out_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from student_clap.store import FeatureStore
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that is to be exported, and what its run says of it."""
+
+    path: Path
+    student: nn.Module
+    info: CheckpointInfo
+    epoch: Mapping[str, Any] | None  # the run's record of the checkpoint's epoch
+    held_out_artists: frozenset[str]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Load it.
+
+        Raises:
+            click.ClickException: there is no such file.
+            CheckpointError: it is damaged.
+        """
+        if not path.is_file():
+            raise click.ClickException(
+                f"there is no checkpoint at {path}; `student-clap train` makes one, --run names another run and "
+                "--checkpoint a file"
+            )
+        home = RunFolder.of_checkpoint(path)
+        student, info = load_student(path)
+        epochs = [] if home is None else home.epochs()
+        epoch = next((entry for entry in epochs if entry.get("epoch") == info.epoch), None)
+        return cls(path, student, info, epoch, frozenset() if home is None else home.held_out_artists())
+
+
+@dataclass(frozen=True)
+class Material:
+    """Real audio of the store that a form is proved on."""
+
+    segments_db: npt.NDArray[np.float32]  # [segment, mel, frame]
+    n_tracks: int  # that they are of
+    samples: Samples | None  # for fewer bits alone
+    pieces: list[npt.NDArray[np.float32]]  # [sample] each, for the waveform form alone
+
+
+def gather(form: str, source: Source, store: FeatureStore, cache_dir: Path) -> Material:
+    """What `form` needs of the store. Raises StoreError where it has no features, or no tracks of a side."""
+    preferred = held_out_rows(store.teacher(), store.strings("artist"), source.held_out_artists).tolist()
+    features = store.features(source.info.recipe)
+    segments_db, n_tracks = real_segments(features, preferred)
+    samples = draw_samples(store, features, source.held_out_artists) if form in QUANTISED else None
+    pieces = real_pieces(store, preferred, cache_dir, source.info.recipe) if form == "waveform" else []
+    return Material(segments_db, n_tracks, samples, pieces)
+
+
+def check_form(form: str, source: Source) -> None:
+    """Raises ExportError for a student that a form does not fit, before anything is made."""
+    if form == "clap":
+        check_clap_recipe(source.info.recipe)
+
+
+def write_form(form: str, source: Source, material: Material, output: Path, say: Say) -> str:
+    """Write the file and return one sentence about it.
+
+    Args:
+        form: one of `FORMS`.
+        source: the checkpoint.
+        material: as `gather` makes it for this form.
+        output: the file to write.
+        say: gets a line about each thing that was tried, and the drop-in's table of operators.
+
+    Raises:
+        ExportError, ParityError: the file was not written; the message says why.
+        ModelError: onnxruntime cannot run what was built.
+    """
+    return _WRITERS[form](form, source, material, output, say)
+
+
+def _write_mel(form: str, source: Source, material: Material, output: Path, say: Say) -> str:
+    done = write_student(
+        source.student,
+        source.info,
+        output,
+        material.segments_db,
+        material.n_tracks,
+        checkpoint=source.path.name,
+        epoch=source.epoch,
+        transposed=form == "clap",
+    )
+    say(operator_table(done.model))
+    return (
+        f"{done.path}: {source.info.model.architecture}, epoch {source.info.epoch}, "
+        f"{done.n_parameters / 1e6:.2f} M parameters, {done.n_bytes / 1e6:.2f} MB; parity with torch: {done.parity}"
+    )
+
+
+def _write_batch(_: str, source: Source, material: Material, output: Path, _say: Say) -> str:
+    done = write_batch_student(_build(source, material), source.info.recipe, output, material.segments_db)
+    return (
+        f"{done.path}: {done.n_bytes / 1e6:.2f} MB, for batch users and not for AudioMuse-AI; 1, 3 and 16 segments a "
+        f"run differ from the drop-in by {done.max_difference:.1e} at most"
+    )
+
+
+def _write_waveform(_: str, source: Source, material: Material, output: Path, _say: Say) -> str:
+    done = write_waveform_student(_build(source, material), source.info.recipe, output, material.pieces)
+    return f"{done.path}: {done.n_bytes / 1e6:.2f} MB, for clients without a mel and not for AudioMuse-AI; {done}"
+
+
+def _write_quantised(form: str, source: Source, material: Material, output: Path, say: Say) -> str:
+    if material.samples is None:
+        raise ValueError(f"{form} needs the samples that gather({form!r}, ...) draws")
+    built = _build(source, material)
+    done = write_quantised(cast("Kind", form), built, source.info.recipe, material.samples, output, say)
+    return (
+        f"{done.path}: {done.how}; {done.n_bytes / 1e6:.2f} MB against {done.float_bytes / 1e6:.2f}; "
+        f"{done.verdict.quality} on {done.verdict.quality.n_segments} held-out segments; {done.verdict.speed}"
+    )
+
+
+def _build(source: Source, material: Material) -> Built:
+    """The drop-in's graph, compared with torch."""
+    return build_student(
+        source.student,
+        source.info,
+        material.segments_db,
+        material.n_tracks,
+        checkpoint=source.path.name,
+        epoch=source.epoch,
+    )
+
+
+QUANTISED = ("int8", "fp16", "fp16-weights")
+_WRITERS: dict[str, Callable[[str, Source, Material, Path, Say], str]] = {
+    "mel": _write_mel,
+    "clap": _write_mel,
+    "batch": _write_batch,
+    "waveform": _write_waveform,
+    **dict.fromkeys(QUANTISED, _write_quantised),
+}
+FORMS = tuple(_WRITERS)

@@ -32,10 +32,10 @@ from student_clap.store.layout.recipe import Recipe
 BATCH_AXIS, SAMPLE_AXIS = "batch", "samples"
 _AMIN = 1e-10
 _FLOOR_DB = -100.0
-_INT16 = 32767.0
+INT16_STEPS = 32767.0
 _LARGEST_Q = 256
 # Rounded up, so that the logarithm of amin does not end above the floor.
-_DB_PER_LOG = np.nextafter(np.float32(10 / np.log(10)), np.float32(np.inf))
+DB_PER_LOG = np.nextafter(np.float32(10 / np.log(10)), np.float32(np.inf))
 Array = npt.NDArray[np.float32]
 
 
@@ -128,7 +128,7 @@ class _Graph:
 def _segment(graph: _Graph, recipe: Recipe) -> str:
     """[batch, segment] samples as production takes them: int16 steps, zeros behind the end."""
     graph.add("Clip", [WAVEFORM_NAME, graph.scalar("wave_min", -1), graph.scalar("wave_max", 1)], "wave_clipped")
-    graph.add("Mul", ["wave_clipped", graph.scalar("wave_steps", _INT16)], "wave_scaled")
+    graph.add("Mul", ["wave_clipped", graph.scalar("wave_steps", INT16_STEPS)], "wave_scaled")
     # A cast to an integer truncates towards zero.
     graph.add("Cast", ["wave_scaled"], "wave_integer", to=TensorProto.INT32)
     graph.add("Cast", ["wave_integer"], "wave_whole", to=TensorProto.FLOAT)
@@ -183,7 +183,7 @@ def _decibels(graph: _Graph, power: str, recipe: Recipe) -> str:
     graph.add("MatMul", [graph.array("bands", _Transform(recipe).bands()), power], "mel_power")
     graph.add("Max", ["mel_power", graph.scalar("amin", _AMIN)], "mel_power_floored")
     graph.add("Log", ["mel_power_floored"], "mel_log")
-    graph.add("Mul", ["mel_log", graph.array("db_per_log", np.array(_DB_PER_LOG))], "mel_db")
+    graph.add("Mul", ["mel_log", graph.array("db_per_log", np.array(DB_PER_LOG))], "mel_db")
     return graph.add("Max", ["mel_db", graph.scalar("floor_db", _FLOOR_DB)], "mel_db_floored")
 
 

@@ -12,8 +12,7 @@ import pytest
 import soundfile
 
 from student_clap.export.model.embedding import NoAudioError, read_audio
-from student_clap.export.model.session import ModelError, StudentSession
-from student_clap.featurize.onnx.segments import decibel_segments, pool
+from student_clap.featurize.onnx.segments import decibel_segments
 
 from .conftest import RATE, Library, embedder_of, file_vector, tune
 
@@ -79,31 +78,3 @@ def test_what_cannot_be_decoded_is_an_error(exported: Path, library: Library, tm
     path.write_text("<html>502</html>")
     with pytest.raises(NoAudioError, match="no audio"):
         embedder_of(exported, library.recipe).read_audio(path)
-
-
-def test_pool_is_the_unweighted_mean_and_survives_zero() -> None:
-    vectors = np.zeros((2, 512), np.float32)
-    assert np.isfinite(pool(vectors)).all()
-    vectors[0, 0], vectors[1, 1] = 1, 1
-    assert pool(vectors)[:2] == pytest.approx([np.sqrt(0.5)] * 2)
-
-
-def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="student-clap export"):
-        StudentSession(tmp_path / "absent.onnx")
-
-
-def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match="cannot be loaded by onnxruntime") as error:
-        StudentSession(tmp_path / "m.onnx")
-    assert "\n" not in error.value.message
-
-
-def test_segments_of_another_recipe_are_refused(exported: Path) -> None:
-    with pytest.raises(ModelError, match=r"fails on input \[1, 1, 64, 1001\]"):
-        StudentSession(exported).embed_segments(np.zeros((1, 64, 1001), np.float32))
-
-
-def test_the_time_of_a_segment_is_measured(exported: Path) -> None:
-    assert StudentSession(exported).time_segment_ms(np.zeros((128, 1001), np.float32), runs=3) > 0

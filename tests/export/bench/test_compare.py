@@ -23,7 +23,7 @@ from student_clap.featurize.onnx.input_spec import input_spec_of
 
 from ..conftest import Library
 from ..model.test_contract import model
-from ..test_tools import transposed_teacher
+from ..models import transposed_teacher
 
 
 def run(*arguments: object) -> Result:

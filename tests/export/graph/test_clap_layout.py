@@ -24,7 +24,7 @@ from student_clap.train.runs.checkpoint import CheckpointInfo, write_checkpoint
 from student_clap.train.students.registry import build_student
 
 from ..conftest import NARROW, Library, checkpoint_info, random_student
-from ..test_tools import _transposed_vector
+from ..models import transposed_vector
 
 CLAP = Recipe.from_config(AudioConfig(preset="clap"))
 SETTINGS = {
@@ -88,7 +88,7 @@ def test_a_64_band_student_takes_the_teachers_input(clap_library: Library, tmp_p
 
     assert run("embed", audio, "--model", path, "--out", tmp_path / "v.npz").exit_code == 0
     with np.load(tmp_path / "v.npz") as file:
-        assert float(file["vector"][0] @ _transposed_vector(audio, path)) >= 0.9999
+        assert float(file["vector"][0] @ transposed_vector(audio, path)) >= 0.9999
 
     figures = []
     for model in (clap_library.run.student_onnx, path):

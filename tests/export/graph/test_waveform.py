@@ -194,8 +194,8 @@ def test_check_embed_and_deploy_know_a_waveform_student(
 def test_a_mel_that_is_off_is_not_published(
     built: Built, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mel_graph_module, "_INT16", 32768.0)
-    monkeypatch.setattr(mel_graph_module, "_DB_PER_LOG", np.float32(4.35))
+    monkeypatch.setattr(mel_graph_module, "INT16_STEPS", 32768.0)
+    monkeypatch.setattr(mel_graph_module, "DB_PER_LOG", np.float32(4.35))
     output = tmp_path / "w.onnx"
     output.write_bytes(b"the old one")
     with pytest.raises(ExportError, match=r"the mel in the graph is 0\.\d+ dB off for signal 0 .*nothing was written"):

@@ -117,6 +117,7 @@ def join(mel: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelProto:
         first,
         student,
         io_map=[(mel.graph.output[0].name, student.graph.input[0].name)],
+        name=student.graph.name,
         producer_name=student.producer_name,
         producer_version=student.producer_version,
     )

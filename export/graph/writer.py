@@ -24,6 +24,7 @@ import torch
 
 from student_clap.config.presets import MEL_PRESETS
 from student_clap.config.runtime.files import write_bytes_atomically
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.folding import fold, operator_counts
 from student_clap.export.graph.parity import Parity, compare
@@ -207,7 +208,7 @@ def validate_and_write(
     try:
         write_bytes_atomically(output, data)
     except OSError as error:
-        raise ExportError(f"{output} cannot be written: {error}") from error
+        raise ExportError(f"{output} cannot be written: {reason(error)}") from error
     return data
 
 
@@ -251,7 +252,7 @@ def _export(student: nn.Module, example: torch.Tensor, path: Path) -> None:
                 training=torch.onnx.TrainingMode.EVAL,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ExportError(f"the student cannot be exported to ONNX: {error}") from error
+        raise ExportError(f"the student cannot be exported to ONNX: {reason(error)}") from error
 
 
 @contextmanager

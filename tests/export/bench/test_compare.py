@@ -118,7 +118,7 @@ def test_memory_is_the_models_own(library: Library, tmp_path: Path) -> None:
     assert ballast.sum() > 0
 
 
-def test_modelstake_turns() -> None:
+def test_models_take_turns() -> None:
     order: list[int] = []
 
     def ask(index: int) -> Ask:

@@ -163,7 +163,7 @@ def as_markdown(record: dict[str, Any]) -> str:
         f"Store: {record['store_mb']:.1f} MB, {record['store_mb'] / minutes:.3f} MB per minute of audio.",
         f"Student: {record['onnx_mb']:.1f} MB.",
         "",
-        "| held out | cos | centred | overlap@10 | nDCG@10 | mixed R@1 |",
+        "| held out | cos | centred | overlap@10 | nDCG@10 | cross-model R@1 |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     evaluation = record["evaluation"]
@@ -176,7 +176,7 @@ def as_markdown(record: dict[str, Any]) -> str:
                 figures["centred_cosine"]["mean"],
                 figures["overlap"],
                 figures["ndcg"],
-                figures["mixed_recall_at_1"],
+                figures["cross_model_recall_at_1"],
             )
         )
         lines.append(f"| {name.replace('_', ' ')} | {shown} |")

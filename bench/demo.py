@@ -179,13 +179,13 @@ def show_result(run: Path, elapsed_s: float) -> bool:
         raise StageError(f"`student-clap evaluate` left no {path}")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     student, mean, shuffled = (_cosine(record, name) for name in ("student", "mean_vector", "shuffled"))
+    beats = bool(record["verdict"]["beats_baselines"])
     heading("Result")
     who = f"{record['n_tracks']} tracks of {record['n_artists']} artists that were not trained on"
     print(f"Cosine to the teacher over {who} (the best epoch was chosen by them):")
     print(f"  student             {student:6.3f}")
     print(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")
     print(f"  shuffled            {shuffled:6.3f}   the student's vectors, each given to another track")
-    beats = student > max(mean, shuffled)
     print("The student beats both baselines." if beats else "The student does NOT beat both baselines.")
     onnx = run / "student.onnx"
     if onnx.exists():

@@ -201,7 +201,7 @@ def collect(work: Path) -> dict[str, Any]:
 def as_markdown(record: dict[str, Any]) -> str:
     """The table of docs/log.md, the best centred cosine first; after a mean the deviation over seeds, if several."""
     lines = [
-        "| recipe | student | seeds | epochs x K | cos | centred | overlap@10 | nDCG@10 | mixed R@1 | train cos |",
+        "| recipe | student | seeds | epochs x K | cos | centred | overlap@10 | nDCG@10 | cross R@1 | train cos |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     rows = []

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import AudioConfig, Config
 
 if TYPE_CHECKING:
-    from student_clap.export.app.deployment import Swap
+    from student_clap.export.app.deployment import Deployment
     from student_clap.featurize.onnx.input_spec import InputSpec
 
 _TO = click.option(
@@ -29,13 +29,15 @@ _TO = click.option(
 @click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where it is in use]")
-def deploy(config: Config, model: Path, directory: Path, name: str | None) -> None:
+@click.option("--anyway", is_flag=True, help="Also a model that was not evaluated, or does not beat both baselines.")
+def deploy(config: Config, model: Path, directory: Path, name: str | None, *, anyway: bool) -> None:
     """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract.
 
-    What stood there stays beside it under a name with the time; `rollback` brings it back.
+    MODEL must have been evaluated, and beat both baselines. The model that stood there stays next to it under a name
+    with the time; `rollback` brings it back.
     """
     from student_clap.export.app import deployment
-    from student_clap.export.app.evaluated import mixed_library
+    from student_clap.export.app.model_verdict import check_worth, find_evaluation, shared_index
     from student_clap.export.model.contract import failures, judge
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
@@ -44,18 +46,20 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None) -> No
     if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise click.ClickException(f"{model} does not meet the drop-in contract; nothing was changed:\n{lines}")
+    evaluated = find_evaluation(model)
+    if fault := check_worth(model, evaluated, anyway=anyway):
+        warn(fault)
     name = deployment.choose_name(directory, name, model.name)
-    swap = deployment.deploy(model, directory, name)
+    done = deployment.deploy(model, directory, name)
     _print_settings(spec, name)
-    echo(
-        "warning: vectors of different models should not share an index; give the whole library new ones (`student-clap"
-        " reembed`), or analyse it again. " + mixed_library(model),
-        err=True,
+    warn(
+        "vectors of different models should not share an index; give the whole library new ones (`student-clap"
+        f" reembed`), or analyse it again. {shared_index(model, evaluated)}"
     )
-    if not swap.changed:
-        echo(f"deploy: {swap.live} holds these bytes already; nothing was changed")
+    if not done.changed:
+        echo(f"deploy: {done.live} holds these bytes already; nothing was changed")
         return
-    echo(f"deploy: {model} is now {swap.live}; {_kept(swap)}")
+    echo(f"deploy: {model} is now {done.live}; {_kept(done)}")
 
 
 @click.command()
@@ -73,36 +77,36 @@ def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
     from student_clap.store import Recipe
 
     name = deployment.choose_kept_name(directory, name, kept_name)
-    swap = deployment.rollback(directory, name, kept_name)
+    done = deployment.rollback(directory, name, kept_name)
     try:
-        _print_settings(input_spec_of(swap.live, Recipe.from_config(AudioConfig())), name)
+        _print_settings(input_spec_of(done.live, Recipe.from_config(AudioConfig())), name)
     except ModelError as error:
-        echo(f"warning: which CLAP_AUDIO_* variables it needs is not known: {error.message}", err=True)
-    if swap.withdrawn is not None:
+        warn(f"which CLAP_AUDIO_* variables it needs is not known: {error.message}")
+    if done.withdrawn is not None:
         echo(
             "rollback: nothing was changed; the last rollback has taken a model away already, and"
-            f" `student-clap rollback --to {directory} --kept {swap.withdrawn.name}` brings it back"
+            f" `student-clap rollback --to {directory} --kept {done.withdrawn.name}` brings it back"
         )
         return
-    if not swap.changed:
-        echo(f"rollback: {swap.live} is what {kept_name} holds already; nothing was changed")
+    if not done.changed:
+        echo(f"rollback: {done.live} is what {kept_name} holds already; nothing was changed")
         return
-    restored = ", ".join(path.name for path in swap.restored)
-    echo(f"rollback: {swap.live} is again what was kept as {restored}; {_kept(swap)}")
+    restored = ", ".join(path.name for path in done.restored)
+    echo(f"rollback: {done.live} is again what was kept as {restored}; {_kept(done)}")
 
 
 def _print_settings(spec: InputSpec, name: str) -> None:
-    """What to set in the app, one variable a line."""
+    """Print which variables to set in the app, one a line."""
     from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER, app_variables
 
     if spec.waveform:
-        echo("This model takes samples; AudioMuse-AI feeds a mel, and no CLAP_AUDIO_* variable changes that.")
+        echo("This model takes samples; AudioMuse-AI gives it a mel, and no CLAP_AUDIO_* variable changes that.")
         return
     variables = app_variables(spec)
     if name != DEFAULT_NAME:
         variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
     if not spec.declared:
-        echo(f"The file does not say which mel it was made for; what follows goes by {spec.source}.")
+        echo(f"The file does not say which mel it was made for; the following goes by {spec.source}.")
     if not variables:
         echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
     else:
@@ -111,7 +115,7 @@ def _print_settings(spec: InputSpec, name: str) -> None:
             echo(f"  {key}={value}")
 
 
-def _kept(swap: Swap) -> str:
-    if not swap.kept:
+def _kept(done: Deployment) -> str:
+    if not done.kept:
         return "nothing stood there before"
-    return f"what stood there is kept as {', '.join(path.name for path in swap.kept)}"
+    return f"what stood there is kept as {', '.join(path.name for path in done.kept)}"

@@ -92,6 +92,7 @@ def evaluate(
     from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model
     from student_clap.export.model.session import StudentSession
     from student_clap.export.report.page import render_report
+    from student_clap.export.report.verdict import closing_lines
     from student_clap.featurize.onnx.recipe import METADATA_PREFIX
     from student_clap.store import FeatureStore, Recipe
 
@@ -130,25 +131,5 @@ def evaluate(
     page, html = output / "report.html", render_report(done, run.epochs())
     write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
     write_text_atomically(page, html)
-    echo(_closing_line(record, page))
-
-
-def _closing_line(record: dict[str, Any], page: Path) -> str:
-    from student_clap.export.report.verdict import key_figures
-
-    cosine, _, overlap, *_ = key_figures(record)
-    left_out, stored = len(record["left_out"]), record["n_from_store"]
-    tracks = f"{record['n_tracks']} held-out tracks ({stored} from the store), {left_out} left out"
-    figures = "; ".join(
-        f"{figure.name.lower()} {_figure(figure.student)} (mean vector {_figure(figure.mean_vector)}, "
-        f"shuffled {_figure(figure.shuffled)})"
-        for figure in (cosine, overlap)
-    )
-    if record["text"] is not None:
-        within = "within" if record["text"]["within_5_percent"]["met"] else "not within"
-        figures += f"; text search {within} 5 % of the teacher"
-    return f"evaluate: {tracks}: {figures}; report: {page}"
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    for line in closing_lines(record, page):
+        echo(line)

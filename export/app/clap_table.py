@@ -56,7 +56,7 @@ _ITEMS: LiteralString = """
 
 @dataclass(frozen=True)
 class Content:
-    """What the table holds of an item."""
+    """The table's row of an item."""
 
     there: bool  # whether there is a row
     embedding: bytes | None  # None: no row, or a row without a vector
@@ -91,8 +91,8 @@ class Exchange:
     wanted: Content
 
 
-class Outcome(Enum):
-    """What became of an exchange."""
+class ExchangeOutcome(Enum):
+    """How an exchange ended."""
 
     DONE = "done"
     ALREADY = "already"  # what was wanted is there
@@ -166,12 +166,12 @@ class ClapTable:
         self._connection.rollback()
 
     def contents(self, item_ids: Sequence[str]) -> dict[str, Content]:
-        """What is there now of those of `item_ids` that AudioMuse-AI knows."""
+        """The present contents of those of `item_ids` that AudioMuse-AI knows."""
         found = self._contents(item_ids, lock=False)
         self._connection.rollback()
         return found
 
-    def exchange(self, exchanges: Sequence[Exchange]) -> list[Outcome]:
+    def exchange(self, exchanges: Sequence[Exchange]) -> list[ExchangeOutcome]:
         """Exchange rows, all in one transaction. The items must differ.
 
         Raises:
@@ -187,10 +187,10 @@ class ClapTable:
             raise
         return outcomes
 
-    def _exchange(self, exchanges: Sequence[Exchange]) -> list[Outcome]:
+    def _exchange(self, exchanges: Sequence[Exchange]) -> list[ExchangeOutcome]:
         present = self._contents([e.item_id for e in exchanges], lock=True)
         outcomes = [_outcome(present.get(e.item_id), e) for e in exchanges]
-        todo = [e for e, outcome in zip(exchanges, outcomes, strict=True) if outcome is Outcome.DONE]
+        todo = [e for e, outcome in zip(exchanges, outcomes, strict=True) if outcome is ExchangeOutcome.DONE]
         self._write(todo, present)
         written = self._contents([e.item_id for e in todo], lock=False)
         for exchange in todo:
@@ -234,7 +234,7 @@ class ClapTable:
             return {}
         wanted = (list(item_ids),)
         known = self._rows("SELECT item_id FROM score WHERE item_id = ANY(%s)", wanted)
-        # In one order, so that two who lock do not wait for each other.
+        # In one order, so that two processes that lock do not wait for each other.
         query = 'SELECT item_id, embedding FROM clap_embedding WHERE item_id = ANY(%s) ORDER BY item_id COLLATE "C"'
         rows = self._rows(query + (" FOR UPDATE" if lock else ""), wanted)
         held = {item_id: Content(there=True, embedding=_bytes(embedding)) for item_id, embedding in rows}
@@ -282,13 +282,13 @@ def _item(item_id: str, rows: list[tuple[Any, ...]]) -> Item:
     return Item(item_id, title, artist, tuple(tracks), Content(there=there, embedding=_bytes(embedding)))
 
 
-def _outcome(present: Content | None, exchange: Exchange) -> Outcome:
+def _outcome(present: Content | None, exchange: Exchange) -> ExchangeOutcome:
     if present is None:
-        return Outcome.GONE
+        return ExchangeOutcome.GONE
     fingerprint = present.fingerprint
     if fingerprint == exchange.wanted.fingerprint:
-        return Outcome.ALREADY
-    return Outcome.DONE if fingerprint == exchange.expected else Outcome.OTHER
+        return ExchangeOutcome.ALREADY
+    return ExchangeOutcome.DONE if fingerprint == exchange.expected else ExchangeOutcome.OTHER
 
 
 def _bytes(value: memoryview | bytes | None) -> bytes | None:

@@ -1,8 +1,8 @@
 """Models in AudioMuse-AI's model folder: put one there, and take it back.
 
-Under the model's name lies the live model. A model that was replaced lies beside it as `<name>.<UTC time>`, each of its
-external data files as `<data name>.<the same time>`. What a rollback took away has `.withdrawn` behind the time. Times
-are unique in a folder and grow, whatever the clock does.
+Under the model's name lies the live model. A model that was replaced lies next to it as `<name>.<UTC time>`, each of
+its external data files as `<data name>.<the same time>`. A model that a rollback took away has `.withdrawn` behind the
+time. Times are unique in a folder and grow, whatever the clock does.
 
 Guarantee: the model file is replaced by a rename, so that the app reads the old or the new one, never half of one.
 Nothing is deleted: a file that leaves its name is first kept under another. A process killed at any point leaves a
@@ -39,8 +39,8 @@ class DeployError(click.ClickException):
 
 
 @dataclass(frozen=True)
-class Swap:
-    """What became of the folder."""
+class Deployment:
+    """The folder after a call of `deploy` or `rollback`."""
 
     live: Path
     changed: bool
@@ -53,11 +53,13 @@ def choose_name(directory: Path, given: str | None, own: str) -> str:
     """The name a deployed model gets: the given one, else the app's where it is in use there, else the model's own.
 
     Raises:
-        DeployError: the name is no plain name of an ONNX file.
+        DeployError: the name is not a plain name of an ONNX file.
     """
     name = given or next((n for n in KNOWN_NAMES if os.path.lexists(directory / n)), own)
     if PurePath(name).name != name or not name.endswith(".onnx") or name == ".onnx":
-        raise DeployError(f"{name!r} is no name for a model; expected one without a folder that ends with .onnx: --as")
+        raise DeployError(
+            f"{name!r} is not a name for a model; expected one without a folder that ends with .onnx: --as"
+        )
     return name
 
 
@@ -83,7 +85,7 @@ def choose_kept_name(directory: Path, given: str | None, kept_name: str | None =
     return names[0]
 
 
-def deploy(model: Path, directory: Path, name: str) -> Swap:
+def deploy(model: Path, directory: Path, name: str) -> Deployment:
     """Make `model` the live model called `name`. The model must be one file; the contract sees to that.
 
     Args:
@@ -98,16 +100,16 @@ def deploy(model: Path, directory: Path, name: str) -> Swap:
     with _system_errors(live):
         data = model.read_bytes()
         if live.is_file() and live.stat().st_size == len(data) and live.read_bytes() == data:
-            return Swap(live, changed=False)
+            return Deployment(live, changed=False)
         leaving = _with_data(live)
         with _kept(leaving) as kept:
             write_bytes_atomically(live, data)
         for path in leaving[1:]:
             path.unlink()
-    return Swap(live, changed=True, kept=kept)
+    return Deployment(live, changed=True, kept=kept)
 
 
-def rollback(directory: Path, name: str, kept_name: str | None = None) -> Swap:
+def rollback(directory: Path, name: str, kept_name: str | None = None) -> Deployment:
     """Put a kept model in the place of the live one called `name`.
 
     The model that leaves is kept as withdrawn, unless a withdrawn one takes its place. Without `kept_name` it is the
@@ -131,7 +133,7 @@ def rollback(directory: Path, name: str, kept_name: str | None = None) -> Swap:
                 there = ", ".join(g[0].name for g in groups) or "nothing"
                 raise DeployError(f"{directory} keeps no {kept_name}; it keeps {there} of {name}")
             if _is_live(group):
-                return Swap(live, changed=False)
+                return Deployment(live, changed=False)
         else:
             group = next((g for g in groups if not _is_live(g)), None)
             if group is None:
@@ -140,7 +142,7 @@ def rollback(directory: Path, name: str, kept_name: str | None = None) -> Swap:
                     f"there ({name}.<UTC time>)"
                 )
             if _is_withdrawn(group[0]) and live.is_file():
-                return Swap(live, changed=False, withdrawn=group[0])
+                return Deployment(live, changed=False, withdrawn=group[0])
         mark = "" if _is_withdrawn(group[0]) else _WITHDRAWN
         leaving = _with_data(live)
         wanted = {_unstamped(path) for path in group}
@@ -154,7 +156,7 @@ def rollback(directory: Path, name: str, kept_name: str | None = None) -> Swap:
         for path in leaving[1:]:
             if path not in needed:
                 path.unlink()
-    return Swap(live, changed=True, kept=kept, restored=tuple(group))
+    return Deployment(live, changed=True, kept=kept, restored=tuple(group))
 
 
 def _check_folder(directory: Path) -> None:
@@ -170,12 +172,12 @@ def _live(directory: Path, name: str) -> Path:
 
 
 def _with_data(model: Path) -> list[Path]:
-    """The model and its external data files beside it; [] where there is no model."""
+    """The model and its external data files next to it; [] where there is no model."""
     if not os.path.lexists(model):
         return []
     names = _data_names(model)
-    beside = [model.parent / n for n in sorted(names) if PurePath(n).name == n and n != model.name]
-    return [model, *(path for path in beside if path.is_file())]
+    nearby = [model.parent / n for n in sorted(names) if PurePath(n).name == n and n != model.name]
+    return [model, *(path for path in nearby if path.is_file())]
 
 
 def _data_names(model: Path) -> set[str]:
@@ -264,7 +266,7 @@ def _next_stamp(taken: Sequence[str]) -> str:
     try:
         return (datetime.strptime(newest, _TIME).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_TIME)
     except (ValueError, OverflowError) as error:
-        raise DeployError(f"a kept file is called *.{newest}, which is no time; rename it") from error
+        raise DeployError(f"a kept file is called *.{newest}, which is not a time; rename it") from error
 
 
 def _copy(source: Path, target: Path) -> None:

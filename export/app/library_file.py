@@ -3,8 +3,8 @@
     server_id, track_id, item_id: text; vector: fixed-size list of 512 float32; n_samples: int64 at 48 kHz after the
     cap; n_segments: int32; source: "store" or "audio"; the model's metadata in the schema
 
-While it is made, finished tracks lie in numbered parts beside it, in `<name>.parts/`; `finish` joins what was there and
-the parts. The file is bound to what made it (`BINDING`): another model's vectors never come into it.
+While it is made, finished tracks lie in numbered parts next to it, in `<name>.parts/`; `finish` joins them with what
+was there. The file is bound to what made it (`BINDING`): another model's vectors never come into it.
 
 Guarantee: parts and file appear whole or not at all, so a process killed at any point loses what came since the last
 part. Cost: 2 kB per track; joining copies the file.
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.runtime.files import atomic_file, why_not_writable
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.app.library import LibraryEmbedding, LibraryTrack
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
@@ -54,7 +55,7 @@ class LibraryVectors:
 
     @classmethod
     def empty(cls) -> Self:
-        """Of no track."""
+        """Vectors of not a single track."""
         return cls({}, np.empty((0, EMBEDDING_DIM), np.float32))
 
     def find(self, keys: Sequence[Key]) -> int | None:
@@ -163,7 +164,7 @@ class LibraryFile:
                     for group in range(file.num_row_groups):
                         yield file.read_row_group(group, columns=list(columns)).select(list(columns))
             except (pa.ArrowException, OSError) as error:
-                raise LibraryFileError(f"{path} cannot be read: {_line(error)}; --fresh begins anew") from error
+                raise LibraryFileError(f"{path} cannot be read: {reason(error)}; --fresh starts over") from error
 
     def _check_binding(self, path: Path) -> None:
         import pyarrow as pa
@@ -173,14 +174,14 @@ class LibraryFile:
             found = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
         except (pa.ArrowException, OSError) as error:
             raise LibraryFileError(
-                f"{path} is there and is no Parquet file ({_line(error)}); name another file with --out, or begin anew"
-                " with --fresh"
+                f"{path} is there and is not a Parquet file ({reason(error)}); name another file with --out, or start"
+                " over with --fresh"
             ) from error
         mine = {k.decode(): v.decode() for k, v in self._schema.metadata.items()}
         keys = [METADATA_PREFIX + key for key in BINDING]
         if other := [_WORDS[key] for key, full in zip(BINDING, keys, strict=True) if found.get(full) != mine.get(full)]:
             raise LibraryFileError(
-                f"{path} was made with {' and '.join(other)}; name another file with --out, or begin anew with --fresh"
+                f"{path} was made with {' and '.join(other)}; name another file with --out, or start over with --fresh"
             )
 
     def _as_table(self, outcomes: Sequence[LibraryEmbedding]) -> Any:
@@ -267,7 +268,3 @@ def _system_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LibraryFileError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,7 +1,7 @@
 """The two steps of reembed: a library's vectors into a file, and from there into AudioMuse-AI's table.
 
 Guarantee: the table is written only by `write_database` and `restore`, only after `confirm`. Both steps may be stopped
-at any point and run again. What has no vector is listed in a CSV, with its reason.
+at any point and run again. Tracks and rows without a new vector are listed in a CSV, with the reason.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.screen import progress
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import Config
-from student_clap.export.app.clap_table import ClapTable, Item, Outcome, open_clap_table
+from student_clap.export.app.clap_table import ClapTable, ExchangeOutcome, Item, open_clap_table
 from student_clap.export.app.library import LibraryTrack, embed_library, fitting_features, library_tracks
 from student_clap.export.app.library_file import LibraryVectors, library_file, unfinished
 from student_clap.export.app.replacement import Plan, make_plan, replace_rows, restorable, restore_rows
@@ -38,19 +39,24 @@ _SHOWN = 5  # tracks without a vector
 
 @dataclass(frozen=True)
 class Settings:
-    """What is wanted of a run."""
+    """Which vectors are made, where they go, and whose rows they may replace."""
 
     model: Path
     out: Path
-    server: str | None = None  # name or id
-    from_audio: bool = False
+    server: str | None = None  # name or id of the media server whose tracks' rows are replaced; None: of all
+    from_audio: bool = False  # also where the store has the model's mel
     fresh: bool = False
-    threads: int | None = None
+    threads: int | None = None  # tracks at a time; None: `default_threads`
+
+    @property
+    def missing(self) -> Path:
+        """The list of what has no new vector."""
+        return self.out.with_suffix(".missing.csv")
 
 
 @dataclass
 class Embedded:
-    """What the first step left behind."""
+    """The vectors that the first step made or found."""
 
     vectors: LibraryVectors
     metadata: dict[str, str]  # of the file's schema
@@ -63,7 +69,7 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
     """Make the vectors that are not in `settings.out` yet.
 
     Raises:
-        LibraryFileError, StoreError, ModelError: nothing can be made. What was made lies in the file's parts.
+        LibraryFileError, StoreError, ModelError: nothing more can be made. Finished vectors lie in the file's parts.
         click.ClickException: the store has no tracks, or none of them gives a vector.
     """
     session = StudentSession(settings.model)
@@ -86,10 +92,9 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
             )
             result = Embedded(LibraryVectors.empty(), metadata)
             threads, embedder = settings.threads or default_threads(), Embedder(session, spec)
-            # disable=None: no bar where stderr is no terminal
-            with tqdm(desc="reembed", unit="track", total=len(todo), disable=None) as bar:
+            with progress("track", len(todo), label="reembed") as bar:
                 for outcome in embed_library(todo, embedder, features, config.ingest.cache_dir, threads=threads):
-                    bar.update()
+                    bar.advance()
                     if outcome.vector is None:
                         result.without.append((outcome.track, outcome.error))
                         continue
@@ -108,7 +113,7 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
 
 
 def write_missing(path: Path, embedded: Embedded, kept: Sequence[tuple[Item, str]]) -> int:
-    """List what has no new vector: tracks of the store, and rows of the table that keep an old one.
+    """List tracks of the store without a new vector, and rows of the table that keep an old one.
 
     Returns how many. Where there is nothing to list, a list of an earlier run goes.
     """
@@ -142,7 +147,7 @@ def write_database(
     embedded: Embedded,
     dumps: Path,
     confirm: Callable[[str], bool],
-) -> tuple[Plan, Counter[Outcome]]:
+) -> tuple[Plan, Counter[ExchangeOutcome]]:
     """Replace the table's vectors by the library's.
 
     Args:
@@ -176,8 +181,8 @@ def write_database(
                 f"no row of clap_embedding in the database {table.where} has a track of the store {config.store.path};"
                 " was the store filled from this database? `student-clap ingest` lists its tracks"
             )
-        with tqdm(desc="write", unit="row", total=len(plan.rows), disable=None) as bar:
-            outcomes = replace_rows(table, plan, embedded.vectors, bar.update)
+        with progress("row", len(plan.rows), label="write") as bar:
+            outcomes = replace_rows(table, plan, embedded.vectors, bar.advance)
     return plan, outcomes
 
 
@@ -188,8 +193,8 @@ def restore(
     *,
     overwrite: bool,
     any_database: bool,
-) -> tuple[list[Dump], Counter[Outcome]] | None:
-    """Put back what dumps have, the newest first.
+) -> tuple[list[Dump], Counter[ExchangeOutcome]] | None:
+    """Put the rows of dumps back, the newest dump first.
 
     Args:
         config: names the database.
@@ -199,7 +204,7 @@ def restore(
         any_database: also into another database than the dump's.
 
     Returns:
-        The dumps and what became of their rows; None where `confirm` said no.
+        The dumps and how the exchanges of their rows ended; None where `confirm` said no.
 
     Raises:
         DatabaseError, DumpError: see `replacement`.
@@ -221,10 +226,10 @@ def restore(
         # Of several dumps a later one may uncover rows that an earlier one has.
         if not confirm(_restore_question(table, dumps, found)):
             return None
-        outcomes: Counter[Outcome] = Counter()
-        with tqdm(desc="restore", unit="row", total=sum(d.n_rows for d in dumps), disable=None) as bar:
+        outcomes: Counter[ExchangeOutcome] = Counter()
+        with progress("row", sum(d.n_rows for d in dumps), label="restore") as bar:
             for dump in dumps:
-                outcomes += restore_rows(table, dump, overwrite=overwrite, advance=bar.update)
+                outcomes += restore_rows(table, dump, overwrite=overwrite, advance=bar.advance)
     return dumps, outcomes
 
 
@@ -246,17 +251,16 @@ def _question(table: ClapTable, plan: Plan, dumps: Path, model: Path) -> str:
     return "\n".join(text)
 
 
-def _restore_question(table: ClapTable, dumps: Sequence[Dump], found: Mapping[Path, Counter[Outcome]]) -> str:
+def _restore_question(table: ClapTable, dumps: Sequence[Dump], found: Mapping[Path, Counter[ExchangeOutcome]]) -> str:
     lines = [f"Rows of clap_embedding in the database {table.where} are about to get back what they held:"]
     for dump in dumps:
-        counts = found[dump.path]
+        done, already, other, gone = (found[dump.path][outcome] for outcome in ExchangeOutcome)
         lines.append(
-            f"  {dump.path.name}: {counts[Outcome.DONE]} of {dump.n_rows} rows, before {dump.model} was written at"
-            f" {dump.written_at}; {counts[Outcome.ALREADY]} hold it already, {counts[Outcome.OTHER]} hold other"
-            f" vectors, {counts[Outcome.GONE]} items are gone"
+            f"  {dump.path.name}: {done} of {dump.n_rows} rows, before {dump.model} was written at {dump.written_at};"
+            f" {already} hold it already, {other} hold other vectors, {gone} items are gone"
         )
     return "\n".join(lines)
 
 
 def _name(track: LibraryTrack) -> str:
-    return "".join(c if c.isprintable() else " " for c in f"{track.track_id} ({track.artist}: {track.title})")
+    return one_line(f"{track.track_id} ({track.artist}: {track.title})")

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from student_clap.export.app.clap_table import ClapTable, Content, Exchange, Item, Outcome
+from student_clap.export.app.clap_table import ClapTable, Content, Exchange, ExchangeOutcome, Item
 from student_clap.export.app.library import why_not_a_vector
 from student_clap.export.app.library_file import LibraryVectors
 from student_clap.export.app.vector_dump import (
@@ -47,7 +47,7 @@ class PlannedRow:
 
 @dataclass
 class Plan:
-    """What is to be done to the table."""
+    """The rows of the table that are to change, and those that are not."""
 
     rows: list[PlannedRow] = field(default_factory=list)
     inserts: int = 0  # of rows: items that have no row yet
@@ -63,7 +63,7 @@ class Plan:
 
 
 class Declined(Exception):  # noqa: N818  not an error
-    """The user does not want it."""
+    """The user did not confirm."""
 
 
 def vector_bytes(vectors: LibraryVectors, row: int) -> bytes:
@@ -121,7 +121,7 @@ def make_plan(
 
 def replace_rows(
     table: ClapTable, plan: Plan, vectors: LibraryVectors, advance: Callable[[int], object]
-) -> Counter[Outcome]:
+) -> Counter[ExchangeOutcome]:
     """Write the new vectors of the plan's rows, a batch at a time.
 
     Args:
@@ -131,9 +131,9 @@ def replace_rows(
         advance: called with the rows of each batch that was committed.
 
     Raises:
-        DatabaseError: nothing more can be written. What was committed stays; run it again.
+        DatabaseError: nothing more can be written. Committed batches stay; run it again.
     """
-    outcomes: Counter[Outcome] = Counter()
+    outcomes: Counter[ExchangeOutcome] = Counter()
     for batch in _batches(plan.rows):
         wanted = [Content(there=True, embedding=vector_bytes(vectors, row.at)) for row in batch]
         exchanges = [Exchange(r.item_id, r.expected, w) for r, w in zip(batch, wanted, strict=True)]
@@ -142,9 +142,9 @@ def replace_rows(
     return outcomes
 
 
-def restorable(table: ClapTable, dump: Dump, *, overwrite: bool) -> Counter[Outcome]:
-    """What `restore_rows` would find, were it run now; changes nothing."""
-    outcomes: Counter[Outcome] = Counter()
+def restorable(table: ClapTable, dump: Dump, *, overwrite: bool) -> Counter[ExchangeOutcome]:
+    """How `restore_rows` would end, were it run now; changes nothing."""
+    outcomes: Counter[ExchangeOutcome] = Counter()
     for rows in dump.rows():
         present = table.contents([row.item_id for row in rows])
         outcomes.update(_found(present.get(row.item_id), row, overwrite=overwrite) for row in rows)
@@ -153,7 +153,7 @@ def restorable(table: ClapTable, dump: Dump, *, overwrite: bool) -> Counter[Outc
 
 def restore_rows(
     table: ClapTable, dump: Dump, *, overwrite: bool, advance: Callable[[int], object]
-) -> Counter[Outcome]:
+) -> Counter[ExchangeOutcome]:
     """Put back what a dump has, a batch at a time.
 
     Args:
@@ -163,9 +163,9 @@ def restore_rows(
         advance: called with the rows of each batch that was committed.
 
     Raises:
-        DatabaseError: nothing more can be written. What was committed stays; run it again.
+        DatabaseError: nothing more can be written. Committed batches stay; run it again.
     """
-    outcomes: Counter[Outcome] = Counter()
+    outcomes: Counter[ExchangeOutcome] = Counter()
     for rows in dump.rows():
         for batch in _batches(rows):
             if overwrite:
@@ -180,7 +180,7 @@ def restore_rows(
 
 
 def _plan_item(plan: Plan, item: Item, vectors: LibraryVectors) -> DumpedRow | None:
-    """Note what is to become of an item. Returns what a dump must have of it; None where it stays as it is."""
+    """Add an item to the plan. Returns its row for the dump; None where it stays as it is."""
     at = vectors.find(item.tracks)
     if at is None:
         if item.content.there:
@@ -198,12 +198,12 @@ def _plan_item(plan: Plan, item: Item, vectors: LibraryVectors) -> DumpedRow | N
     return DumpedRow(item.item_id, item.content, wanted)
 
 
-def _found(present: Content | None, row: DumpedRow, *, overwrite: bool) -> Outcome:
+def _found(present: Content | None, row: DumpedRow, *, overwrite: bool) -> ExchangeOutcome:
     if present is None:
-        return Outcome.GONE
+        return ExchangeOutcome.GONE
     if present == row.old:
-        return Outcome.ALREADY
-    return Outcome.DONE if overwrite or present.fingerprint == row.written else Outcome.OTHER
+        return ExchangeOutcome.ALREADY
+    return ExchangeOutcome.DONE if overwrite or present.fingerprint == row.written else ExchangeOutcome.OTHER
 
 
 def _batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:

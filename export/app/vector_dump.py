@@ -1,4 +1,4 @@
-"""What `clap_embedding` held before it was changed, as Parquet, so that it can be put back.
+"""The rows that `clap_embedding` held before it was changed, as Parquet, so that it can be put back.
 
     item_id: text; there: bool, whether there was a row; embedding: binary, its bytes as they were, null where the
     column was NULL or there was no row; written: 32 bytes, fingerprint of the content that was to take its place
@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from student_clap.config.runtime.files import atomic_file
+from student_clap.config.runtime.text import reason
 from student_clap.export.app.clap_table import Content, Identity
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
@@ -40,7 +41,7 @@ class _EmptyError(Exception):
 
 @dataclass(frozen=True)
 class DumpedRow:
-    """A row as it was, and what was to take its place."""
+    """A row as it was, and the fingerprint of the content that was to take its place."""
 
     item_id: str
     old: Content
@@ -71,7 +72,7 @@ class DumpWriter:
         self._held: list[DumpedRow] = []
 
     def add(self, row: DumpedRow) -> None:
-        """Add a row."""
+        """Add a row; it lasts once `finish` is through."""
         self._held.append(row)
         self.n_rows += 1
         self.digest.update(mark(row))
@@ -128,7 +129,7 @@ class Dump:
                         for r in batch.to_pylist()
                     ]
         except (pa.ArrowException, OSError) as error:
-            raise DumpError(f"{self.path} cannot be read: {_line(error)}") from error
+            raise DumpError(f"{self.path} cannot be read: {reason(error)}") from error
 
     def verify(self) -> None:
         """Read everything. Raises DumpError where it is not what was written."""
@@ -168,7 +169,7 @@ def writing_dump(path: Path, database: Identity, metadata: Mapping[str, str]) ->
 
 
 def open_dump(path: Path) -> Dump:
-    """What a dump says of itself. Raises DumpError."""
+    """A dump by what its file says of itself; its rows are not read. Raises DumpError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -177,10 +178,10 @@ def open_dump(path: Path) -> Dump:
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise DumpError(f"{path} cannot be read: {_line(error)}") from error
+        raise DumpError(f"{path} cannot be read: {reason(error)}") from error
     said = {k.decode().removeprefix(METADATA_PREFIX): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
     if said.get("format") != _FORMAT:
-        raise DumpError(f"{path} is no dump of clap_embedding that `student-clap reembed` wrote")
+        raise DumpError(f"{path} is not a dump of clap_embedding that `student-clap reembed` wrote")
     model = f"{said.get('model_file', '?')} ({said.get('model_sha256', '?')[:12]})"
     return Dump(path, said["database"], model, said["written_at"], int(said["rows"]), said["sha256"])
 
@@ -222,7 +223,3 @@ def new_dump_path(folder: Path, database: Identity) -> Path:
     if stamp <= newest:  # the clock went back
         stamp = f"{newest}+"
     return folder / f"{stamp}-{name}{_SUFFIX}"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

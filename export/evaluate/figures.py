@@ -1,110 +1,238 @@
-"""The figures of an evaluation: the student's, and beside each the same figure of two predictors that know nothing.
+"""Every figure of how near a predictor's track vectors are to the teacher's, each as one entry of `FIGURES`.
 
-* mean vector: every track gets the training tracks' mean teacher vector, as it is (not normalised: of all constants it
-  has the least squared error on the training tracks, so it is the hardest to beat). Its centred vectors are zero, and
-  their cosine counts as 0.
-* shuffled: every track gets another track's student vector, by a fixed derangement. It shows what the figures are worth
-  when the vectors lie where they should but belong to the wrong tracks.
+An entry has the figure's key in metrics.json, how it is computed, and how the report shows and explains it. The
+record, the intervals and the report's tables follow from the list: adding a figure is one entry and its test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from student_clap.export.evaluate.rank_agreement import matrix_spearman, neighbour_scores
+from student_clap.export.evaluate.rank_agreement import (
+    KENDALL_K,
+    NDCG_K,
+    OVERLAP_K,
+    matrix_spearman,
+    neighbour_scores,
+)
 from student_clap.export.evaluate.text_figures import means_of
 from student_clap.train.loop import metrics
-from student_clap.train.loop.metrics import Scores, Vectors
+from student_clap.train.loop.metrics import OwnRanks, Scores, Vectors
 
-K = 10
-SHUFFLE_SEED = 0
-Figures = dict[str, Any]
+K = 10  # the depth of the key figures
+_SPREAD = {
+    "mean": "{meaning}",
+    "median": "half of the tracks are above",
+    "5th percentile": "one track in twenty is below",
+    "smallest": "the worst track",
+}
+_PART = {"mean": "mean", "median": "median", "5th percentile": "p5", "smallest": "min"}  # of `metrics.spread`
 
 
-def shuffle_of(n_tracks: int) -> npt.NDArray[np.int64] | None:
-    """The derangement of the shuffled baseline; None for a single track."""
-    return metrics.derangement(n_tracks, SHUFFLE_SEED) if n_tracks > 1 else None
+@dataclass(frozen=True)
+class Compared:
+    """A predictor's vectors and the teacher's; ranks that several figures need are computed once."""
+
+    predicted: Vectors  # [track, 512]
+    teacher: Vectors  # [track, 512] unit vectors, same order
+    centre: Vectors  # [512] mean teacher vector of the training tracks
+    artists: Sequence[str] = ()  # [track]; none: not known
+
+    @cached_property
+    def own(self) -> OwnRanks:
+        """Where each predicted vector finds its own track among the teacher's vectors."""
+        return metrics.own_ranks(self.predicted, self.teacher)
+
+    @cached_property
+    def reverse(self) -> OwnRanks:
+        """Where each of the teacher's vectors finds its own track among the predicted ones."""
+        return metrics.own_ranks(self.teacher, self.predicted)
+
+    @cached_property
+    def neighbours(self) -> dict[str, Scores]:
+        """`neighbour_scores`; {} for a single track."""
+        return neighbour_scores(self.predicted, self.teacher, self.artists or [""] * len(self.teacher))
 
 
-def track_scores(predicted: Vectors, teacher: Vectors, centre: Vectors, artists: Sequence[str]) -> dict[str, Scores]:
-    """Every figure that a single track has.
+@dataclass(frozen=True)
+class Row:
+    """A line of the report's table. `{n_tracks}`, `{k}` and `{teacher_std}` in its texts are filled in."""
+
+    name: str
+    meaning: str
+    part: str = ""  # of a figure that holds several numbers
+    interval: str = ""  # key of the record's `intervals`; "": there is none
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure's place at the head of the report, and in the verdict."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: either a score of each track, whose mean is recorded in `means`, or one value for all tracks."""
+
+    key: str  # in metrics.json
+    rows: tuple[Row, ...]
+    scores: Callable[[Compared], Scores | None] | None = None  # [track], NaN where not defined; None: not defined
+    whole: Callable[[Compared], Any] | None = None  # a number, or several by name
+    k: int | None = None  # neighbours that are asked for; of few tracks fewer count
+    spread: bool = False  # of the scores also median, 5th percentile and extremes are recorded, under `key`
+    tile: Tile | None = None
+
+
+def _each(
+    key: str, name: str, meaning: str, scores: Callable[[Compared], Scores | None], tile: Tile | None = None
+) -> Figure:
+    return Figure(key, (Row(name, meaning, interval=key),), scores, tile=tile)
+
+
+def _spread(key: str, name: str, meaning: str, scores: Callable[[Compared], Scores], tile: Tile) -> Figure:
+    intervals = {"mean": key, "median": f"{key}_median", "p5": f"{key}_p5"}
+    rows = tuple(
+        Row(f"{name}, {said}", text.format(meaning=meaning), _PART[said], intervals.get(_PART[said], ""))
+        for said, text in _SPREAD.items()
+    )
+    return Figure(key, rows, scores, spread=True, tile=tile)
+
+
+def _neighbours(key: str, name: str, meaning: str, k: int, tile: Tile | None = None) -> Figure:
+    key = f"{key}@{k}"
+    row = Row(name, meaning, interval=key)
+    return Figure(key, (row,), lambda compared: compared.neighbours.get(key), k=k, tile=tile if k == K else None)
+
+
+FIGURES: tuple[Figure, ...] = (
+    _spread(
+        "cosine",
+        "Cosine",
+        "1 is best",
+        lambda c: metrics.cosines(c.predicted, c.teacher),
+        Tile("Cosine", "to the teacher’s vector of the same track, mean; 1 is the same direction"),
+    ),
+    _spread(
+        "centred_cosine",
+        "Centred cosine",
+        "without the training tracks’ mean",
+        lambda c: metrics.centred_cosines(c.predicted, c.teacher, c.centre),
+        Tile("Centred cosine", "the same without the part that all tracks share"),
+    ),
+    Figure(
+        "mse",
+        (Row("Squared error, mean", "over the 512 dimensions, times 1000; 0 is best", scale=1000),),
+        whole=lambda c: float(metrics.squared_errors(c.predicted, c.teacher).mean()),
+    ),
+    Figure(
+        "l2",
+        (Row("Distance, mean", "Euclidean, between unit vectors; 0 is best", "mean"),),
+        whole=lambda c: metrics.spread(metrics.distances(c.predicted, c.teacher)),
+    ),
+    *(
+        _neighbours(
+            "overlap",
+            "Neighbour overlap@{k}",
+            "self excluded; ties by chance",
+            k,
+            Tile("Overlap@{k}", "share of a track’s {k} nearest tracks that the teacher names too"),
+        )
+        for k in OVERLAP_K
+    ),
+    *(
+        _neighbours("overlap_other_artists", "Other artists’ overlap@{k}", "without the artist’s own", k)
+        for k in OVERLAP_K
+    ),
+    *(
+        _neighbours(
+            "ndcg",
+            "nDCG@{k}",
+            "gain: the teacher’s cosine, negative ones 0",
+            k,
+            Tile("nDCG@{k}", "how near the teacher’s the {k} nearest tracks are, best first"),
+        )
+        for k in NDCG_K
+    ),
+    _each(
+        "spearman",
+        "Spearman, per track",
+        "of a track’s similarities to all others",
+        lambda c: c.neighbours.get("spearman"),
+    ),
+    Figure(
+        "matrix_spearman",
+        (Row("Spearman, whole matrix", "of all pairs of tracks"),),
+        whole=lambda c: matrix_spearman(c.predicted, c.teacher),
+    ),
+    Figure(
+        "kendall",
+        (Row("Kendall’s tau, first {k}", "order of the teacher’s nearest", interval="kendall"),),
+        lambda c: c.neighbours.get("kendall"),
+        k=KENDALL_K,
+    ),
+    _each(
+        "recall@1",
+        "Cross-model retrieval R@1",
+        "student query, teacher gallery",
+        lambda c: c.own.first,
+        Tile("Cross-model retrieval R@1", "student vector finds the same track first among teacher vectors"),
+    ),
+    _each("reciprocal_rank", "Cross-model retrieval MRR", "mean of 1 / rank", lambda c: c.own.reciprocal),
+    _each("rank", "Cross-model retrieval, mean rank", "1 is best, {n_tracks} worst", lambda c: c.own.rank),
+    _each("reverse_recall@1", "Reverse R@1", "teacher query, student gallery", lambda c: c.reverse.first),
+    _each("reverse_reciprocal_rank", "Reverse MRR", "mean of 1 / rank", lambda c: c.reverse.reciprocal),
+    _each("reverse_rank", "Reverse, mean rank", "1 is best, {n_tracks} worst", lambda c: c.reverse.rank),
+    Figure(
+        "distribution",
+        (
+            Row(
+                "Spread of the vectors",
+                "standard deviation per dimension; the teacher’s is {teacher_std:.4f}",
+                "student_std",
+            ),
+            Row("Shift of the mean", "per dimension, from the teacher’s; 0 is best", "mean_difference"),
+        ),
+        whole=lambda c: metrics.distribution(c.predicted, c.teacher),
+    ),
+)
+KEY_FIGURES = tuple(figure for figure in FIGURES if figure.tile is not None)
+
+
+def track_scores(compared: Compared) -> dict[str, Scores]:
+    """Key -> [track], NaN where not defined: every figure of `FIGURES` that a single track has."""
+    found = {figure.key: figure.scores(compared) for figure in FIGURES if figure.scores is not None}
+    return {key: scores for key, scores in found.items() if scores is not None}
+
+
+def measure(compared: Compared, scores: dict[str, Scores]) -> dict[str, Any]:
+    """The predictor's part of metrics.json.
 
     Args:
-        predicted: [track, 512].
-        teacher: [track, 512] unit vectors, same order.
-        centre: [512] mean teacher vector of the training tracks.
-        artists: one per track.
+        compared: the predictor's vectors and the teacher's.
+        scores: its `track_scores`.
 
     Returns:
-        Name -> [track], NaN where not defined: `cosine`, `centred_cosine`, those of `neighbour_scores`, and of the
-        mixed library `recall@1`, `reciprocal_rank`, `rank` (predicted vector against the teacher's of all tracks) and
-        the same after `reverse_` (the teacher's against the predicted ones).
+        Every figure under its key, the means of the tracks' scores under `means`, and some of those under a second name
+        for programs that read the file: `overlap`, `ndcg` (at k = `neighbours`), `cross_model_recall_at_1`,
+        `cross_model_mrr`. None where one is not defined.
     """
-    forth, back = metrics.own_ranks(predicted, teacher), metrics.own_ranks(teacher, predicted)
-    return {
-        "cosine": metrics.cosines(predicted, teacher),
-        "centred_cosine": metrics.centred_cosines(predicted, teacher, centre),
-        **neighbour_scores(predicted, teacher, artists),
-        "recall@1": forth.first,
-        "reciprocal_rank": forth.reciprocal,
-        "rank": forth.rank,
-        "reverse_recall@1": back.first,
-        "reverse_reciprocal_rank": back.reciprocal,
-        "reverse_rank": back.rank,
-    }
-
-
-def figures(
-    student: Vectors,
-    teacher: Vectors,
-    centre: Vectors,
-    artists: Sequence[str] = (),
-    scores: dict[str, Scores] | None = None,
-) -> dict[str, Figures | None]:
-    """The figures of the student and of both baselines.
-
-    Args:
-        student: [track, 512] unit vectors.
-        teacher: [track, 512] unit vectors, same order.
-        centre: [512] mean teacher vector of the training tracks.
-        artists: one per track; none: not known.
-        scores: the student's `track_scores`; None: compute them here.
-
-    Returns:
-        "student", "mean_vector" and "shuffled" -> figures, None where one is not defined; "shuffled" is None for a
-        single track.
-    """
-    artists = artists or [""] * len(teacher)
-    constant, shuffle = np.broadcast_to(np.asarray(centre, np.float64), teacher.shape), shuffle_of(len(teacher))
-    shuffled = None if shuffle is None else student[shuffle]
-    return {
-        "student": _figures(student, teacher, scores or track_scores(student, teacher, centre, artists)),
-        "mean_vector": _figures(constant, teacher, track_scores(constant, teacher, centre, artists)),
-        "shuffled": None
-        if shuffled is None
-        else _figures(shuffled, teacher, track_scores(shuffled, teacher, centre, artists)),
-    }
-
-
-def _figures(predicted: Vectors, teacher: Vectors, scores: dict[str, Scores]) -> Figures:
     means = means_of(scores)
-    gains = scores.get(f"ndcg@{K}", np.empty(0))
     return {
-        "mse": float(metrics.squared_errors(predicted, teacher).mean()),
-        "cosine": metrics.spread(scores["cosine"]),
-        "centred_cosine": metrics.spread(scores["centred_cosine"]),
-        "l2": metrics.spread(metrics.distances(predicted, teacher)),
-        "distribution": metrics.distribution(predicted, teacher),
-        "neighbours": metrics.clipped_k(K, len(teacher)),
+        **{figure.key: figure.whole(compared) for figure in FIGURES if figure.whole is not None},
+        **{figure.key: metrics.spread(scores[figure.key]) for figure in FIGURES if figure.spread},
+        "neighbours": metrics.clipped_k(K, len(compared.teacher)),
         "overlap": means.get(f"overlap@{K}"),
         "ndcg": means.get(f"ndcg@{K}"),
-        "ndcg_tracks": int(np.isfinite(gains).sum()),
-        "mixed_recall_at_1": means["recall@1"],
-        "mixed_mrr": means["reciprocal_rank"],
-        "matrix_spearman": matrix_spearman(predicted, teacher),
+        "ndcg_tracks": int(np.isfinite(scores.get(f"ndcg@{K}", np.empty(0))).sum()),
+        "cross_model_recall_at_1": means["recall@1"],
+        "cross_model_mrr": means["reciprocal_rank"],
         "means": means,
     }

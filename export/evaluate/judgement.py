@@ -5,22 +5,27 @@ Cost: grows with the square of the tracks; 1000 tracks take some three seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.duration_buckets import bucket_figures, bucket_of
-from student_clap.export.evaluate.figures import K, figures, shuffle_of, track_scores
+from student_clap.export.evaluate.baselines import compare, conclude, shuffle_of
+from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, K, track_scores
 from student_clap.export.evaluate.intervals import METHOD, interval, mean_intervals
 from student_clap.export.evaluate.query_scores import centroid_queries, direction_queries, gallery_k, query_scores
-from student_clap.export.evaluate.rank_agreement import KENDALL_K, NDCG_K, OVERLAP_K
+from student_clap.export.evaluate.rank_agreement import NDCG_K
 from student_clap.export.evaluate.text_figures import WITHIN, Queries, means_of, text_figures
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores
 
+# Bounds of the buckets of lengths: a track up to 10 s is padded to one segment, and a capped one fills the recipe's cap
+# of ten minutes and was cut off there.
+_BOUNDS_S = (10.0, 60.0, 300.0)  # inclusive
+BUCKETS = ("up to 10 s", "10 to 60 s", "1 to 5 min", "over 5 min", "capped")
 Matrix = npt.NDArray[np.float32]
 
 
@@ -37,9 +42,14 @@ class Library:
     max_samples: int  # the cap
     half_teacher: Matrix | None = None  # [track, 512] the teacher's vectors of every second segment
 
+    @property
+    def buckets(self) -> npt.NDArray[np.int64]:
+        """[track] place of each track's length in `BUCKETS`."""
+        return bucket_of(self.n_samples, self.sample_rate, self.max_samples)
+
 
 def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, Any], dict[str, Scores]]:
-    """Everything that is measured.
+    """Everything that is measured, and the verdict on it.
 
     Returns:
         The sections of metrics.json that need no model, and the student's scores of each track.
@@ -48,15 +58,16 @@ def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, A
     # centre: [512]
     centre = library.training_teacher.mean(axis=0, dtype=np.float64)
     shuffle = shuffle_of(n)
-    scores = track_scores(student, teacher, centre, library.artists)
-    buckets = bucket_of(library.n_samples, library.sample_rate, library.max_samples)
+    compared = Compared(student, teacher, centre, library.artists)
+    scores = track_scores(compared)
     record: dict[str, Any] = {
+        "n_tracks": n,
         "neighbours_asked": K,
-        "neighbours": {f"@{k}": metrics.clipped_k(k, n) for k in sorted({*OVERLAP_K, *NDCG_K, KENDALL_K})},
-        **figures(student, teacher, centre, library.artists, scores),
+        "neighbours": {f"@{k}": metrics.clipped_k(k, n) for k in sorted({f.k for f in FIGURES if f.k is not None})},
+        **compare(compared, scores),
         "bootstrap": METHOD,
         "intervals": _intervals(scores),
-        "buckets": bucket_figures(buckets, scores),
+        "buckets": bucket_figures(library.buckets, scores),
         "pseudo_queries": {
             "centroids": _pseudo(library, centroid_queries(library.training_teacher), shuffle),
             "directions": _pseudo(library, direction_queries(library.training_teacher), shuffle),
@@ -69,14 +80,41 @@ def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, A
         f"ndcg@{k}": _within(record["student"]["means"].get(f"ndcg@{k}"), record["intervals"].get(f"ndcg@{k}"))
         for k in NDCG_K
     }
+    record["verdict"] = asdict(conclude(record))
     return record, scores
+
+
+def bucket_of(n_samples: npt.NDArray[np.int64], sample_rate: int, max_samples: int) -> npt.NDArray[np.int64]:
+    """[track] place in `BUCKETS`; a track of `max_samples` counts as capped.
+
+    >>> bucket_of(np.array([10, 11, 60, 300, 301, 600]) * 48000, 48000, 600 * 48000)
+    array([0, 1, 1, 2, 3, 4])
+    """
+    by_length = np.searchsorted(np.array(_BOUNDS_S) * sample_rate, n_samples, side="left")
+    return np.where(n_samples >= max_samples, len(BUCKETS) - 1, by_length)
+
+
+def bucket_figures(buckets: npt.NDArray[np.int64], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """A record for each bucket that has tracks: its name, `n_tracks`, means and intervals of the key figures.
+
+    Neighbours are looked for among all tracks, so the buckets' figures average to those of the whole.
+    """
+    records = []
+    for place, name in enumerate(BUCKETS):
+        inside = buckets == place
+        if inside.any():
+            own = {figure.key: scores[figure.key][inside] for figure in KEY_FIGURES if figure.key in scores}
+            records.append(
+                {"name": name, "n_tracks": int(inside.sum()), "means": means_of(own), "intervals": mean_intervals(own)}
+            )
+    return records
 
 
 def _intervals(scores: dict[str, Scores]) -> dict[str, Any]:
     found: dict[str, Any] = dict(mean_intervals(scores))
-    for name in ("cosine", "centred_cosine"):
-        found[f"{name}_median"] = interval(scores[name], lambda drawn: np.median(drawn, axis=1))
-        found[f"{name}_p5"] = interval(scores[name], lambda drawn: np.percentile(drawn, 5, axis=1))
+    for name in (figure.key for figure in FIGURES if figure.spread):
+        found[f"{name}_median"] = interval(scores[name], np.median)
+        found[f"{name}_p5"] = interval(scores[name], functools.partial(np.percentile, q=5))
     return found
 
 

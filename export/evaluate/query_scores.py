@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.evaluate.rank_agreement import first_shared, ndcgs, spearman
-from student_clap.train.loop.metrics import Scores
+from student_clap.train.loop.metrics import Scores, unit
 
 OVERLAP_K = (10, 50, 100)
 NDCG_K = 100
@@ -75,13 +75,13 @@ def shared_of_shown(found: Sequence[Ranking], wanted: Sequence[Ranking], k: int)
 
 
 def as_shown(scores: Scores, groups: Sequence[str], limit: int, per_artist: int) -> list[Ranking]:
-    """What AudioMuse-AI lists for each query: at most `limit` tracks, at most `per_artist` by one artist.
+    """The list that AudioMuse-AI shows for each query: at most `limit` tracks, at most `per_artist` by one artist.
 
     It looks at limit + max(20, 4 x limit) + 1 candidates (search_shaping.py).
 
     Args:
         scores: [query, track].
-        groups: the artist of each track; "" is nobody's and never capped.
+        groups: the artist of each track; "" is unknown and never capped.
         limit: of the list.
         per_artist: of one artist.
     """
@@ -105,43 +105,21 @@ def as_int8(vectors: npt.NDArray[np.floating]) -> Scores:
     [vector, 512] -> [vector, 512].
     """
     largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
-    codes = np.rint(np.divide(vectors * 127.0, largest, out=np.zeros(vectors.shape), where=largest > 0))
-    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    unit: Scores = np.divide(codes, lengths, out=np.zeros_like(codes), where=lengths > 0)
-    return unit
+    return unit(np.rint(np.divide(vectors * 127.0, largest, out=np.zeros(vectors.shape), where=largest > 0)))
 
 
 def centroid_queries(teacher: npt.NDArray[np.floating]) -> Scores:
     """[query, 512] unit centroids of the training tracks' teacher vectors, stand-ins for texts.
 
-    Spherical k-means (Dhillon and Modha 2001), seeded with tracks far apart; 64 of them, or half as many as there are
-    tracks. A centroid names a kind of music, as a text does.
+    k-means of unit vectors; 64 clusters, or half as many as there are tracks. A centroid names a kind of music, as a
+    text does.
     """
-    unit = np.asarray(teacher, np.float64)
-    count = gallery_k(_MOST_CENTROIDS, len(unit))
-    rng = np.random.default_rng(_SEED)
-    chosen = [int(rng.integers(len(unit)))]
-    nearest = unit @ unit[chosen[0]]
-    while len(chosen) < count:
-        # k-means++: the farther from all that are chosen, the likelier
-        gap = np.clip(1 - nearest, 0, None)
-        gap[chosen] = 0.0
-        if gap.sum() <= 0:
-            break
-        chosen.append(int(rng.choice(len(unit), p=gap / gap.sum())))
-        nearest = np.maximum(nearest, unit @ unit[chosen[-1]])
-    centroids = unit[chosen]
-    members = np.full(len(unit), -1)
-    for _ in range(_ROUNDS):
-        now = np.argmax(unit @ centroids.T, axis=1)
-        if (now == members).all():
-            break
-        members = now
-        sums = np.zeros_like(centroids)
-        np.add.at(sums, members, unit)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        centroids = np.divide(sums, lengths, out=centroids, where=lengths > 0)
-    return centroids
+    from sklearn.cluster import KMeans
+
+    vectors = np.asarray(teacher, np.float64)
+    count = min(gallery_k(_MOST_CENTROIDS, len(vectors)), len(np.unique(vectors, axis=0)))
+    found: Scores = KMeans(count, n_init=1, max_iter=_ROUNDS, random_state=_SEED).fit(vectors).cluster_centers_
+    return unit(found)
 
 
 def direction_queries(teacher: npt.NDArray[np.floating]) -> Scores:

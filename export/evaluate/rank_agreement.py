@@ -8,6 +8,7 @@ Sources: Järvelin and Kekäläinen (2002) for nDCG, Kendall (1945) for tau-b.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ KENDALL_K = 100
 MOST_PAIRS = 2_000_000
 _PAIR_SEED = 0
 _FEWEST_TO_RANK = 2
+_TIE_DECIMALS = round(-math.log10(TIE))
 
 
 def neighbour_scores(student: Vectors, teacher: Vectors, artists: Sequence[str]) -> dict[str, Scores]:
@@ -31,7 +33,7 @@ def neighbour_scores(student: Vectors, teacher: Vectors, artists: Sequence[str])
     Args:
         student: [track, 512].
         teacher: [track, 512], same order.
-        artists: one per track; "" is nobody's and never the same artist.
+        artists: one per track; "" is not an artist, and never the same one.
 
     Returns:
         Name -> [track]: `overlap@k`, `overlap_other_artists@k` (the tracks of the same artist are taken out of both
@@ -76,7 +78,7 @@ def ndcgs(found: Scores, wanted: Scores, ks: Sequence[int]) -> dict[int, Scores]
         ks: depths.
 
     Returns:
-        Storage in `ks` -> [row]; NaN where nothing has a gain. Tied tracks share their mean gain.
+        Position in `ks` -> [row]; NaN where nothing has a gain. Tied tracks share their mean gain.
     """
     deepest = max(ks)
     discount = 1 / np.log2(np.arange(2, deepest + 2))
@@ -94,24 +96,15 @@ def first_shared(found: Scores, wanted: Scores, k: int) -> Scores:
     return metrics.shared_share(found, wanted, metrics.kth_largest(found, k), metrics.kth_largest(wanted, k), k)
 
 
-def average_ranks(values: Scores) -> Scores:
-    """Ranks from 0 within each row; tied values (nearer than `TIE`) get their mean rank. [row, track]."""
-    n_rows, n = values.shape
-    order = np.argsort(values, axis=1)
-    ranked = np.take_along_axis(values, order, axis=1)
-    begins = np.concatenate([np.ones((n_rows, 1), bool), np.diff(ranked, axis=1) > TIE], axis=1)
-    # group: a number per run of ties, counted over all rows
-    group = np.cumsum(begins) - 1
-    place = np.tile(np.arange(n, dtype=np.float64), n_rows)
-    mean = (np.bincount(group, place) / np.bincount(group))[group].reshape(n_rows, n)
-    ranks: Scores = np.empty_like(mean)
-    np.put_along_axis(ranks, order, mean, axis=1)
-    return ranks
-
-
 def spearman(found: Scores, wanted: Scores) -> Scores:
-    """[row] Spearman's rank correlation of each row; NaN where a side ranks nothing. Both [row, track]."""
-    a, b = (ranks - (ranks.shape[1] - 1) / 2 for ranks in (average_ranks(found), average_ranks(wanted)))
+    """[row] Spearman's rank correlation of each row; NaN where a side ranks nothing. Both [row, track].
+
+    Values that are equal when rounded to `TIE` tie and share their mean rank.
+    """
+    from scipy.stats import rankdata
+
+    # ranks: [row, track], their mean taken away
+    a, b = (rankdata(np.round(v, _TIE_DECIMALS), axis=1) - (v.shape[1] + 1) / 2 for v in (found, wanted))
     scale = np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
     rho: Scores = np.divide(np.sum(a * b, axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)
     return rho
@@ -195,7 +188,7 @@ def _pair_similarities(
 
 
 def _groups(artists: Sequence[str]) -> npt.NDArray[np.int64]:
-    """[track] a number per artist; who has none is an artist of his own."""
+    """[track] a number per artist; a track without one counts as an artist of its own."""
     numbers: dict[str, int] = {}
     return np.array(
         [numbers.setdefault(artist or f"\0{index}", len(numbers)) for index, artist in enumerate(artists)], np.int64

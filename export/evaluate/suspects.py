@@ -1,6 +1,6 @@
-"""The tracks that the student hears worst, each with what there is to suspect.
+"""The tracks that the student hears worst, each with what may explain it.
 
-A reason is an observation about the track or its file that often goes with a bad vector; it accuses nobody. Bounds
+A reason is an observation about the track or its file that often goes with a bad vector; it proves nothing. Bounds
 that are shares of the held-out tracks need at least `_FEWEST` of them.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.evaluate.held_out import HeldOutTrack
+from student_clap.export.evaluate.judgement import Library
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores, Vectors
 
@@ -35,28 +36,19 @@ class Suspect:
 def suspects(
     outcomes: Sequence[HeldOutTrack],
     titles: Sequence[str],
-    student: Vectors,
-    teacher: Vectors,
-    training_teacher: Vectors,
+    library: Library,
     scores: dict[str, Scores],
-    *,
-    sample_rate: int,
-    max_samples: int,
 ) -> list[Suspect]:
     """The `WORST` tracks by cosine, worst first.
 
     Args:
-        outcomes: what became of each track.
+        outcomes: of the tracks of `library`, in its order.
         titles: one per track.
-        student: [track, 512] unit vectors.
-        teacher: [track, 512] unit vectors.
-        training_teacher: [training track, 512] unit vectors.
+        library: the held-out tracks.
         scores: of `track_scores`.
-        sample_rate: of `HeldOutTrack.n_samples`.
-        max_samples: the cap.
     """
     # near: [track] cosine of the teacher's vector to the nearest it was trained on
-    near = np.concatenate([(part @ training_teacher.T).max(axis=1) for part in _parts(teacher)])
+    near = np.concatenate([(part @ library.training_teacher.T).max(axis=1) for part in _parts(library.teacher)])
     near_bound = np.percentile(near, _UNUSUAL_PERCENT)
     # Tracks of one segment agree with themselves and would hide the others.
     long = np.array([o.agreement for o in outcomes if o.n_segments > 1])
@@ -64,7 +56,7 @@ def suspects(
     found = []
     for track in np.argsort(scores["cosine"], kind="stable")[:WORST].tolist():
         outcome = outcomes[track]
-        reasons = _of_the_file(outcome, sample_rate, max_samples)
+        reasons = _of_the_file(outcome, library.sample_rate, library.max_samples)
         if len(outcomes) >= _FEWEST and near[track] < near_bound:
             reasons.append(f"far from the training data: the nearest training track has a cosine of {near[track]:.2f}")
         if outcome.n_segments > 1 and outcome.agreement < agreement_bound:
@@ -72,7 +64,7 @@ def suspects(
                 f"its segments disagree: their mean has length {outcome.agreement:.2f}, where most tracks have more "
                 f"than {agreement_bound:.2f}"
             )
-        other = _sounds_like(student[track], teacher, track, float(np.median(scores["cosine"])))
+        other = _sounds_like(library.student[track], library.teacher, track, float(np.median(scores["cosine"])))
         if other is not None:
             reasons.append(
                 f"it sounds to the student like {titles[other[0]]!r} (cosine {other[1]:.2f}); another version or a "
@@ -88,7 +80,7 @@ def _of_the_file(outcome: HeldOutTrack, sample_rate: int, max_samples: int) -> l
     if seconds < _SEGMENT_S:
         reasons.append(f"short: {seconds:.1f} s, padded with silence to one segment")
     if outcome.n_samples >= max_samples:
-        reasons.append(f"cut off at {seconds / 60:.0f} minutes; the rest was heard by nobody")
+        reasons.append(f"cut off at {seconds / 60:.0f} minutes; the rest was not heard")
     if outcome.quiet_share >= _QUIET_SHARE:
         reasons.append(f"silent: nothing is heard in {100 * outcome.quiet_share:.0f} % of it")
     if outcome.clipped_share is not None and outcome.clipped_share >= _CLIPPED_SHARE:

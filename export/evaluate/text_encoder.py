@@ -27,7 +27,7 @@ def encode_texts(texts: Sequence[str], model: Path, tokenizer: Path) -> Queries:
     """Vectors of `texts`.
 
     Args:
-        texts: what a user would type.
+        texts: as a user would type them.
         model: clap_text_model.onnx.
         tokenizer: tokenizer.json, or the folder with it or with vocab.json and merges.txt.
 
@@ -48,7 +48,7 @@ def encode_texts(texts: Sequence[str], model: Path, tokenizer: Path) -> Queries:
             raise QueryError(f"{error.message} (text {text!r})") from error
         vectors.append(output.reshape(-1))
     if len({len(vector) for vector in vectors}) > 1:
-        raise QueryError(f"{model} gives vectors of several lengths; it is no text model of CLAP")
+        raise QueryError(f"{model} gives vectors of several lengths; it is not a text model of CLAP")
     return checked(texts, np.stack(vectors), model.name)
 
 
@@ -84,7 +84,7 @@ def _tokenizer(path: Path) -> Any:
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if not file.is_file() and not (vocabulary.is_file() and merges.is_file()):
         raise QueryError(
-            f"{path} is no tokenizer: expected tokenizer.json, or a folder with it or with vocab.json and merges.txt"
+            f"{path} is not a tokenizer: expected tokenizer.json, or a folder with it or with vocab.json and merges.txt"
         )
     try:
         if file.is_file():

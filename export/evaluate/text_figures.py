@@ -1,10 +1,10 @@
-"""Text search by the student beside text search by the teacher, and whether it is within 5 %.
+"""Text search by the student next to text search by the teacher, and whether it is within 5 %.
 
 The definition of "within 5 %": mean nDCG@100 >= 0.95, and mean overlap@100 >= 0.95 of the ceiling. The ceiling is the
 overlap@100 of the teacher with itself after its vectors went through int8, which is what AudioMuse-AI's index does to
 every vector: an overlap that production itself does not reach cannot be asked of a student. It is a strict ceiling,
-since other perturbations that nobody hears (another hop, an MP3) move the teacher further; where the store has the
-teacher's vectors of segments, the teacher heard in every second segment only is reported beside it.
+since other changes that are not audible (another hop, an MP3) move the teacher further; where the store has the
+teacher's vectors of segments, the teacher heard in every second segment only is reported as well.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def text_figures(
     Args:
         student: [track, 512] unit vectors.
         teacher: [track, 512] unit vectors, same order.
-        queries: what is asked.
+        queries: the text vectors to search with.
         artists: one per track.
         half_teacher: [track, 512] the teacher's vectors of every second segment; None: not known.
         shuffle: a derangement for the baseline; None for a single track.
@@ -89,7 +89,7 @@ def text_figures(
 
 
 def within_5_percent(means: dict[str, float | None], ceiling: float) -> dict[str, Any]:
-    """The verdict and what it was made of."""
+    """Whether both bounds are met, with the bounds and the definition."""
     ndcg, overlap = means[f"ndcg@{NDCG_K}"], means[f"overlap@{OVERLAP_K[-1]}"]
     needed = WITHIN * ceiling
     ndcg_met, overlap_met = ndcg is not None and ndcg >= WITHIN, overlap is not None and overlap >= needed
@@ -120,7 +120,7 @@ def _as_seen(
     artists: Sequence[str],
     shuffle: npt.NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    """The same question of what a user sees: int8 vectors, at most three tracks by one artist."""
+    """The same comparison of the lists that a user sees: int8 vectors, at most three tracks by one artist."""
     found, wanted = texts @ as_int8(student).T, texts @ as_int8(teacher).T
     int8 = query_scores(found, wanted)
     theirs, ours = (as_shown(scores, artists, SHOWN_LIMIT, ARTIST_CAP) for scores in (wanted, found))

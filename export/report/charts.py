@@ -159,10 +159,10 @@ def pair_map(
 def _marked(mark: Mark, label: str, x_axis: Axis, y_axis: Axis, top: float, width: int) -> Markup:
     """A vertical line down to the axis, its label on the side where there is room."""
     x = x_axis(mark.x)
-    beside, anchor = (x - 5, "end") if x > width / 2 else (x + 5, "start")
+    label_x, anchor = (x - 5, "end") if x > width / 2 else (x + 5, "start")
     return Markup(
         '<path class="mark {}" d="M{} {}V{}"/><text class="mark-label {}" x="{}" y="{}" text-anchor="{}">{}</text>'
-    ).format(mark.style, x, top + 2, y_axis.from_px, mark.style, beside, top + 11, anchor, label)
+    ).format(mark.style, x, top + 2, y_axis.from_px, mark.style, label_x, top + 11, anchor, label)
 
 
 def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, width: int, height: int) -> Markup:

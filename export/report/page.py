@@ -17,12 +17,12 @@ import numpy.typing as npt
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from student_clap.export.evaluate.baselines import key_figures
 from student_clap.export.evaluate.evaluation import Evaluation
 from student_clap.export.evaluate.query_scores import OVERLAP_K, gallery_k
 from student_clap.export.report.charts import Mark, Series, curves, histogram, pair_map
-from student_clap.export.report.criteria import criteria
 from student_clap.export.report.tables import all_figures, searches
-from student_clap.export.report.verdict import key_figures, verdict
+from student_clap.export.report.verdict import criteria, figure_text, verdict
 
 BEST = 10  # tracks in the list of the best
 MOST_QUERIES = 200  # with both rankings; more would make a page that a phone cannot open
@@ -33,12 +33,12 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
     """The page.
 
     Args:
-        evaluation: what was measured.
+        evaluation: the record and the vectors.
         epochs: metrics.jsonl's entries; may be empty.
     """
     record = evaluation.record
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=_figure, grouped=_grouped, share=_share, duration=_duration, plain=_plain)
+    environment.filters.update(figure=figure_text, grouped=_grouped, share=_share, duration=_duration, plain=_plain)
     script = _template("report.js")
     by_cosine = sorted(record["tracks"], key=lambda track: -track["cosine"])
     plane, map_note = _map(evaluation)
@@ -127,7 +127,7 @@ def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
 
 
 def _search_note(record: dict[str, Any]) -> str:
-    """What a user would see, and what the ceiling is."""
+    """The overlap of the lists that a user would see, and the ceiling."""
     text = record["text"]
     if text is None:
         return ""
@@ -135,13 +135,13 @@ def _search_note(record: dict[str, Any]) -> str:
     k = min(10, seen["longest_list"])
     said = (
         f"As a user sees it, int8 vectors and at most {seen['artist_cap']} tracks by one artist, the first {k} of both "
-        f"lists share {_figure(seen['capped_overlap']['@10'])}"
+        f"lists share {figure_text(seen['capped_overlap']['@10'])}"
     )
     if seen["capped_overlap_shuffled"] is not None:
-        said += f" (shuffled {_figure(seen['capped_overlap_shuffled']['@10'])})"
-    said += f". The teacher shares {_figure(text['ceiling'])} of its first {text['k']['@100']} with itself in int8"
+        said += f" (shuffled {figure_text(seen['capped_overlap_shuffled']['@10'])})"
+    said += f". The teacher shares {figure_text(text['ceiling'])} of its first {text['k']['@100']} with itself in int8"
     if text["every_second_segment"] is not None:
-        said += f", and {_figure(text['every_second_segment'])} when it hears every second segment only"
+        said += f", and {figure_text(text['every_second_segment'])} when it hears every second segment only"
     said += "."
     if len(text["queries"]) > MOST_QUERIES:
         said += f" The first {MOST_QUERIES} of {len(text['queries'])} queries are shown."
@@ -154,7 +154,7 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
     if timed is None:
         note = (
             f"One thread, mel not included; {record['machine']['processor']}. AudioMuse-AI’s own teacher is a file of "
-            "about 268 MB; --against TEACHER.onnx times it beside the student."
+            "about 268 MB; --against TEACHER.onnx times it next to the student."
         )
         rows = [("MB", record["model"]["bytes"] / 1e6), ("ms per segment", record["ms_per_segment"])]
         return note, ["Student"], [(name, [_three_digits(value)]) for name, value in rows]
@@ -179,14 +179,14 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
 
 
 def _map(evaluation: Evaluation) -> tuple[Markup, str]:
-    """The plane of the teacher's two widest directions, the student projected into it; and what to say of it."""
+    """The plane of the teacher's two widest directions, the student projected into it; and its caption."""
     n = len(evaluation.teacher)
     if n < 3:
         return Markup(""), ""
     teacher_xy, student_xy, shares = project(evaluation.teacher, evaluation.student)
     shown = np.linspace(0, n - 1, min(n, MAP_TRACKS)).astype(int)
     titles = [
-        f"{t['title'] or t['track_id']} – {t['artist'] or 'unknown artist'}\ncosine {_figure(t['cosine'])}"
+        f"{t['title'] or t['track_id']} – {t['artist'] or 'unknown artist'}\ncosine {figure_text(t['cosine'])}"
         for t in (evaluation.record["tracks"][i] for i in shown)
     ]
     labels = tuple(f"Component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
@@ -255,12 +255,8 @@ def _scale(*values: float | None) -> list[float]:
     return [0.0 if value is None else round(100 * min(1.0, max(0.0, value)), 1) for value in values]
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
 def _grouped(value: object) -> str:
-    """Thousands apart by a narrow space; what is no whole number stays as it is."""
+    """Thousands apart by a narrow space; other text stays as it is."""
     text = str(value)
     return f"{int(text):,}".replace(",", "\u202f") if text.isdigit() else text
 

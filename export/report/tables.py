@@ -6,49 +6,24 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-Row = tuple[str, list[float | None], Any, str]
+from student_clap.export.evaluate.figures import FIGURES, Figure, Row
 
 
-def all_figures(record: dict[str, Any]) -> list[Row]:
-    """Every figure over tracks: name, [student, mean vector, shuffled], the student's interval, remark."""
-    at = record["neighbours"]
-    wanted: list[tuple[str, tuple[str, ...], str, str]] = [
-        ("Cosine, mean", ("cosine", "mean"), "cosine", "1 is best"),
-        ("Cosine, median", ("cosine", "median"), "cosine_median", "half of the tracks are above"),
-        ("Cosine, 5th percentile", ("cosine", "p5"), "cosine_p5", "one track in twenty is below"),
-        ("Cosine, smallest", ("cosine", "min"), "", "the worst track"),
-        ("Centred cosine, mean", ("centred_cosine", "mean"), "centred_cosine", "without the training tracks’ mean"),
-        ("Centred cosine, median", ("centred_cosine", "median"), "centred_cosine_median", "half are above"),
-        ("Centred cosine, 5th percentile", ("centred_cosine", "p5"), "centred_cosine_p5", "one in twenty is below"),
-        ("Centred cosine, smallest", ("centred_cosine", "min"), "", "the worst track"),
-        ("Squared error, mean", ("mse",), "", "over the 512 dimensions, times 1000; 0 is best"),
-        ("Distance, mean", ("l2", "mean"), "", "Euclidean, between unit vectors; 0 is best"),
-        *_each("Neighbour overlap", "overlap", (1, 5, 10, 50), at, "self excluded; ties by chance"),
-        *_each("Other artists’ overlap", "overlap_other_artists", (1, 5, 10, 50), {}, "without the artist’s own"),
-        *_each("nDCG", "ndcg", (10, 50), at, "gain: the teacher’s cosine, negative ones 0"),
-        ("Spearman, per track", ("means", "spearman"), "spearman", "of a track’s similarities to all others"),
-        ("Spearman, whole matrix", ("matrix_spearman",), "", "of all pairs of tracks"),
-        (f"Kendall’s tau, first {at['@100']}", ("means", "kendall"), "kendall", "order of the teacher’s nearest"),
-        ("Mixed library R@1", ("means", "recall@1"), "recall@1", "student query, teacher gallery"),
-        ("Mixed library MRR", ("means", "reciprocal_rank"), "reciprocal_rank", "mean of 1 / rank"),
-        ("Mixed library, mean rank", ("means", "rank"), "rank", f"1 is best, {record['n_tracks']} worst"),
-        ("Reverse R@1", ("means", "reverse_recall@1"), "reverse_recall@1", "teacher query, student gallery"),
-        ("Reverse MRR", ("means", "reverse_reciprocal_rank"), "reverse_reciprocal_rank", "mean of 1 / rank"),
-        ("Reverse, mean rank", ("means", "reverse_rank"), "reverse_rank", f"1 is best, {record['n_tracks']} worst"),
-        ("Spread of the vectors", ("distribution", "student_std"), "",
-         f"standard deviation per dimension; the teacher’s is {record['student']['distribution']['teacher_std']:.4f}"),
-        ("Shift of the mean", ("distribution", "mean_difference"), "", "per dimension, from the teacher’s; 0 is best"),
-    ]  # fmt: skip
-    rows: list[Row] = []
-    for name, path, interval, remark in wanted:
-        values: list[float | None] = []
-        for who in ("student", "mean_vector", "shuffled"):
-            value: Any = record[who]
-            for key in path:
-                value = None if value is None else value.get(key)
-            values.append(None if value is None else float(value) * (1000 if path == ("mse",) else 1))
-        rows.append((name, values, record["intervals"].get(interval), remark))
-    return rows
+@dataclass(frozen=True)
+class FigureRow:
+    """A line of the table of all figures."""
+
+    name: str
+    student: float | None
+    mean_vector: float | None
+    shuffled: float | None
+    interval: tuple[float, float] | None  # of the student's, 95 %
+    meaning: str
+
+
+def all_figures(record: dict[str, Any]) -> list[FigureRow]:
+    """Every figure over tracks, as `FIGURES` lists them."""
+    return [_figure_row(record, figure, row) for figure in FIGURES for row in figure.rows]
 
 
 @dataclass(frozen=True)
@@ -83,13 +58,28 @@ def searches(record: dict[str, Any]) -> list[Searches]:
     return found
 
 
-def _each(
-    name: str, key: str, ks: tuple[int, ...], at: dict[str, int], remark: str
-) -> list[tuple[str, tuple[str, ...], str, str]]:
-    """A row per k; where fewer tracks count, the row says so."""
-    rows: list[tuple[str, tuple[str, ...], str, str]] = []
-    for k in ks:
-        used = at.get(f"@{k}", k)
-        said = remark if used == k else f"{remark}; {used} of the {k} asked"
-        rows.append((f"{name}@{used}", ("means", f"{key}@{k}"), f"{key}@{k}", said))
-    return rows
+def _figure_row(record: dict[str, Any], figure: Figure, row: Row) -> FigureRow:
+    asked = figure.k or 0
+    # Of few tracks fewer neighbours count, and the row says so. Each track has other artists' tracks of its own number.
+    used = asked if figure.key.startswith("overlap_other_artists") else record["neighbours"].get(f"@{asked}", asked)
+    filled = {
+        "k": used,
+        "n_tracks": record["n_tracks"],
+        "teacher_std": record["student"]["distribution"]["teacher_std"],
+    }
+    meaning = row.meaning.format(**filled) + (f"; {used} of the {asked} asked" if used != asked else "")
+    student, mean_vector, shuffled = (
+        _value(record[who], figure, row) for who in ("student", "mean_vector", "shuffled")
+    )
+    interval = record["intervals"].get(row.interval)
+    return FigureRow(row.name.format(**filled), student, mean_vector, shuffled, interval, meaning)
+
+
+def _value(figures: dict[str, Any] | None, figure: Figure, row: Row) -> float | None:
+    if figures is None:
+        return None
+    single = figure.scores is not None and not row.part
+    found = figures["means"].get(figure.key) if single else figures[figure.key]
+    if row.part and found is not None:
+        found = found[row.part]
+    return None if found is None else float(found) * row.scale

@@ -1,118 +1,83 @@
-"""What an evaluation means, in plain words. Pure: metrics.json's record in, sentences out."""
+"""The meaning of an evaluation in plain words: the conclusion with its reasons, and the questions a user asks.
+
+Pure: metrics.json's record in, sentences out. An answer is `yes`, `no`, `open` (the interval of the deciding figure
+lies on both sides of its bound) or `unknown` (not measured).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from student_clap.export.evaluate.baselines import KeyFigure, Level, conclude, key_figures
+from student_clap.export.evaluate.figures import K
+from student_clap.export.evaluate.text_figures import WITHIN
 
 FEW_ARTISTS = 10
 FEW_TRACKS = 100
-
-
-@dataclass(frozen=True)
-class KeyFigure:
-    """One figure of the student beside the same figure of both baselines. More is better for all of them."""
-
-    name: str
-    meaning: str
-    student: float | None
-    mean_vector: float | None
-    shuffled: float | None
-    telling: bool = True  # False: with so few tracks every predictor scores the same
-    interval: tuple[float, float] | None = None  # of the student's, by bootstrap
-
-    @property
-    def best_baseline(self) -> float | None:
-        """The higher of the two."""
-        known = [value for value in (self.mean_vector, self.shuffled) if value is not None]
-        return max(known) if known else None
-
-    @property
-    def beats(self) -> bool | None:
-        """Whether the student is above both baselines; None where there is nothing to compare."""
-        if self.student is None or self.best_baseline is None or not self.telling:
-            return None
-        return self.student > self.best_baseline
+_MONITORED = {"cosine": "cosine", "overlap": "neighbour overlap"}  # training.monitor -> its name
+Answer = Literal["yes", "no", "open", "unknown"]
+Bounds = Sequence[float] | None
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The first thing a reader sees."""
 
-    level: Literal["good", "mixed", "poor"]
+    level: Level
     headline: str
     sentences: tuple[str, ...]
 
 
-def key_figures(record: dict[str, Any]) -> list[KeyFigure]:
-    """The figures that decide, most telling first."""
-    k, n = record["student"]["neighbours"], record["n_tracks"]
-    asked = record["neighbours_asked"]
-    rows: list[tuple[str, str, tuple[str, ...], str]] = [
-        (
-            "Cosine",
-            "to the teacher’s vector of the same track, mean; 1 is the same direction",
-            ("cosine", "mean"),
-            "cosine",
-        ),
-        (
-            "Centred cosine",
-            "the same without the part that all tracks share",
-            ("centred_cosine", "mean"),
-            "centred_cosine",
-        ),
-        (
-            f"Overlap@{k}",
-            f"share of a track’s {k} nearest tracks that the teacher names too",
-            ("overlap",),
-            f"overlap@{asked}",
-        ),
-        (f"nDCG@{k}", f"how near the teacher’s the {k} nearest tracks are, best first", ("ndcg",), f"ndcg@{asked}"),
-        (
-            "Mixed R@1",
-            "student vector finds the same track first among teacher vectors",
-            ("mixed_recall_at_1",),
-            "recall@1",
-        ),
-    ]
-    return [
-        KeyFigure(
-            name,
-            meaning,
-            student=_at(record["student"], path),
-            mean_vector=_at(record["mean_vector"], path),
-            shuffled=_at(record["shuffled"], path),
-            # Where all other tracks are neighbours, every predictor finds them all.
-            telling=path != ("overlap",) or k < n - 1,
-            interval=record["intervals"].get(score),
-        )
-        for name, meaning, path, score in rows
-    ]
+@dataclass(frozen=True)
+class Criterion:
+    """One question and its answer."""
+
+    question: str
+    answer: Answer
+    says: str  # the figures
+    definition: str
 
 
 def verdict(record: dict[str, Any]) -> Verdict:
     """Judge an evaluation."""
-    figures = key_figures(record)
-    compared = [figure for figure in figures if figure.beats is not None]
-    beaten = [figure for figure in compared if figure.beats]
-    lost = [figure.name for figure in compared if not figure.beats]
-    cosine = figures[0]
-    level: Literal["good", "mixed", "poor"]
-    if not lost:
-        level, headline = "good", f"The student beats both baselines on all {len(compared)} key figures."
-    elif cosine.beats:
-        level = "mixed"
-        headline = f"The student beats both baselines on cosine, but not on {_listed(lost)}."
-    elif beaten:
-        level = "mixed"
-        headline = f"The student beats both baselines on {_listed([f.name for f in beaten])}, but not on cosine."
-    else:
-        level, headline = "poor", "The student does not beat the baselines: it has learnt nothing that can be used."
-    return Verdict(level, headline, tuple(_sentences(record, figures)))
+    conclusion = conclude(record)
+    said = _sentences(record, {figure.key: figure for figure in key_figures(record)})
+    if not conclusion.beats_baselines:
+        said.append("`student-clap deploy` and `reembed --write-database` refuse it.")
+    return Verdict(conclusion.level, conclusion.headline, tuple(said))
 
 
-def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
-    cosine, overlap = figures[0], figures[2]
+def criteria(record: dict[str, Any]) -> list[Criterion]:
+    """The three questions: similar tracks, text search, a library that is not analysed again."""
+    return [_similar_tracks(record), _text_search(record), _shared_index(record)]
+
+
+def closing_lines(record: dict[str, Any], page: Path) -> list[str]:
+    """The last lines that `student-clap evaluate` prints: its conclusion, and the figures with the report's place."""
+    conclusion = conclude(record)
+    refused = "" if conclusion.beats_baselines else " deploy and reembed --write-database refuse it."
+    cosine, overlap = (f for f in key_figures(record) if f.key in ("cosine", f"overlap@{K}"))
+    figures = f"{cosine}; {overlap}"
+    if record["text"] is not None:
+        within = "within" if record["text"]["within_5_percent"]["met"] else "not within"
+        figures += f"; text search {within} 5 % of the teacher"
+    tracks = (
+        f"{record['n_tracks']} held-out tracks ({record['n_from_store']} from the store),"
+        f" {len(record['left_out'])} left out"
+    )
+    return [conclusion.headline + refused, f"evaluate: {tracks}: {figures}; report: {page}"]
+
+
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """A decimal number with a true minus sign; a dash for what is not known."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _sentences(record: dict[str, Any], figures: dict[str, KeyFigure]) -> list[str]:
+    cosine, overlap = figures["cosine"], figures[f"overlap@{K}"]
     n, artists, k = record["n_tracks"], record["n_artists"], record["student"]["neighbours"]
     heard = f"{_count(n, 'track')} by {_count(artists, 'artist')}"
     score = f"a mean cosine of {figure_text(cosine.student)} to the teacher’s"
@@ -137,10 +102,10 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
         said.append(
             f"{few}, half of those there are." if overlap.telling else f"{few}, which is all: that says nothing."
         )
-    if _chosen_by_held_out(record):
+    if record["model"].get("checkpoint") == "best.pt":
         said.append(
-            "The checkpoint is the best of its run by the cosine of these same tracks, which flatters it a little; "
-            "the run’s last checkpoint is free of that."
+            f"The checkpoint is the best of its run by the {_monitored(record)} of these same tracks, which flatters "
+            "it a little; the run’s last checkpoint is free of that."
         )
     if n < FEW_TRACKS or artists < FEW_ARTISTS:
         said.append(
@@ -149,30 +114,85 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
     return said
 
 
-def _chosen_by_held_out(record: dict[str, Any]) -> bool:
-    """Whether the epoch was picked by the tracks it is judged by."""
-    return bool(record["model"].get("checkpoint") == "best.pt")
+def _monitored(record: dict[str, Any]) -> str:
+    """The figure by which the run chose its best epoch, the default where the run's record does not say."""
+    monitor = record["run"]["record"].get("training", {}).get("monitor", "cosine")
+    return _MONITORED.get(monitor, str(monitor))
 
 
-def _at(figures: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
-    value: Any = figures
-    for key in path:
-        if value is None:
-            return None
-        value = value[key]
-    return None if value is None else float(value)
+def _similar_tracks(record: dict[str, Any]) -> Criterion:
+    asked, k = record["neighbours_asked"], record["student"]["neighbours"]
+    value, bounds = record["student"]["means"].get(f"ndcg@{asked}"), record["intervals"].get(f"ndcg@{asked}")
+    question = "Are similar tracks found within 5 % of the teacher?"
+    definition = (
+        f"nDCG@{k} of the student’s ranking of the other held-out tracks, the teacher’s cosine as gain, ≥ 0.95."
+    )
+    if value is None:
+        return Criterion(question, "unknown", "There are too few tracks to rank.", definition)
+    says = f"nDCG@{k} is {figure_text(value)}{_interval(bounds)}; 0.950 is needed."
+    return Criterion(question, _answer(value, bounds, WITHIN), says, definition)
 
 
-def figure_text(value: float | None) -> str:
-    """Three decimals, a true minus sign; a dash for what is not known."""
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+def _text_search(record: dict[str, Any]) -> Criterion:
+    question = "Is text search within 5 % of the teacher?"
+    definition = (
+        "Mean nDCG@100 over the queries ≥ 0.95, and mean overlap@100 ≥ 0.95 of the ceiling: the teacher’s overlap with "
+        "itself once its vectors are int8, as AudioMuse-AI’s index keeps them."
+    )
+    text = record["text"]
+    if text is None:
+        stand_in = record["pseudo_queries"]["centroids"]
+        found = figure_text(stand_in["means"]["overlap@100"])
+        says = (
+            f"Not measured: give text vectors with --queries. {stand_in['n_queries']} centroids of the training tracks "
+            f"in their place share {found} of the first {stand_in['k']} tracks."
+        )
+        return Criterion(question, "unknown", says, definition)
+    within, k = text["within_5_percent"], text["k"]["@100"]
+    ndcg, overlap = text["means"]["ndcg@100"], text["means"]["overlap@100"]
+    ndcg_bounds, overlap_bounds = text["intervals"]["ndcg@100"], text["intervals"]["overlap@100"]
+    says = (
+        f"Over {text['n_queries']} queries nDCG@{k} is {figure_text(ndcg)}{_interval(ndcg_bounds)}, 0.950 needed, "
+        f"and overlap@{k} {figure_text(overlap)}{_interval(overlap_bounds)}, {figure_text(within['overlap_needed'])} "
+        f"needed (ceiling {figure_text(text['ceiling'])})."
+    )
+    if k < 100:
+        says += f" With so few tracks the first {k} count instead of the first 100, half of those there are."
+    if ndcg is None or overlap is None:
+        return Criterion(question, "unknown", "No query has a track with a positive score.", definition)
+    parts = (_answer(ndcg, ndcg_bounds, WITHIN), _answer(overlap, overlap_bounds, within["overlap_needed"]))
+    answer: Answer = "no" if "no" in parts else "open" if "open" in parts else "yes"
+    return Criterion(question, answer, says, definition)
+
+
+def _shared_index(record: dict[str, Any]) -> Criterion:
+    means, bounds = record["student"]["means"], record["intervals"]
+    forth, back = means["recall@1"], means["reverse_recall@1"]
+    worse = "recall@1" if forth <= back else "reverse_recall@1"
+    says = (
+        f"The student’s vector finds the same track first among the teacher’s in {100 * forth:.0f} % of cases (mean "
+        f"rank {means['rank']:.1f} of {record['n_tracks']}), the teacher’s among the student’s in {100 * back:.0f} % "
+        f"({means['reverse_rank']:.1f})."
+    )
+    return Criterion(
+        "Can old and new vectors share an index?",
+        _answer(means[worse], bounds.get(worse), WITHIN),
+        says,
+        "Cross-model retrieval R@1 ≥ 0.95 both ways. If not, analyse the library again, or embed it again: "
+        "student-clap reembed.",
+    )
+
+
+def _answer(value: float, bounds: Bounds, needed: float) -> Answer:
+    if bounds is not None and bounds[0] < needed <= bounds[1]:
+        return "open"
+    return "yes" if value >= needed else "no"
+
+
+def _interval(bounds: Bounds) -> str:
+    return "" if bounds is None else f" ({figure_text(bounds[0])} to {figure_text(bounds[1])})"
 
 
 def _count(n: int, noun: str) -> str:
     """`_count(1, "track")` is "1 track"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}".replace(",", "\u202f")
-
-
-def _listed(names: list[str]) -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -5,7 +5,7 @@ kinds. Four numbers per vector are looked at: the logarithm of its energy outsid
 directions of the sample (a student has learnt the leading ones and leaves less outside), and its places along the first
 three (models of different make have different means). A number tells two kinds apart where two Gaussians describe its
 distribution clearly better than one (GAIN, in BIC per track), both kinds have a share (LEAST_SHARE), and the kinds are
-no styles of music: styles follow artists, so tracks of one artist would fall on one side. STRADDLE is how often two
+not styles of music: styles follow artists, so tracks of one artist would fall on one side. STRADDLE is how often two
 tracks of an artist fall on different sides, relative to any two tracks.
 
 Guarantee: at most SAMPLE rows are looked at, at least LEAST_ROWS are needed; the sample follows from a seed.
@@ -17,6 +17,7 @@ next to its teacher, nor one model behind two front-ends, nor models that embedd
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ _BLOCK_ROWS = 1024  # the store's chunk of vectors
 _SEED = 0
 _TINY = 1e-12
 _CONVERGED = 1e-2  # of the logarithm of the likelihood
+_LEAST_VARIANCE = 1e-2  # added to a side's, so that no side shrinks to a point
 Floats = npt.NDArray[np.float64]
 
 
@@ -120,31 +122,37 @@ def sample_vectors(store: FeatureStore, server_id: str) -> tuple[npt.NDArray[np.
 
 
 def _two_gaussians(number: Floats) -> tuple[float, Floats]:
-    """(BIC gained per row over one Gaussian, [row] probability of the second side), by expectation-maximisation."""
+    """(BIC gained per row over one Gaussian, [row] probability of the second side); the best of three starts."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     n = len(number)
-    number = (number - number.mean()) / max(float(number.std()), _TINY)
-    best = (-np.inf, np.zeros(n))
-    for quantile in (0.1, 0.5, 0.9):
-        side = np.where(number > np.quantile(number, quantile), 0.95, 0.05)
-        total = -np.inf
-        for _ in range(100):
+    # values: [row, 1]
+    values = ((number - number.mean()) / max(float(number.std()), _TINY))[:, None]
+    one = GaussianMixture(1).fit(values)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the place reached by then is good enough
+        for quantile in (0.1, 0.5, 0.9):
+            high = np.where(values > np.quantile(values, quantile), 0.95, 0.05)
             # weights: [row, side]
-            weights = np.stack([1 - side, side], axis=1)
-            mass = np.maximum(weights.sum(axis=0), _TINY)
-            mean = (weights * number[:, None]).sum(axis=0) / mass
-            # A floor under the variance, so that no side shrinks to a point.
-            variance = (weights * (number[:, None] - mean) ** 2).sum(axis=0) / mass + 1e-2
-            log_each = np.log(mass / n) - 0.5 * (
-                np.log(2 * np.pi * variance) + (number[:, None] - mean) ** 2 / variance
+            weights = np.concatenate([1 - high, high], axis=1)
+            mass = weights.sum(axis=0)
+            means = (weights * values).sum(axis=0) / mass
+            variances = (weights * (values - means) ** 2).sum(axis=0) / mass + _LEAST_VARIANCE
+            two = GaussianMixture(
+                2,
+                covariance_type="diag",
+                reg_covar=_LEAST_VARIANCE,
+                tol=_CONVERGED / n,
+                weights_init=mass / n,
+                means_init=means[:, None],
+                precisions_init=1 / variances[:, None],
             )
-            log_all = np.logaddexp(log_each[:, 0], log_each[:, 1])
-            side = np.exp(log_each[:, 1] - log_all)
-            before, total = total, float(log_all.sum())
-            if total - before < _CONVERGED:
-                break
-        best = max(best, (total, side), key=lambda pair: pair[0])
-    log_one = -0.5 * n * (np.log(2 * np.pi) + 1)
-    return float(2 * (best[0] - log_one) - 3 * np.log(n)) / n, best[1]
+            found.append(two.fit(values))
+    best = min(found, key=lambda two: float(two.bic(values)))
+    second: Floats = best.predict_proba(values)[:, 1]
+    return float(one.bic(values) - best.bic(values)) / n, second
 
 
 def _straddle(side: Floats, artist: npt.NDArray[np.int64], n_artists: int) -> float:

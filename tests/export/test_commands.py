@@ -62,8 +62,9 @@ def test_export_then_evaluate(copied_library: Library) -> None:
 
     judged = evaluate(copied_library)
     assert judged.exit_code == 0, judged.output
+    assert judged.stdout.splitlines()[0] == record_of(copied_library)["verdict"]["headline"]
     assert re.search(
-        r"^evaluate: 6 held-out tracks \(0 from the store\), 0 left out: cosine 0\.\d+ \(mean vector 0\.\d+, "
+        r"(?m)^evaluate: 6 held-out tracks \(0 from the store\), 0 left out: cosine 0\.\d+ \(mean vector 0\.\d+, "
         r"shuffled 0\.\d+\); overlap@2 .*report\.html$",
         judged.stdout.strip(),
     )

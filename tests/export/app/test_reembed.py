@@ -235,6 +235,7 @@ def test_killed_and_run_again(library: Library, exported: Path, out: Path) -> No
         (["--out", "v.npz"], ".parquet"),
         (["--yes"], "--write-database"),
         (["--overwrite"], "--restore"),
+        (["--anyway"], "--write-database"),
         (["--restore", "d", "--write-database"], "--restore only"),
     ],
 )
@@ -249,5 +250,5 @@ def test_a_damaged_file_is_no_start(library: Library, exported: Path, out: Path)
     out.write_bytes(os.urandom(100))
     done = reembed(library, exported, out)
     assert done.exit_code == 1
-    assert "is no Parquet file" in done.stderr
+    assert "is not a Parquet file" in done.stderr
     assert "12 of them new" in reembed(library, exported, out, "--fresh").stdout

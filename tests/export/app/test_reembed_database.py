@@ -22,7 +22,7 @@ from loopback.schema import (
     vector_bytes,
 )
 from student_clap.config.schema import Config
-from student_clap.export.app.clap_table import Content, Exchange, Outcome, open_clap_table
+from student_clap.export.app.clap_table import Content, Exchange, ExchangeOutcome, open_clap_table
 from student_clap.export.app.library_file import LibraryVectors
 from student_clap.export.app.replacement import vector_bytes as checked_bytes
 from student_clap.export.app.vector_dump import DumpError, open_dump
@@ -197,7 +197,7 @@ def test_dumps_of_elsewhere_and_damaged_ones(world: World, postgres_server: Post
     data[len(data) // 3] ^= 0xFF
     forged.write_bytes(data)
     assert world.restore(forged).exit_code == 1
-    assert "is no dump" in world.restore(world.out).stderr
+    assert "is not a dump" in world.restore(world.out).stderr
     assert "there is no dump" in world.restore(world.home / "absent").stderr
     assert world.table() == written
 
@@ -227,11 +227,11 @@ def test_a_row_that_holds_something_else_is_left(world: World) -> None:
     new = Content(there=True, embedding=vector_bytes(unit_vector(7)))
     with open_clap_table(config_of(world).database) as table:
         stale = Content(there=True, embedding=b"was there when the plan was made")
-        assert table.exchange([Exchange(item, stale.fingerprint, new)]) == [Outcome.OTHER]
+        assert table.exchange([Exchange(item, stale.fingerprint, new)]) == [ExchangeOutcome.OTHER]
         assert world.table()[item] == old.embedding
-        assert table.exchange([Exchange("absent", stale.fingerprint, new)]) == [Outcome.GONE]
-        assert table.exchange([Exchange(item, old.fingerprint, new)]) == [Outcome.DONE]
-        assert table.exchange([Exchange(item, old.fingerprint, new)]) == [Outcome.ALREADY]
+        assert table.exchange([Exchange("absent", stale.fingerprint, new)]) == [ExchangeOutcome.GONE]
+        assert table.exchange([Exchange(item, old.fingerprint, new)]) == [ExchangeOutcome.DONE]
+        assert table.exchange([Exchange(item, old.fingerprint, new)]) == [ExchangeOutcome.ALREADY]
     assert world.table()[item] == new.embedding
 
 
@@ -267,6 +267,19 @@ def test_refused_before_the_hours_of_work(world: World) -> None:
     standby = world.run("--write-database", "--yes")
     assert "is read-only" in standby.stderr
     assert not world.out.exists()
+
+
+def test_a_model_that_was_not_evaluated_is_refused_before_the_work(world: World) -> None:
+    before = world.table()
+    world.anyway = False
+    refused = world.run("--write-database", "--yes")
+    assert refused.exit_code == 1
+    assert "was not evaluated" in refused.stderr
+    assert "--anyway" in refused.stderr
+    assert not world.out.exists()
+    assert world.table() == before
+    # Making the vectors is no risk.
+    assert world.run().exit_code == 0
 
 
 def _as_superuser(database: Database) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def test_files_that_are_something_else(text_model: tuple[Path, Path], exported: 
         encode_texts(["sad"], exported, tokenizer)
     with pytest.raises(QueryError, match="there is no text model"):
         encode_texts(["sad"], tmp_path / "none.onnx", tokenizer)
-    with pytest.raises(QueryError, match="is no tokenizer"):
+    with pytest.raises(QueryError, match="is not a tokenizer"):
         encode_texts(["sad"], model, tmp_path / "nowhere")
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(QueryError, match="cannot be read as a tokenizer"):

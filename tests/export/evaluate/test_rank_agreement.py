@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import ndcg_score
 
 from student_clap.export.evaluate import rank_agreement
-from student_clap.export.evaluate.rank_agreement import average_ranks, matrix_spearman, neighbour_scores, spearman
+from student_clap.export.evaluate.rank_agreement import (
+    kendall_of_first,
+    matrix_spearman,
+    ndcgs,
+    neighbour_scores,
+    spearman,
+)
 from student_clap.train.loop import metrics
 
 
@@ -101,7 +108,7 @@ def test_no_order_among_many_that_tie_is_none() -> None:
     found = np.random.default_rng(0).normal(size=(1, 30))
     wanted = np.zeros((1, 30))
     wanted[0, 0] = 1
-    assert np.isnan(rank_agreement.kendall_of_first(found, wanted, 10)).all()
+    assert np.isnan(kendall_of_first(found, wanted, 10)).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -120,7 +127,25 @@ def test_many_pairs_are_sampled(pair: tuple[Any, Any, list[str]], monkeypatch: p
     assert sampled == pytest.approx(whole, abs=0.1)
 
 
-def test_ranks_are_scipys() -> None:
-    values = np.random.default_rng(0).integers(0, 6, (9, 14)).astype(float)
-    np.testing.assert_allclose(average_ranks(values), stats.rankdata(values, axis=1) - 1)
-    assert np.isnan(spearman(values[:1], np.zeros((1, 14)))).all()
+def test_values_that_differ_by_rounding_tie() -> None:
+    rng = np.random.default_rng(0)
+    values, others = rng.integers(0, 6, (9, 14)).astype(float), rng.normal(size=(9, 14))
+    expected = [stats.spearmanr(a, b)[0] for a, b in zip(values, others, strict=True)]
+    np.testing.assert_allclose(spearman(values + 1e-13 * rng.normal(size=values.shape), others), expected)
+    assert np.isnan(spearman(values[:1], np.full((1, 14), 0.3) + 1e-16 * rng.normal(size=(1, 14)))).all()
+
+
+def test_kendall_with_ties_is_scipys() -> None:
+    rng = np.random.default_rng(1)
+    found, wanted = rng.integers(0, 9, (40, 30)).astype(float), rng.integers(0, 20, (40, 30)).astype(float)
+    for row, tau in enumerate(kendall_of_first(found, wanted, 12)):
+        first = wanted[row] >= np.sort(wanted[row])[-12]
+        assert tau == pytest.approx(stats.kendalltau(found[row, first], wanted[row, first])[0])
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_ndcg_with_ties_is_scikit_learns(k: int) -> None:
+    rng = np.random.default_rng(2)
+    found, gains = rng.integers(0, 6, (20, 30)).astype(float), np.clip(rng.normal(size=(20, 30)), 0, None)
+    expected = [ndcg_score(gain[None], score[None], k=k) for gain, score in zip(gains, found, strict=True)]
+    np.testing.assert_allclose(ndcgs(found, gains, [k])[0], expected)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from student_clap.export.evaluate.baselines import key_figures
 from student_clap.export.evaluate.evaluation import Evaluation
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.queries import checked
 from student_clap.export.report.charts import Series, curves
-from student_clap.export.report.criteria import criteria
 from student_clap.export.report.page import project, render_report
-from student_clap.export.report.verdict import key_figures, verdict
+from student_clap.export.report.verdict import criteria, verdict
 from student_clap.train.loop import metrics
 from student_clap.train.runs.curves import ticks
 
@@ -55,7 +55,7 @@ def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
             "album": "",
             "cosine": float(cosine),
             "centred_cosine": 0.5,
-            "mixed_rank": 1.0,
+            "cross_model_rank": 1.0,
             "segments": 3,
             "duration_s": 75.2,
             "bucket": "1 to 5 min",
@@ -64,7 +64,7 @@ def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
         for i, cosine in enumerate(metrics.cosines(student, teacher))
     ]
     record = {
-        "format_version": 2,
+        "format_version": 3,
         "evaluated_at": "2026-01-01 00:00 UTC",
         "n_tracks": n,
         "n_artists": 5,
@@ -212,22 +212,26 @@ def test_a_good_student_beats_all() -> None:
 def test_a_student_of_noise_beats_nothing() -> None:
     done = evaluation(noise=200.0)
     record = copy.deepcopy(done.record)
-    for name, value in (("overlap", 0.0), ("ndcg", 0.0), ("mixed_recall_at_1", 0.0)):
-        record["student"][name] = value
-    record["student"]["cosine"]["mean"] = record["student"]["centred_cosine"]["mean"] = -0.1
+    record["student"]["means"].update({"overlap@10": 0.0, "ndcg@10": 0.0, "recall@1": 0.0, "cosine": -0.1})
+    record["student"]["means"]["centred_cosine"] = -0.1
     said = verdict(record)
     assert said.level == "poor"
     assert "does not beat the baselines" in said.headline
+    assert "deploy" in said.sentences[-1]
 
 
 def test_losses_are_named() -> None:
     record = evaluation().record
-    record["student"]["ndcg"] = 0.0
+    means = record["student"]["means"]
+    means["ndcg@10"] = 0.0
     said = verdict(record)
     assert said.level == "mixed"
-    assert said.headline.endswith("on cosine, but not on nDCG@10.")
-    record["student"]["cosine"]["mean"] = -1.0
-    assert verdict(record).headline.endswith("but not on cosine.")
+    assert said.headline.endswith("on cosine and centred cosine, but not on nDCG@10.")
+    assert "refuse" not in " ".join(said.sentences)
+    means["cosine"] = -1.0
+    said = verdict(record)
+    assert said.headline.endswith("but not on cosine and nDCG@10.")
+    assert said.sentences[-1].endswith("refuse it.")
 
 
 def test_of_few_tracks_half_count_as_neighbours() -> None:
@@ -255,7 +259,9 @@ def test_it_is_said_that_the_best_epoch_was_chosen_by_these_tracks() -> None:
     record["model"]["checkpoint"] = "last.pt"
     assert "flatters" not in " ".join(verdict(record).sentences)
     record["model"]["checkpoint"] = "best.pt"
-    assert "which flatters it a little" in " ".join(verdict(record).sentences)
+    assert "by the cosine of these same tracks, which flatters it a little" in " ".join(verdict(record).sentences)
+    record["run"]["record"] = {"training": {"monitor": "overlap"}}
+    assert "by the neighbour overlap of these same tracks" in " ".join(verdict(record).sentences)
 
 
 def test_projection_keeps_the_teachers_plane() -> None:
@@ -306,12 +312,12 @@ def test_an_interval_around_the_bound_leaves_the_question_open() -> None:
     record = evaluation().record
     answers = []
     for value, low, high in ((0.97, 0.96, 0.98), (0.97, 0.93, 0.99), (0.94, 0.93, 0.96), (0.9, 0.88, 0.92)):
-        record["student"]["ndcg"], record["intervals"]["ndcg@10"] = value, (low, high)
+        record["student"]["means"]["ndcg@10"], record["intervals"]["ndcg@10"] = value, (low, high)
         answers.append(criteria(record)[0].answer)
     assert answers == ["yes", "open", "open", "no"]
 
 
-def test_a_mixed_library_needs_both_ways() -> None:
+def test_a_shared_index_needs_both_ways() -> None:
     record = evaluation().record
     record["intervals"]["recall@1"] = record["intervals"]["reverse_recall@1"] = None
     answers = []

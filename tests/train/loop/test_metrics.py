@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student_clap.export.evaluate.figures import figures
+from student_clap.export.evaluate.baselines import compare
+from student_clap.export.evaluate.figures import Compared
 from student_clap.train.loop import metrics
 
 Array = npt.NDArray[np.float64]
@@ -96,13 +97,13 @@ def test_one_track_has_no_derangement() -> None:
 def test_a_student_equal_to_the_teacher_is_perfect(n: int, seed: int) -> None:
     teacher = vectors(seed, n)
     centre = vectors(seed + 1, 5).mean(axis=0)
-    student = figures(teacher, teacher, centre)["student"]
+    student = compare(Compared(teacher, teacher, centre))["student"]
     assert student is not None
     assert student["mse"] == 0
     assert student["l2"]["max"] == 0
     for name in ("cosine", "centred_cosine"):
         assert student[name]["min"] == pytest.approx(1)
-    for name in ("overlap", "mixed_recall_at_1", "mixed_mrr"):
+    for name in ("overlap", "cross_model_recall_at_1", "cross_model_mrr"):
         assert student[name] == pytest.approx(1)
     assert student["ndcg"] is None or student["ndcg"] == pytest.approx(1)
     assert student["distribution"]["mean_difference"] == 0
@@ -113,13 +114,13 @@ def test_a_student_equal_to_the_teacher_is_perfect(n: int, seed: int) -> None:
 @given(st.integers(3, 60), st.integers(0, 2**32 - 1))
 def test_a_constant_student_scores_chance(n: int, seed: int) -> None:
     teacher, centre = vectors(seed, n), vectors(seed + 1, 1)[0] * 0.4
-    constant = figures(teacher, teacher, centre)["mean_vector"]
+    constant = compare(Compared(teacher, teacher, centre))["mean_vector"]
     assert constant is not None
     k = metrics.clipped_k(10, n)
     assert constant["overlap"] == pytest.approx(k / (n - 1))
     # Every track is found at a different rank of one and the same list.
-    assert constant["mixed_recall_at_1"] == pytest.approx(1 / n)
-    assert constant["mixed_mrr"] == pytest.approx(sum(1 / r for r in range(1, n + 1)) / n)
+    assert constant["cross_model_recall_at_1"] == pytest.approx(1 / n)
+    assert constant["cross_model_mrr"] == pytest.approx(sum(1 / r for r in range(1, n + 1)) / n)
     assert constant["centred_cosine"]["mean"] == 0
     assert constant["distribution"]["student_std"] == pytest.approx(0, abs=1e-12)
     # nDCG: every rank holds the mean gain of the other tracks.
@@ -202,10 +203,10 @@ def test_k_must_fit(k: int) -> None:
 
 
 def test_few_tracks_clip_k_and_a_single_one_has_no_neighbours() -> None:
-    few = figures(vectors(0, 4), vectors(1, 4), np.ones(512))
+    few = compare(Compared(vectors(0, 4), vectors(1, 4), np.ones(512)))
     assert few["student"] is not None
     assert few["student"]["neighbours"] == 1
-    one = figures(vectors(0, 1), vectors(1, 1), np.ones(512))
+    one = compare(Compared(vectors(0, 1), vectors(1, 1), np.ones(512)))
     assert one["shuffled"] is None
     assert one["student"] is not None
     assert one["student"]["overlap"] is None

@@ -1,0 +1,148 @@
+"""The evaluation of a model file: whether it may go to AudioMuse-AI, and how its vectors agree with the old ones.
+
+`student-clap evaluate` writes metrics.json with the SHA-256 of the file that it judged. A model's evaluation is the
+newest metrics.json in a folder `evaluation*` next to the model that is about these very bytes, so that several forms of
+a student in one run directory may each have their own.
+Cost: the model is read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from student_clap.config.runtime.text import one_line
+from student_clap.export.evaluate.baselines import conclude
+from student_clap.export.model.metadata import plain_metadata
+from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.graph import ModelError
+
+_UNKNOWN = "How much an index of old and new vectors loses is not known"
+_OWN_NAME = "student.onnx"  # whose evaluation lies in the folder without a suffix
+
+
+class UnprovenModelError(click.ClickException):
+    """A model does not beat both baselines, or was not evaluated. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation of a model, or why there is none."""
+
+    record: Mapping[str, Any] | None  # metrics.json
+    why_not: str = ""
+
+
+def find_evaluation(model: Path) -> Evaluated:
+    """The newest evaluation of exactly these bytes in a folder `evaluation*` next to `model`."""
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
+    for path in sorted(model.absolute().parent.glob("evaluation*/metrics.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["model"]["sha256"] == digest:
+                conclude(record)
+                found.append((str(record.get("evaluated_at", "")), record))
+            else:
+                why_not = f"{path} is about another file"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why_not = f"{path} cannot be read ({type(error).__name__})"
+    if not found:
+        return Evaluated(None, why_not)
+    return Evaluated(max(found, key=lambda pair: pair[0])[1])
+
+
+def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:
+    """Refuse a model whose vectors are known to be, or may be, worse than those of a predictor that knows nothing.
+
+    Args:
+        model: the ONNX file.
+        evaluated: from `find_evaluation`.
+        anyway: the user wants it all the same.
+
+    Returns:
+        A warning, where `anyway` was needed; else "".
+
+    Raises:
+        UnprovenModelError: it was not evaluated, or does not beat both baselines; not where `anyway` is set.
+    """
+    if evaluated.record is None:
+        fault = f"{model} was not evaluated: {evaluated.why_not}"
+        remedy = f"`{_evaluate_command(model)}` judges it"
+    else:
+        conclusion = conclude(evaluated.record)
+        if conclusion.beats_baselines:
+            return ""
+        fault = (
+            f"{model} does not beat both baselines on {evaluated.record['n_tracks']} held-out tracks:"
+            f" {conclusion.figures}"
+        )
+        remedy = "train longer, on more tracks or with another recipe"
+    if anyway:
+        return one_line(fault, limit=1000)
+    raise UnprovenModelError(
+        f"{fault}; nothing was changed. {remedy[0].upper()}{remedy[1:]}; --anyway takes it as it is"
+    )
+
+
+def shared_index(model: Path, evaluated: Evaluated) -> str:
+    """How often a track's new vector finds its own old one first, and the other way round, in one sentence.
+
+    From the evaluation of these very bytes; else from what training left in the file's metadata; else the sentence says
+    that it is not known.
+    """
+    if evaluated.record is None:
+        return _trained(model) or f"{_UNKNOWN}: {evaluated.why_not}; `student-clap evaluate` measures it."
+    means, n_tracks = evaluated.record["student"]["means"], evaluated.record["n_tracks"]
+    forth, back = means["recall@1"], means["reverse_recall@1"]
+    return (
+        f"Measured on {n_tracks} held-out tracks: in an index of both, a track's new vector finds its own old one first"
+        f" in {forth:.1%} of cases (cross-model retrieval R@1 {forth:.3f}), an old vector its own new one in {back:.1%}"
+        f" (R@1 {back:.3f})."
+    )
+
+
+def _trained(model: Path) -> str:
+    """A sentence on the checkpoint that the file was made of; "" where the file does not say."""
+    try:
+        known = json.loads(_metadata(model).get("held_out_metrics") or "{}")
+        recall = float(
+            known["cross_model_recall_at_1"] if "cross_model_recall_at_1" in known else known["mixed_recall_at_1"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return (
+        "In training, among held-out tracks, a new vector of the checkpoint found its own old one first in"
+        f" {recall:.1%} of cases (cross-model retrieval R@1 {recall:.3f}); `student-clap evaluate` measures this file."
+    )
+
+
+def _evaluate_command(model: Path) -> str:
+    """The command whose metrics.json `find_evaluation` finds."""
+    run = _metadata(model).get("run_name", "")
+    folder = model.absolute().parent / ("evaluation" if model.name == _OWN_NAME else f"evaluation-{model.stem}")
+    words = [
+        "student-clap",
+        "evaluate",
+        *(["--run", run] if run else []),
+        "--model",
+        str(model),
+        "--output",
+        str(folder),
+    ]
+    return one_line(shlex.join(words), limit=2000)
+
+
+def _metadata(model: Path) -> dict[str, str]:
+    try:
+        return plain_metadata(StudentSession(model).metadata)
+    except ModelError:
+        return {}

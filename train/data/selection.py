@@ -8,7 +8,7 @@ to the next run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -102,6 +102,18 @@ def select(table: TrackTable, split: SplitConfig) -> Selection:
     )
     _refuse_empty(selection, artists, split)
     return selection
+
+
+def held_out_rows(teacher: npt.NDArray[np.float32], artists: Sequence[str], held_out_artists: frozenset[str]) -> Rows:
+    """Rows with a finite teacher vector whose artist is held out.
+
+    Args:
+        teacher: [track, 512]; NaN rows have none.
+        artists: one per track.
+        held_out_artists: the artists of a run's split.
+    """
+    out = np.fromiter((artist in held_out_artists for artist in artists), bool, len(artists))
+    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & out)
 
 
 def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) -> None:

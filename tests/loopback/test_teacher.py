@@ -64,6 +64,7 @@ def test_more_than_the_cap_is_refused(teacher: TeacherOnnx, monkeypatch: pytest.
         teacher.embed(noise(13.0))
 
 
+@pytest.mark.slow
 def test_it_tells_styles_apart(teacher: TeacherOnnx, tmp_path: Path) -> None:
     def hear(tune: Tune) -> npt.NDArray[np.float32]:
         tune = replace(tune, duration_s=10.0)

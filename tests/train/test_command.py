@@ -28,6 +28,8 @@ from student_clap.train.runs.directory import default_run_name, lock_run, run_di
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(sys.executable).with_name("student-clap")
 MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
 DEADLINE_S = 120

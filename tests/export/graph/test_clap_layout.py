@@ -26,6 +26,8 @@ from student_clap.train.students.registry import build_student
 from ..conftest import NARROW, Library, checkpoint_info, random_student
 from ..test_tools import _transposed_vector
 
+pytestmark = pytest.mark.slow
+
 CLAP = Recipe.from_config(AudioConfig(preset="clap"))
 SETTINGS = {
     "CLAP_AUDIO_N_MELS": "64",

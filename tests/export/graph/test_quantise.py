@@ -32,6 +32,8 @@ from student_clap.store.storage.errors import StoreError
 
 from ..conftest import HELD_OUT, Library, checkpoint_info, random_student
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float32]
 
 

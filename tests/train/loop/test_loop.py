@@ -56,6 +56,7 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert different == []
 
 
+@pytest.mark.slow
 def test_it_overfits_eight_tracks(make: Callable[..., Library]) -> None:
     library = make([1.0, 1.5, 2.0, 2.2, 3.0, 1.7, 2.5, 4.0, 1.0], ["held"] + [f"other {n}" for n in range(8)])
     config = library.config(
@@ -74,6 +75,7 @@ def test_a_student_learns_what_carries_over_to_held_out_artists(make: Callable[.
     assert metrics[-1]["val_cosine"] > 0.2 > metrics[0]["val_cosine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     library: Library, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -97,7 +99,7 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
             interruptions += 1
             patch.setattr(Trainer, "validate", _validate_without_interruption)
     stopped = train(config, "stopped")
-    assert losses(stopped.run.path) == losses(whole.run.directory)
+    assert losses(stopped.run.path) == losses(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -125,7 +127,7 @@ def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
         assert caught.value.progress.position == 3
         assert caught.value.progress.epoch == 0
     stopped = train(library.config(), "stopped")
-    assert losses(stopped.run.path) == losses(whole.run.directory)
+    assert losses(stopped.run.path) == losses(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -146,7 +148,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "going on from" in caplog.text
     assert "previous.pt" in caplog.text
     resumed = train(library.config(), "damaged")
-    assert losses(run.path) == losses(whole.run.directory)
+    assert losses(run.path) == losses(whole.run.path)
     assert_same_weights(weights(resumed), weights(whole))
 
 

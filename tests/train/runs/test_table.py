@@ -106,6 +106,7 @@ def test_a_row_says_what_was_trained_and_how_well(tmp_path: Path) -> None:
         assert expected in lines[2]
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_real_run(library: Library) -> None:
     config = library.config()
     result = CliRunner().invoke(train, ["--config", str(library.config_file(config)), "--run", "real"])

@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
-	@echo "make quick            lint, types and the tests that start no process: under two minutes"
+	@echo "make quick            lint, types and the tests that are not slow: under two minutes"
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
@@ -35,7 +35,7 @@ lint: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile
 
-# The tests without the marker `slow`: they wait for nothing, so two workers keep two cores busy.
+# The tests without the marker `slow` hardly wait, so two workers keep two cores busy.
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 

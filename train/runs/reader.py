@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def description(self) -> Path:
-        """What is trained, on what and with what. A folder that has this file has all that a run begins with."""
+        """Model, store, settings and environment. Written last: a folder that has it has all that a run begins with."""
         return self.path / "run.json"
 
     @property

@@ -179,7 +179,7 @@ def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> st
 
 
 def _finite(value: Any) -> Any:
-    """`value` with null for what JSON has no number for."""
+    """`value` with null in place of the numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

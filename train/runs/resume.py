@@ -22,7 +22,8 @@ FREE_SETTINGS: Mapping[str, str] = {
     "gradient_checkpointing": "memory against time; the numbers are the same",
     "loader_workers": "how fast the batches come; their order and content are the same",
     # BatchNorm takes its statistics over what is on the device at once, so the losses change a little.
-    "segments_per_pass": "memory against time; another machine may have less of it",
+    "micro_batch": "memory against time; another machine may have less of it",
+    "segments_per_pass": "the name that micro_batch has in older runs",
 }
 
 

@@ -67,8 +67,9 @@ def export(
     from student_clap.export.graph.waveform import real_pieces, write_waveform_student
     from student_clap.export.graph.writer import build_student, check_clap_recipe, write_student
     from student_clap.store import FeatureStore
+    from student_clap.train.data.selection import held_out_rows
     from student_clap.train.runs.checkpoint import load_student
-    from student_clap.train.runs.reader import RunFolder, held_out_rows
+    from student_clap.train.runs.reader import RunFolder
 
     forms = {"--dynamic-batch": dynamic_batch, "--waveform": waveform, "--layout clap": layout == "clap"}
     given = [name for name, wanted in {**forms, "--quantize": quantize}.items() if wanted]
@@ -175,6 +176,7 @@ def evaluate(
     from student_clap.export.model.session import StudentSession
     from student_clap.export.report.page import render_report
     from student_clap.store import FeatureStore, Recipe
+    from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
     run = _run(config, run_name)
     model, output = model or run.student_onnx, output or run.evaluation
@@ -210,8 +212,9 @@ def evaluate(
     for track in record["left_out"]:
         name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
         _warn(f"left out: {name}: {track['reason']}")
-    page, html = output / "report.html", render_report(done, run.epochs())
-    write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
+    page, html = output / REPORT, render_report(done, run.epochs())
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text_atomically(output / EVALUATION_RECORD, text)
     write_text_atomically(page, html)
     echo(_closing_line(record, page))
 
@@ -224,7 +227,7 @@ def _run(config: Config, run_name: str | None) -> RunFolder:
 
 
 def _checkpoint(run: RunFolder, given: Path | None) -> Path:
-    checkpoint = given or run.best_checkpoint
+    checkpoint = given or run.best
     if not checkpoint.is_file():
         raise click.ClickException(
             f"there is no checkpoint at {checkpoint}; `student-clap train` makes one, --run names another run and "

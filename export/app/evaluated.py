@@ -8,6 +8,7 @@ from pathlib import Path
 
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import ModelError, StudentSession
+from student_clap.train.runs.reader import RunFolder
 
 _UNKNOWN = "How much a mixed library loses is not known"
 
@@ -18,7 +19,7 @@ def mixed_library(model: Path) -> str:
     From evaluation/metrics.json beside the model, where that is about these very bytes; else from what training left in
     the file's metadata; else the sentence says that it is not known.
     """
-    path = model.parent / "evaluation" / "metrics.json"
+    path = RunFolder(model.parent).evaluation_record
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         student, n_tracks = record["student"], int(record["n_tracks"])

@@ -32,9 +32,10 @@ from student_clap.export.model.inputs import mel_of
 from student_clap.export.model.metadata import METADATA_PREFIX, plain_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.store import FeatureStore, Recipe
+from student_clap.train.data.selection import held_out_rows
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores
-from student_clap.train.runs.reader import RunFolder, held_out_rows
+from student_clap.train.runs.reader import RunFolder
 
 FORMAT_VERSION = 2
 

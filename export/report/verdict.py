@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from student_clap.train.runs.reader import BEST_CHECKPOINT
+
 FEW_ARTISTS = 10
 FEW_TRACKS = 100
 
@@ -151,7 +153,7 @@ def _sentences(record: dict[str, Any], figures: list[KeyFigure]) -> list[str]:
 
 def _chosen_by_held_out(record: dict[str, Any]) -> bool:
     """Whether the epoch was picked by the tracks it is judged by."""
-    return bool(record["model"].get("checkpoint") == "best.pt")
+    return bool(record["model"].get("checkpoint") == BEST_CHECKPOINT)
 
 
 def _at(figures: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:

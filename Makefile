@@ -9,14 +9,15 @@ CORPUS ?= corpus
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help test lint demo corpus bench clean
+.PHONY: help test quick lint demo corpus bench clean
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
+	@echo "make quick            lint, types and the tests that are not slow: under two minutes"
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
-	@echo "make lint             ruff and mypy"
+	@echo "make lint             ruff, mypy and the contracts of the imports"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -33,6 +34,10 @@ lint: $(READY)
 # Many tests wait for servers and killed processes, so more of them run at once than there are cores; a file's tests stay together.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile
+
+# The tests without the marker `slow` hardly wait, so two workers keep two cores busy.
+quick: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 demo: $(READY)
 	$(BIN)/python bench/demo.py $(if $(MUSIC),--music "$(MUSIC)")

@@ -27,6 +27,7 @@ from student_clap.config.load import load_config
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import available_cores
 from student_clap.store import FeatureStore, Recipe
+from student_clap.train.runs.reader import RunFolder
 
 HERE = Path(__file__).resolve().parent
 SETTINGS: dict[str, object] = {
@@ -85,15 +86,15 @@ def run(work: Path, settings: dict[str, object]) -> None:
     run_name = "yardstick-fold-0"
     costs["featurize"] = run_stage("featurize", folder)
     costs["train"] = run_stage(f"train --run {run_name}", folder)
-    run_folder = folder / "runs" / run_name
-    costs["export"] = run_stage(f"export --run {run_name} --checkpoint {run_folder / 'last.pt'}", folder)
+    run = RunFolder(folder / "runs" / run_name)
+    costs["export"] = run_stage(f"export --run {run_name} --checkpoint {run.last}", folder)
     costs["evaluate"] = run_stage(f"evaluate --run {run_name}", folder)
 
-    record = results(folder, run_folder, costs, settings)
+    record = results(folder, run, costs, settings)
     text = as_markdown(record)
     write_text_atomically(HERE / "results" / "corpus.json", json.dumps(record, indent=1) + "\n")
     write_text_atomically(work / "corpus.md", text)
-    print(f"\n{text}\nReport: {run_folder / 'evaluation' / 'report.html'}")
+    print(f"\n{text}\nReport: {run.report}")
 
 
 def corpus_tracks(audio: Path) -> list[WorldTrack]:
@@ -127,10 +128,10 @@ def compare(folder_a: Path, folder_b: Path, tracks: list[WorldTrack]) -> None:
     print(f"\nBoth generations gave the same {len(tracks)} tracks, vectors and files.")
 
 
-def results(folder: Path, run_folder: Path, costs: dict[str, StageCost], settings: dict[str, object]) -> dict[str, Any]:
+def results(folder: Path, run: RunFolder, costs: dict[str, StageCost], settings: dict[str, object]) -> dict[str, Any]:
     """Everything the table shows, from what the stages left."""
     config = load_config(folder / "config.yaml")
-    evaluation = json.loads((run_folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    evaluation = json.loads(run.evaluation_record.read_text(encoding="utf-8"))
     store = FeatureStore.open(folder / "data" / "features.zarr")
     recipe = Recipe.from_config(config.audio)
     features = store.features(recipe)
@@ -141,7 +142,7 @@ def results(folder: Path, run_folder: Path, costs: dict[str, StageCost], setting
         "tracks": store.n_tracks,
         "minutes": minutes,
         "store_mb": features.stored_bytes() / 1e6,
-        "onnx_mb": (run_folder / "student.onnx").stat().st_size / 1e6,
+        "onnx_mb": run.student_onnx.stat().st_size / 1e6,
         "stages": {name: {"wall_s": cost.wall_s, "cpu_s": cost.cpu_s} for name, cost in costs.items()},
         "evaluation": {name: evaluation[name] for name in EVALUATION_KEYS},
     }

@@ -29,6 +29,7 @@ from loopback.stages import StageError, configure, run_stage
 from loopback.teacher import TEACHER_NAME, TeacherOnnx
 from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.featurize.teacher.model import TeacherError
+from student_clap.train.runs.reader import RunFolder
 
 TEACHER = Path(__file__).resolve().parent / "corpus" / "teacher.onnx"
 STAGES = ("ingest", "ingest --verify", "featurize", "train --run {}", "export --run {}", "evaluate --run {}")
@@ -174,7 +175,8 @@ def run_name(chosen: Mapping[str, object], tracks: Sequence[WorldTrack]) -> str:
 
 def show_result(run: Path, elapsed_s: float) -> bool:
     """Print the held-out cosine beside both baselines, and where the report lies. True: it beats both."""
-    path = run / "evaluation" / "metrics.json"
+    folder = RunFolder(run)
+    path = folder.evaluation_record
     if not path.exists():
         raise StageError(f"`student-clap evaluate` left no {path}")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -187,10 +189,10 @@ def show_result(run: Path, elapsed_s: float) -> bool:
     print(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")
     print(f"  shuffled            {shuffled:6.3f}   the student's vectors, each given to another track")
     print("The student beats both baselines." if beats else "The student does NOT beat both baselines.")
-    onnx = run / "student.onnx"
+    onnx = folder.student_onnx
     if onnx.exists():
         print(f"\nStudent: {onnx} ({onnx.stat().st_size / 1e6:.1f} MB)")
-    print(f"Report:  {path.parent / 'report.html'}")
+    print(f"Report:  {folder.report}")
     print(f"All of it took {elapsed_s / 60:.1f} minutes.")
     return beats
 

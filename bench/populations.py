@@ -25,6 +25,7 @@ from student_clap.config.runtime.files import write_text_atomically
 from student_clap.export.model.session import StudentSession
 from student_clap.ingest.reports.populations import LEAST_ROWS, splits
 from student_clap.store import FeatureStore
+from student_clap.train.runs.reader import RunFolder
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = 6
@@ -54,7 +55,7 @@ def segment_vectors(folder: Path) -> dict[str, npt.NDArray[Any]]:
     store = FeatureStore.open(folder / "data" / "features.zarr")
     (recipe,) = store.recipes().values()
     features = store.features(recipe)
-    student = StudentSession(folder / "runs" / "yardstick-fold-0" / "student.onnx")
+    student = StudentSession(RunFolder(folder / "runs" / "yardstick-fold-0").student_onnx)
     with np.load(HERE / "corpus" / "teacher.npz") as teacher:
         parts = np.split(teacher["segment_teacher"].astype(np.float32), np.cumsum(teacher["n_segments"])[:-1])
         teacher_of = dict(zip(teacher["track_id"].tolist(), parts, strict=True))

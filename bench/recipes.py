@@ -1,4 +1,4 @@
-"""Recipes raced on the corpus: the same tracks, steps and student; what differs is the loss, the targets, the changes.
+"""Recipes raced on the corpus: the same tracks, steps and student; the loss, the targets and the augmentation differ.
 
 Makes a store of the corpus with the teacher's vectors of segments by `student-clap ingest` and `featurize`, trains
 every recipe by `student-clap train`, one thread each, and takes the figures of the last epoch, so that no epoch is
@@ -23,6 +23,7 @@ from typing import Any
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.train.runs.row import read_runs
 from student_clap.train.students.registry import compared
 
 HERE = Path(__file__).resolve().parent
@@ -180,20 +181,17 @@ def train(work: Path, recipe: Recipe, seed: int, extra: dict[str, str], tag: str
 def collect(work: Path) -> dict[str, Any]:
     """The last epoch's figures of every complete run, by name without seed."""
     found: dict[str, Any] = {}
-    for folder in sorted((work / "runs").glob("*-s*")):
-        if not (folder / "metrics.jsonl").exists():
+    for row in read_runs(work / "runs"):
+        if "-s" not in row.name or row.state != "finished":
             continue
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        if not lines or lines[-1]["epoch"] < settings["training"]["epochs"]:
-            continue
-        name, _, seed = folder.name.rpartition("-s")
+        lines, training = row.history.epochs, row.section("training")
+        name, _, seed = row.name.rpartition("-s")
         entry = found.setdefault(
-            name, {"architecture": settings["model"]["architecture"], "epochs": lines[-1]["epoch"], "seeds": {}}
+            name, {"architecture": row.section("model")["architecture"], "epochs": lines[-1]["epoch"], "seeds": {}}
         )
-        entry["segments_per_track"] = settings["training"]["segments_per_track"]
+        entry["segments_per_track"] = training["segments_per_track"]
         entry["seeds"][seed] = {k: lines[-1].get(k) for k in (*FIGURES, "train_cosine")} | {
-            "seconds": sum(line["seconds"] for line in lines)
+            "seconds": row.history.seconds
         }
     return found
 

@@ -46,7 +46,7 @@ def export(config: Config, run_name: str | None, checkpoint: Path | None, output
 
     form = _form(**flags)
     run = run_folder(config, run_name)
-    source = Source.open(checkpoint or run.best_checkpoint)
+    source = Source.open(checkpoint or run.best)
     check_form(form, source)
     with FeatureStore.open(config.store.path) as store:
         if source.info.store_uuid != store.uuid:

@@ -95,6 +95,7 @@ def evaluate(
     from student_clap.export.report.verdict import closing_lines
     from student_clap.featurize.onnx.recipe import METADATA_PREFIX
     from student_clap.store import FeatureStore, Recipe
+    from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
     run = run_folder(config, run_name)
     model, output = model or run.student_onnx, output or run.evaluation
@@ -128,8 +129,8 @@ def evaluate(
     for track in record["left_out"]:
         name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
         warn(f"left out: {name}: {track['reason']}")
-    page, html = output / "report.html", render_report(done, run.epochs())
-    write_text_atomically(output / "metrics.json", json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
+    page, html = output / REPORT, render_report(done, run.epochs())
+    write_text_atomically(output / EVALUATION_RECORD, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
     write_text_atomically(page, html)
     for line in closing_lines(record, page):
         echo(line)

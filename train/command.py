@@ -8,6 +8,7 @@ import click
 
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.signals import exit_code
 from student_clap.config.schema import Config
 
 
@@ -42,6 +43,6 @@ def train(config: Config, run_name: str | None) -> None:
                         f"saved to {trainer.run.last}; run the same command again to go on",
                         err=True,
                     )
-                click.get_current_context().exit(128 + stop.signal_number)
+                click.get_current_context().exit(exit_code(stop.signal_number))
         if distributed.is_main:
             echo(summarise(trainer))

@@ -64,6 +64,7 @@ def table(
     """
     import tabulate
 
+    tabulate.MIN_PADDING = 0  # its own 2 would make each column wider than its header
     cells = [[one_line(cell, limit=1000) for cell in row] for row in rows]
     width = max((len(row) for row in [*cells, headers]), default=0)
     text = tabulate.tabulate(

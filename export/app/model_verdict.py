@@ -23,6 +23,7 @@ from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.graph import ModelError
+from student_clap.train.runs.reader import EVALUATION, EVALUATION_RECORD
 
 _UNKNOWN = "How much an index of old and new vectors loses is not known"
 _OWN_NAME = "student.onnx"  # whose evaluation lies in the folder without a suffix
@@ -45,7 +46,7 @@ def find_evaluation(model: Path) -> Evaluated:
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     found: list[tuple[str, Mapping[str, Any]]] = []
     why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
-    for path in sorted(model.absolute().parent.glob("evaluation*/metrics.json")):
+    for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["model"]["sha256"] == digest:

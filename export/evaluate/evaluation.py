@@ -25,8 +25,9 @@ from student_clap.featurize.onnx.graph import ModelError
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
+from student_clap.train.data.selection import held_out_rows
 from student_clap.train.loop import metrics
-from student_clap.train.runs.reader import RunFolder, held_out_rows
+from student_clap.train.runs.reader import RunFolder
 
 Matrix = npt.NDArray[np.float32]
 

@@ -27,8 +27,9 @@ from student_clap.export.graph.quantise import Kind, write_quantised
 from student_clap.export.graph.sampling import Samples, draw_samples
 from student_clap.export.graph.waveform import real_pieces, write_waveform_student
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
+from student_clap.train.data.selection import held_out_rows
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
-from student_clap.train.runs.reader import RunFolder, held_out_rows
+from student_clap.train.runs.reader import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

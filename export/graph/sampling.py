@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from student_clap.store import Features, FeatureStore
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.runs.reader import held_out_rows
+from student_clap.train.data.selection import held_out_rows
 
 TRAINING_TRACKS, SEGMENTS_PER_TRAINING_TRACK = 64, 2
 HELD_OUT_TRACKS, SEGMENTS_PER_HELD_OUT_TRACK = 64, 3

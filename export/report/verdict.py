@@ -14,6 +14,7 @@ from typing import Any, Literal
 from student_clap.export.evaluate.baselines import KeyFigure, Level, conclude, key_figures
 from student_clap.export.evaluate.figures import K
 from student_clap.export.evaluate.text_figures import WITHIN
+from student_clap.train.runs.reader import BEST_CHECKPOINT
 
 FEW_ARTISTS = 10
 FEW_TRACKS = 100
@@ -102,7 +103,7 @@ def _sentences(record: dict[str, Any], figures: dict[str, KeyFigure]) -> list[st
         said.append(
             f"{few}, half of those there are." if overlap.telling else f"{few}, which is all: that says nothing."
         )
-    if record["model"].get("checkpoint") == "best.pt":
+    if record["model"].get("checkpoint") == BEST_CHECKPOINT:
         said.append(
             f"The checkpoint is the best of its run by the {_monitored(record)} of these same tracks, which flatters "
             "it a little; the run’s last checkpoint is free of that."

@@ -123,7 +123,7 @@ def build_library(root: Path) -> Library:
             features.write_strip(row, codes, n_samples)
         features.commit(list(rows), [n for _, n in strips], [""] * len(rows))
         uuid = store.uuid
-    write_checkpoint(library.run.best_checkpoint, checkpoint_info(uuid), student)
+    write_checkpoint(library.run.best, checkpoint_info(uuid), student)
     split = {"method": "hash", "folds": 2, "fold": 0, "held_out_artists": list(HELD_OUT)}
     (library.run.path / "split.json").write_text(json.dumps(split), encoding="utf-8")
     (library.run.path / "run.json").write_text(json.dumps({"store": {"uuid": uuid}}), encoding="utf-8")

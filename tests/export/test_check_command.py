@@ -86,7 +86,7 @@ def test_a_reference_may_take_samples(exported: Path, library: Library, tmp_path
 def test_a_reference_may_be_the_checkpoint(copied_library: Library) -> None:
     assert run("export", *copied_library.settings()).exit_code == 0
     audio = copied_library.cache_dir / "t02.flac"
-    model, checkpoint = copied_library.run.student_onnx, copied_library.run.best_checkpoint
+    model, checkpoint = copied_library.run.student_onnx, copied_library.run.best
     done = run("check", model, "--audio", audio, "--reference", checkpoint)
     assert done.exit_code == 0, done.output
     line = r"(?m)^reference: .*best\.pt: cosine ([\d.]+), of single segments ([\d.]+) or more; its mel from the check"

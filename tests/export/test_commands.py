@@ -227,7 +227,7 @@ def test_a_model_that_gives_nan_is_refused(ready: Library) -> None:
 def test_export_of_a_kept_checkpoint(copied_library: Library) -> None:
     kept = copied_library.run.path / "checkpoints" / "epoch_0007.pt"
     kept.parent.mkdir()
-    copied_library.run.best_checkpoint.rename(kept)
+    copied_library.run.best.rename(kept)
     output = copied_library.root / "out" / "model_epoch_36.onnx"
     done = run("export", *copied_library.settings(), "--checkpoint", str(kept), "--output", str(output))
     assert done.exit_code == 0, done.output

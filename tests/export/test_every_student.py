@@ -21,6 +21,8 @@ from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.students.registry import build_student as untrained
 from student_clap.train.students.registry import names
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))
 # What is left of tracing; mobile's Unsqueeze of a gate is none.
 LEFTOVERS = {"BatchNormalization", "Shape", "Gather", "Constant", "ConstantOfShape", "Identity", "Dropout", "If"}

@@ -10,6 +10,8 @@ from student_clap.train.students.registry import build_student
 from teachers import FUSION, TEACHER, Subject, as_markdown, measure, student
 from teachers_edgenext import X_SMALL, XX_SMALL, EdgeNeXtLike, FusionLike
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_network_has_the_papers_size() -> None:
     # The paper's table has 1.3 and 2.3 M with a classifier of 1000 classes and three input channels.

@@ -23,6 +23,8 @@ from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import FeatureStore, Recipe, State, Track
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 # In a process that has this on its PYTHONPATH: the third shard, and all that follow, meet error number $REFUSE.

@@ -19,6 +19,8 @@ from student_clap.featurize.audio.mel import LogMel
 from student_clap.featurize.driver import plan
 from student_clap.store import FeatureStore, Recipe, State, Track
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 

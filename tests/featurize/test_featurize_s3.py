@@ -19,6 +19,8 @@ from student_clap.store.storage.open import open_storage
 from student_clap.train.data.batches import BatchRequest, TrackReader
 from student_clap.train.data.stream import BatchStream
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 LENGTHS_S = (3.0, 11.0, 17.5, 12.2)

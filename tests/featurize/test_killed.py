@@ -17,6 +17,8 @@ from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.verify import verify_path
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 50
 RECIPE = Recipe.from_config(AudioConfig())
 

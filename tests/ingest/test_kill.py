@@ -15,6 +15,8 @@ import pytest
 from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.store import FeatureStore
 
+pytestmark = pytest.mark.slow
+
 
 def kill_when(process: Any, reached: Callable[[], bool]) -> bool:
     """Kill `process` as soon as `reached`; False if it ended before."""

@@ -23,6 +23,8 @@ from loopback.teacher import TEACHER_NAME
 from loopback.world import WorldTrack
 from student_clap.config.load import load_config
 
+pytestmark = pytest.mark.slow
+
 # Stands in for `student-clap`: notes its arguments; asks the database that .env and config.yaml name; leaves metrics.
 _STAGE = """\
 import json, os, pathlib, sys

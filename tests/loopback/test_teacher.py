@@ -49,7 +49,7 @@ def test_each_segment_is_heard_by_itself(teacher: TeacherOnnx) -> None:
 
 def test_the_tail_of_a_whole_multiple_counts_twice(teacher: TeacherOnnx) -> None:
     _, parts = teacher.embed(noise(15.0))
-    np.testing.assert_array_equal(parts[1], parts[2])
+    np.testing.assert_allclose(parts[1], parts[2], atol=1e-6)
 
 
 def test_a_short_track_is_padded_with_silence(teacher: TeacherOnnx) -> None:
@@ -64,6 +64,7 @@ def test_more_than_the_cap_is_refused(teacher: TeacherOnnx, monkeypatch: pytest.
         teacher.embed(noise(13.0))
 
 
+@pytest.mark.slow
 def test_it_tells_styles_apart(teacher: TeacherOnnx, tmp_path: Path) -> None:
     def hear(tune: Tune) -> npt.NDArray[np.float32]:
         tune = replace(tune, duration_s=10.0)

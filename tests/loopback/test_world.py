@@ -13,6 +13,8 @@ import requests
 from loopback.schema import unit_vector
 from loopback.world import LoopbackWorld, WorldTrack
 
+pytestmark = pytest.mark.slow
+
 
 def _tracks(folder: Path) -> list[WorldTrack]:
     tracks = []

@@ -14,6 +14,8 @@ from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.repair import repair_path
 from student_clap.store.verify import verify_path
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 48_000
 N_FLIPS = 200
 

@@ -199,6 +199,7 @@ with FeatureStore.open(sys.argv[1], "r+") as store:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_keeps_whole_rows(tmp_path):
     path = tmp_path / "features.zarr"
     FeatureStore.create(path, "teacher").close()

@@ -110,6 +110,18 @@ def select(table: TrackTable, split: SplitConfig) -> Selection:
     return selection
 
 
+def held_out_rows(teacher: npt.NDArray[np.float32], artists: Sequence[str], held_out_artists: frozenset[str]) -> Rows:
+    """Rows with a finite teacher vector whose artist is held out.
+
+    Args:
+        teacher: [track, 512]; NaN rows have none.
+        artists: one per track.
+        held_out_artists: the artists of a run's split.
+    """
+    out = np.fromiter((artist in held_out_artists for artist in artists), bool, len(artists))
+    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & out)
+
+
 def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) -> None:
     if len(selection.training_rows) and len(selection.held_out_rows):
         return

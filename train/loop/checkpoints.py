@@ -106,7 +106,7 @@ class Checkpoints:
             return progress
         if paths:
             raise CheckpointError(
-                f"all checkpoints in {self._run.directory} are damaged; delete the directory or use `--run NAME`"
+                f"all checkpoints in {self._run.path} are damaged; delete the directory or use `--run NAME`"
             )
         return None
 

@@ -38,7 +38,9 @@ from student_clap.train.loop.step import Step, StepResult, is_out_of_memory
 from student_clap.train.loop.validation import Validation, Validator
 from student_clap.train.runs.checkpoint import CheckpointInfo, Progress
 from student_clap.train.runs.curves import draw_run
-from student_clap.train.runs.directory import Run, append_metrics, cut_metrics
+from student_clap.train.runs.directory import Run
+from student_clap.train.runs.history import append_metrics, cut_metrics
+from student_clap.train.runs.plan import Plan, Reached
 from student_clap.train.runs.tensorboard import EventLog
 from student_clap.train.students.registry import build_student, load_pretrained
 from student_clap.train.students.student import Student
@@ -161,9 +163,7 @@ class Trainer:
     @property
     def total_epochs(self) -> int:
         """Epochs of both stages, unless the first one ends early."""
-        if self.progress.projecting_since >= 0:
-            return self.progress.projecting_since + self.training.projection_epochs
-        return self.training.epochs + self.training.projection_epochs
+        return Plan.of(self.training).total_epochs(self.progress.projecting_since)
 
     @property
     def total_steps(self) -> int:
@@ -178,18 +178,11 @@ class Trainer:
     @property
     def finished(self) -> str:
         """Why there is nothing left to do, or an empty text."""
-        if self.projecting:
-            return f"all {self.total_epochs} epochs are done" if self.progress.epoch >= self.total_epochs else ""
-        return "" if self.training.projection_epochs else self._first_stage_over
+        return Plan.of(self.training).over(self._reached)
 
     @property
-    def _first_stage_over(self) -> str:
-        done, patience = self.progress.epoch, self.training.early_stopping_patience
-        if done >= self.training.epochs:
-            return f"all {self.training.epochs} epochs are done"
-        if patience and done - self.progress.best_epoch >= patience:
-            return f"no better held-out {self.training.monitor} in {patience} epochs, stopped early after epoch {done}"
-        return ""
+    def _reached(self) -> Reached:
+        return Reached(self.progress.epoch, self.progress.best_epoch, self.progress.projecting_since)
 
     def train(self, stream: BatchStream, display: Display) -> None:
         """Train until the run is finished.
@@ -198,11 +191,11 @@ class Trainer:
             Interrupted: a signal asked for it; the checkpoint is written.
             click.ClickException: the loss is not finite, the device is out of memory, or data cannot be read.
         """
-        self._events = EventLog(self.run.directory) if self.distributed.is_main else None
+        self._events = EventLog(self.run.path) if self.distributed.is_main else None
         with StopRequest() as stop, self._events or nullcontext():
             try:
                 while not self.finished:
-                    if not self.projecting and self._first_stage_over:
+                    if not self.projecting and Plan.of(self.training).first_stage_over(self._reached):
                         self._begin_projection(display)
                     self._train_epoch(stream, stop, display)
                     began = time.monotonic()
@@ -290,7 +283,7 @@ class Trainer:
         best = validation is not None and judge(self.progress, self.training, validation)
         if self.distributed.is_main:
             append_metrics(self.run.metrics, metrics)
-            draw_run(self.run.directory)
+            draw_run(self.run.path)
             if self._events is not None:
                 self._events.epoch(metrics)
             if best:

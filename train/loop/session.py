@@ -136,7 +136,7 @@ def describe(trainer: Trainer) -> list[str]:
     else:
         device += f" ({torch.get_num_threads()} threads)"
     lines = [
-        f"run       {trainer.run.directory}",
+        f"run       {trainer.run.path}",
         f"device    {device}",
         f"training  {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
         f"held out  {_count(selection.held_out_rows, selection.held_out_artists, table)}",

@@ -1,1 +1,1 @@
-"""What a run leaves behind, written and read in one place: its directory, checkpoints, metrics, curves and tables."""
+"""A run's folder, written and read in one place: its files, checkpoints, metrics, curves, and the table of all runs."""

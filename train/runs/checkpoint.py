@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from student_clap.config.runtime.files import atomic_file
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
 from student_clap.train.students.registry import build_student
@@ -40,7 +41,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Where a student comes from."""
+    """The origin of a student: model, recipe, teacher, store, run."""
 
     epoch: int  # complete epochs
     model: ModelConfig
@@ -59,7 +60,7 @@ class Progress:
     position: int = 0  # batches done of the epoch that is under way
     step: int = 0  # optimiser steps done
     best_cosine: float = float("-inf")  # mean held-out cosine of the best epoch
-    best_figure: float = float("-inf")  # what training.monitor names, of the best epoch
+    best_figure: float = float("-inf")  # the figure that training.monitor names, of the best epoch
     best_epoch: int = 0
     plateau_scale: float = 1.0  # of the learning rate
     plateau_epoch: int = 0  # last one that was better, or after which the rate fell
@@ -75,7 +76,7 @@ class Progress:
 
 
 class CheckpointError(click.ClickException):
-    """A checkpoint is missing, damaged, or no checkpoint."""
+    """A file is missing or damaged, or it is not a checkpoint."""
 
 
 def write_checkpoint(
@@ -96,8 +97,8 @@ def write_checkpoint(
         student: its weights.
         optimizer: its state.
         progress: how far the run has come.
-        average: the averaged weights.
-        previous: where the file that is at `path` now goes.
+        average: the averaged weights, where there are any.
+        previous: the new name of the file that is at `path` now.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -153,8 +154,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
         recipe = Recipe.from_attributes(raw.pop("recipe"))
         info = CheckpointInfo(**raw, model=model, recipe=recipe)
     except _DAMAGE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason[:200]})") from error
+        raise CheckpointError(f"{path} is damaged or is not a checkpoint ({reason(error)})") from error
     return info, content
 
 

@@ -14,7 +14,8 @@ from html import escape
 from pathlib import Path
 
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.train.runs.history import Metrics, figure, read_history
+from student_clap.train.runs.history import Metrics, figure
+from student_clap.train.runs.reader import RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -62,12 +63,12 @@ _PANELS = (
 
 
 def draw_run(run_directory: Path) -> None:
-    """Draw the run's curves as its metrics.jsonl has them. What cannot be written is said and stops no training."""
+    """Draw the run's curves as its metrics.jsonl has them. A file that cannot be written is a warning, not an error."""
+    folder = RunFolder(run_directory)
     try:
-        metrics = read_history(run_directory / "metrics.jsonl").epochs
-        write_curves(metrics, run_directory / "curves.svg", title=run_directory.name)
+        write_curves(folder.history().epochs, folder.curves, title=folder.name)
     except OSError as error:
-        _log.warning("%s cannot be written: %s", run_directory / "curves.svg", error)
+        _log.warning("%s cannot be written: %s", folder.curves, error)
 
 
 def write_curves(metrics: Sequence[Metrics], path: Path, *, title: str = "") -> None:

@@ -1,14 +1,7 @@
-"""The run directory: what is trained, on what, with what, and how far it has come.
+"""A run's folder as its trainer holds it: locked, begun, and opened again.
 
-    config.yaml     the configuration, secrets masked
-    run.json        store, recipe, model, split, training settings, environment, git revision; written last
-    split.json      the held-out artists
-    tracks.npz      training_rows and held_out_rows of the store
-    metrics.jsonl   one object per epoch
-    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
-
-Guarantee: a directory with a run.json is whole. One process trains in it at a time. It is resumed only with a
-configuration that would have begun the same run.
+Guarantee: a folder with a run.json is whole. One process trains in it at a time. It is resumed only with a
+configuration that would have begun the same run (`resume`).
 """
 
 from __future__ import annotations
@@ -16,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,25 +25,10 @@ from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.selection import Selection, TrackTable
 from student_clap.train.runs.environment import describe_environment, git_revision
+from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
+from student_clap.train.runs.resume import changed_settings, settings
 
-RUN_FORMAT = "student-clap-run"
 RUN_FORMAT_VERSION = 2
-# Settings that change no number of the run, or only how far it goes.
-_FREE_SETTINGS = frozenset(
-    {
-        "epochs",
-        "device",
-        "loader_workers",
-        "runs_dir",
-        "save_every",
-        "early_stopping_patience",
-        "micro_batch",
-        "segments_per_pass",  # its old name, in runs of before
-        "compile",
-        "gradient_checkpointing",
-        "projection_epochs",
-    }
-)
 
 
 def default_run_name(config: Config) -> str:
@@ -63,7 +40,7 @@ def run_directory(config: Config, name: str | None = None) -> Path:
     """Where the run `name` lies; None takes the default name.
 
     Raises:
-        click.ClickException: the name is no plain file name.
+        click.ClickException: the name is not a plain file name.
     """
     name = default_run_name(config) if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,100}", name):
@@ -72,46 +49,11 @@ def run_directory(config: Config, name: str | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Run:
-    """An open run directory."""
+class Run(RunFolder):
+    """The folder of a run that is being trained."""
 
-    directory: Path
     selection: Selection
     resumed: bool  # it was there already
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.directory.name
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.directory / "last.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The one before."""
-        return self.directory / "previous.pt"
-
-    @property
-    def best(self) -> Path:
-        """The student with the best held-out cosine."""
-        return self.directory / "best.pt"
-
-    @property
-    def metrics(self) -> Path:
-        """One line per epoch."""
-        return self.directory / "metrics.jsonl"
-
-    def kept(self, epoch: int) -> Path:
-        """The checkpoint kept after `epoch` complete epochs."""
-        return self.directory / "checkpoints" / f"epoch_{epoch:04d}.pt"
-
-    def resumable(self) -> list[Path]:
-        """Checkpoints to go on from, the newest first."""
-        kept = sorted((self.directory / "checkpoints").glob("epoch_*.pt"), reverse=True)
-        return [path for path in (self.last, self.previous, *kept) if path.exists()]
 
 
 def lock_run(directory: Path) -> FileLock:
@@ -122,7 +64,7 @@ def lock_run(directory: Path) -> FileLock:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / ".lock")
+        lock = FileLock(RunFolder(directory).lock)
         lock.acquire(timeout=1)  # `student-clap runs` holds it for a moment
     except Timeout:
         raise click.ClickException(
@@ -137,7 +79,7 @@ def lock_run(directory: Path) -> FileLock:
 
 def is_run(directory: Path) -> bool:
     """Whether a run was begun in `directory`."""
-    return (directory / "run.json").exists()
+    return RunFolder(directory).is_begun()
 
 
 def begin_run(directory: Path, config: Config, store: FeatureStore, table: TrackTable, selection: Selection) -> Run:
@@ -146,10 +88,11 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
     Raises:
         click.ClickException: checkpoints of another run lie there.
     """
+    run = Run(directory, selection, resumed=False)
     strangers = sorted(path.name for path in directory.glob("*.pt"))
     if strangers:
         raise click.ClickException(
-            f"{directory} holds {', '.join(strangers)} but no run.json; delete it or use `--run NAME`"
+            f"{directory} holds {', '.join(strangers)} but no {run.description.name}; delete it or use `--run NAME`"
         )
     recipe = table.recipe
     split = {
@@ -172,16 +115,16 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
         "teacher": store.teacher_name,
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
-        **_settings(config),
+        **settings(config),
         "environment": describe_environment(),
         "git_revision": git_revision(),
     }
-    (directory / "metrics.jsonl").unlink(missing_ok=True)
-    write_bytes_atomically(directory / "tracks.npz", rows.getvalue())
-    write_text_atomically(directory / "split.json", _json(split))
-    write_text_atomically(directory / "config.yaml", dump_yaml(masked(config)))
-    write_text_atomically(directory / "run.json", _json(description))
-    return Run(directory, selection, resumed=False)
+    run.metrics.unlink(missing_ok=True)
+    write_bytes_atomically(run.tracks, rows.getvalue())
+    write_text_atomically(run.split, _json(split))
+    write_text_atomically(run.config, dump_yaml(masked(config)))
+    write_text_atomically(run.description, _json(description))  # last: it says that the others are there
+    return run
 
 
 def reopen_run(directory: Path, config: Config, store: FeatureStore, table: TrackTable) -> Run:
@@ -191,10 +134,11 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
         click.ClickException: its files are damaged, or the configuration or the store is not the run's; every
             difference is listed.
     """
+    folder = RunFolder(directory)
     try:
-        description = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        split = json.loads((directory / "split.json").read_text(encoding="utf-8"))
-        with np.load(directory / "tracks.npz", allow_pickle=False) as rows:
+        description = json.loads(folder.description.read_text(encoding="utf-8"))
+        split = json.loads(folder.split.read_text(encoding="utf-8"))
+        with np.load(folder.tracks, allow_pickle=False) as rows:
             selection = Selection(
                 training_rows=rows["training_rows"],
                 held_out_rows=rows["held_out_rows"],
@@ -212,10 +156,10 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
             f"the run in {directory} was begun with something else:\n{lines}\n"
             "Begin another run with `--run NAME`, or go back to what this one was begun with."
         )
-    training = _settings(config)["training"]
+    training = settings(config)["training"]
     if training != description["training"]:
-        write_text_atomically(directory / "config.yaml", dump_yaml(masked(config)))
-        write_text_atomically(directory / "run.json", _json({**description, "training": training}))
+        write_text_atomically(folder.config, dump_yaml(masked(config)))
+        write_text_atomically(folder.description, _json({**description, "training": training}))
     return Run(directory, selection, resumed=True)
 
 
@@ -229,60 +173,16 @@ def _differences(
     found = []
     if description["store"]["uuid"] != store.uuid:
         found.append(f"store: the run has {description['store']['uuid']}, {store.path} is {store.uuid}")
-    wanted = {"recipe": table.recipe.as_attributes(), **_settings(config)}
-    for section, settings in wanted.items():
-        stored = description[section]
-        for key in sorted(stored.keys() | settings.keys()):
-            if section == "training" and key in _FREE_SETTINGS:
-                continue
-            if stored.get(key) != settings.get(key):
-                found.append(f"{section}.{key}: the run has {stored.get(key)!r}, now it is {settings.get(key)!r}")
-    if config.training.epochs < description["training"]["epochs"]:
-        before = description["training"]["epochs"]
-        found.append(f"training.epochs: the run has {before}, now it is {config.training.epochs}; it may only grow")
+    found += changed_settings(description, {"recipe": table.recipe.as_attributes(), **settings(config)})
     # Only the run's own store has its rows.
     if not found and _digest(table, selection) != description["tracks_digest"]:
         found.append("store: features or teacher vectors of the run's tracks have changed since it began")
     return found
 
 
-def _settings(config: Config) -> dict[str, dict[str, Any]]:
-    """Everything of the configuration that makes a run what it is; the loss with every weight written out."""
-    loss = {**config.objective.model_dump(mode="json"), **config.objective.weights}
-    training = config.training.model_dump(mode="json", exclude={"mse_weight", "cosine_weight"})
-    return {
-        "model": config.model.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
-        "loss": {name: value for name, value in loss.items() if name != "preset"},
-        "augmentation": config.augmentation.model_dump(mode="json"),
-        "training": training,
-    }
-
-
 def _digest(table: TrackTable, selection: Selection) -> str:
     return table.digest(np.concatenate([selection.training_rows, selection.held_out_rows]))
 
 
-def cut_metrics(path: Path, epochs: int) -> None:
-    """Keep the lines of the first `epochs` epochs; what a killed run wrote behind them goes."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            epoch = int(json.loads(line)["epoch"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        if epoch <= epochs:
-            kept.append(line + "\n")
-    write_text_atomically(path, "".join(kept))
-
-
-def append_metrics(path: Path, metrics: dict[str, float | int]) -> None:
-    """Add a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(metrics) + "\n")
-
-
-def _json(value: dict[str, Any] | Sequence[Any]) -> str:
+def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

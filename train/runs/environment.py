@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, git revision."""
+"""The environment of a run: versions, machine, git revision."""
 
 from __future__ import annotations
 

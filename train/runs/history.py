@@ -1,26 +1,31 @@
-"""A run's metrics.jsonl, read back: one object per epoch.
+"""metrics.jsonl, one object per epoch: appended, cut back and read here alone.
 
-Guarantee: a line that was cut off while it was written, at the end of the file, is passed over in silence; of an epoch
-that is there twice the later line counts. Costs no heavy import.
+One rule for damage. A last line that has no end was cut off while it was written and is ignored. Any other line that is
+not an epoch's is left out and named by its number. Of an epoch that is there twice the later line counts.
+Costs no heavy import.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from student_clap.config.runtime.files import write_bytes_atomically
+
 Metrics = dict[str, float | int]
 _MOST_EPOCHS = 10**9
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class History:
     """The epochs of a run, ascending."""
 
-    epochs: tuple[Metrics, ...]
-    problem: str  # what could not be read, or an empty text
+    epochs: tuple[Metrics, ...] = ()
+    problem: str = ""  # what could not be read, or an empty text
 
     @property
     def done(self) -> int:
@@ -49,24 +54,64 @@ def figure(metrics: Metrics, name: str) -> float | None:
 
 
 def read_history(path: Path) -> History:
-    """Read metrics.jsonl; without a file there are no epochs. Lines that are damaged are left out and named."""
+    """Read metrics.jsonl; without a file there are no epochs. Never raises: `History.problem` says what is wrong."""
     try:
-        content = path.read_bytes()
+        lines = _Lines(path.read_bytes())
     except FileNotFoundError:
-        return History((), "")
+        return History()
     except OSError as error:
-        return History((), f"{path.name} cannot be read: {error.strerror}")
-    *lines, cut_off = content.split(b"\n")
-    found: dict[int, Metrics] = {}
-    damaged = []
-    for number, line in enumerate((*lines, cut_off), start=1):
-        metrics = _parse(line)
-        if metrics is not None:
-            found[int(metrics["epoch"])] = metrics
-        elif line.strip() and number <= len(lines):
-            damaged.append(number)
-    problem = f"{path.name} is damaged in line {damaged[0]}" if damaged else ""
-    return History(tuple(found[epoch] for epoch in sorted(found)), problem)
+        return History(problem=f"{path.name} cannot be read: {error.strerror}")
+    epochs = sorted(lines.metrics.items())
+    return History(tuple(metrics for _, metrics in epochs), lines.problem(path.name))
+
+
+def cut_metrics(path: Path, epochs: int) -> None:
+    """Keep the lines of the first `epochs` epochs as they are; those that a killed run wrote after them are removed.
+
+    A damaged line is removed with a warning: nothing can read it.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    try:
+        lines = _Lines(path.read_bytes())
+    except FileNotFoundError:
+        return
+    if problem := lines.problem(str(path)):
+        _log.warning("%s; the run goes on without that line", problem)
+    kept = [text + b"\n" for epoch, text in sorted(lines.texts.items()) if epoch <= epochs]
+    write_bytes_atomically(path, b"".join(kept))
+
+
+def append_metrics(path: Path, metrics: Metrics) -> None:
+    """Add an epoch's line.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(metrics) + "\n")
+
+
+class _Lines:
+    """The content of metrics.jsonl, by epoch."""
+
+    def __init__(self, content: bytes) -> None:
+        self.texts: dict[int, bytes] = {}
+        self.metrics: dict[int, Metrics] = {}
+        self.damaged: list[int] = []  # numbers of lines, from 1
+        *ended, rest = content.split(b"\n")
+        for number, text in enumerate((*ended, rest), start=1):
+            metrics = _parse(text)
+            if metrics is not None:
+                epoch = int(metrics["epoch"])
+                self.texts[epoch], self.metrics[epoch] = text, metrics
+            elif text.strip() and number <= len(ended):
+                self.damaged.append(number)
+
+    def problem(self, name: str) -> str:
+        """Which line is damaged, the first one of several; an empty text where none is."""
+        return f"{name} is damaged in line {self.damaged[0]}" if self.damaged else ""
 
 
 def _parse(line: bytes) -> Metrics | None:

@@ -1,24 +1,43 @@
-"""What a run left behind: its split, its record and its learning curves. Reads only; the trainer writes."""
+"""A run's folder as everybody reads it: the names of its files, which stand here alone, and their content.
+
+    config.yaml     the configuration, secrets masked
+    run.json        store, recipe, model, split, training settings, environment, git revision; written last
+    split.json      the held-out artists
+    tracks.npz      training_rows and held_out_rows of the store
+    metrics.jsonl   one object per epoch
+    curves.svg      the same as curves
+    tensorboard/    the same as TensorBoard's events
+    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
+    student.onnx student-VARIANT.onnx    by `student-clap export`
+    evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
+
+Reads only; the trainer writes. Costs no heavy import, so that `student-clap runs` answers at once.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
-SPLIT_FILE = "split.json"
-METRICS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
+from student_clap.train.runs.history import History, Metrics, read_history
+
+BEST_CHECKPOINT = "best.pt"
+EVALUATION = "evaluation"  # the folder; one of another form of the model has a name that begins so
+EVALUATION_RECORD = "metrics.json"  # in the folder that evaluate writes to
+REPORT = "report.html"  # likewise
+RUN_FORMAT = "student-clap-run"  # the `format` of run.json
+_log = logging.getLogger(__name__)
 
 
 class RunError(click.ClickException):
-    """A run directory lacks something. The message names the file and the remedy."""
+    """A run's folder lacks something. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +47,81 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Path) -> Self | None:
+    def of_checkpoint(cls, checkpoint: Path) -> RunFolder | None:
         """The run that a checkpoint lies in, or in a folder of; None for one that was moved away."""
         nearby = (checkpoint.resolve().parent, checkpoint.resolve().parent.parent)
-        return next((cls(folder) for folder in nearby if (folder / SPLIT_FILE).is_file()), None)
+        return next((folder for folder in map(RunFolder, nearby) if folder.split.is_file()), None)
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.path.name
+
+    # --- the names of the files
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
+    @property
+    def config(self) -> Path:
+        """The configuration, secrets masked."""
+        return self.path / "config.yaml"
+
+    @property
+    def description(self) -> Path:
+        """Model, store, settings and environment. Written last: a folder that has it has all that a run begins with."""
+        return self.path / "run.json"
+
+    @property
+    def split(self) -> Path:
+        """The held-out artists."""
+        return self.path / "split.json"
+
+    @property
+    def tracks(self) -> Path:
+        """The store's rows on both sides of the split."""
+        return self.path / "tracks.npz"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics as a drawing."""
+        return self.path / "curves.svg"
+
+    @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before `last`."""
+        return self.path / "previous.pt"
+
+    @property
+    def best(self) -> Path:
+        """The student of the epoch with the best held-out figure."""
+        return self.path / BEST_CHECKPOINT
+
+    def kept(self, epoch: int) -> Path:
+        """The checkpoint kept after `epoch` complete epochs."""
+        return self.path / "checkpoints" / f"epoch_{epoch:04d}.pt"
+
+    def resumable(self) -> list[Path]:
+        """Checkpoints to go on from, the newest first."""
+        kept = sorted(self.kept(0).parent.glob("epoch_*.pt"), reverse=True)
+        return [path for path in (self.last, self.previous, *kept) if path.exists()]
 
     @property
     def student_onnx(self) -> Path:
@@ -49,13 +134,44 @@ class RunFolder:
 
     @property
     def evaluation(self) -> Path:
-        """Where evaluate writes."""
-        return self.path / "evaluation"
+        """The folder that evaluate writes to."""
+        return self.path / EVALUATION
 
     @property
-    def best_checkpoint(self) -> Path:
-        """The checkpoint with the best held-out cosine."""
-        return self.path / "best.pt"
+    def evaluation_record(self) -> Path:
+        """The figures of the evaluation."""
+        return self.evaluation / EVALUATION_RECORD
+
+    @property
+    def report(self) -> Path:
+        """The page of the evaluation."""
+        return self.evaluation / REPORT
+
+    # --- their content
+
+    def is_begun(self) -> bool:
+        """Whether a run was begun here."""
+        return self.description.exists()
+
+    def is_locked(self) -> bool:
+        """Whether a trainer holds the folder. Nothing is created, and no trainer is kept waiting."""
+        if sys.platform == "win32":  # a run that is under way looks like one that was stopped
+            return False
+        import fcntl
+
+        try:
+            descriptor = os.open(self.lock, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
     def held_out_artists(self) -> frozenset[str]:
         """The artists no track of which was trained on.
@@ -63,58 +179,44 @@ class RunFolder:
         Raises:
             RunError: there is no such run, or its split cannot be read.
         """
-        split = self._json(SPLIT_FILE)
-        artists = split.get("held_out_artists") if isinstance(split, dict) else None
-        if not isinstance(artists, list):
-            raise RunError(f"{self.path / SPLIT_FILE} has no held_out_artists; train the run again")
-        return frozenset(str(artist) for artist in artists)
-
-    def record(self) -> dict[str, Any]:
-        """run.json, or {} where there is none."""
         try:
-            record = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """The learning curves, one object per epoch; lines that a killed run left unfinished are skipped.
-
-        An epoch that was run again after a resume counts once, as it was run last.
-        """
-        try:
-            lines = (self.path / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        by_epoch: dict[int, dict[str, Any]] = {}
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                by_epoch[int(entry["epoch"])] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
-        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
-
-    def _json(self, name: str) -> Any:
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            split = json.loads(self.split.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                f"{self.path} has no {name}; train first, or name a run with --run (runs lie in training.runs_dir)"
+                f"{self.path} has no {self.split.name}; train first, or name a run with --run "
+                "(runs lie in training.runs_dir)"
             ) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / name} cannot be read: {error}") from error
+            raise RunError(f"{self.split} cannot be read: {error}") from error
+        artists = split.get("held_out_artists") if isinstance(split, dict) else None
+        if not isinstance(artists, list):
+            raise RunError(f"{self.split} has no held_out_artists; train the run again")
+        return frozenset(str(artist) for artist in artists)
 
+    def read_description(self) -> tuple[dict[str, Any], str]:
+        """run.json, and the reason why it cannot be read; one of the two is empty."""
+        name = self.description.name
+        try:
+            content = json.loads(self.description.read_bytes())
+        except FileNotFoundError:
+            return {}, f"there is no {name}"
+        except OSError as error:
+            return {}, f"{name} cannot be read: {error.strerror}"
+        except (ValueError, RecursionError):
+            return {}, f"{name} is not JSON"
+        return (content, "") if isinstance(content, dict) else ({}, f"{name} does not describe a run")
 
-def held_out_rows(
-    teacher: npt.NDArray[np.float32], artists: Sequence[str], held_out: frozenset[str]
-) -> npt.NDArray[np.int64]:
-    """Rows with a finite teacher vector whose artist is held out.
+    def record(self) -> dict[str, Any]:
+        """run.json; an empty object where it cannot be read."""
+        return self.read_description()[0]
 
-    Args:
-        teacher: [track, 512]; NaN rows have none.
-        artists: one per track.
-        held_out: the artists of the split.
-    """
-    out = np.fromiter((artist in held_out for artist in artists), bool, len(artists))
-    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & out)
+    def history(self) -> History:
+        """The epochs, and what of them could not be read."""
+        return read_history(self.metrics)
+
+    def epochs(self) -> list[Metrics]:
+        """The learning curves, one object per epoch. A line that is damaged is left out with a warning."""
+        history = self.history()
+        if history.problem:
+            _log.warning("%s: %s; the curves lack it", self.path, history.problem)
+        return list(history.epochs)

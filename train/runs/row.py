@@ -1,37 +1,35 @@
-"""What a run directory says of its run.
+"""A run as its folder describes it.
 
-Reads run.json, metrics.jsonl and the lock, never a checkpoint. Guarantee: whatever lies in a directory, damaged or half
+Reads run.json, metrics.jsonl and the lock, never a checkpoint. Guarantee: whatever lies in a folder, damaged or half
 written, gives a row, not an error; nothing is written or created, and no trainer is kept waiting.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from student_clap.config.learning import LOSS_TERMS
-from student_clap.train.runs.history import History, figure, read_history
+from student_clap.train.runs.history import History, figure
+from student_clap.train.runs.plan import Plan
+from student_clap.train.runs.reader import RUN_FORMAT, RunError, RunFolder
 
-_RUN_FORMAT = "student-clap-run"
 _SETTINGS = ("store", "teacher", "recipe", "model", "split", "loss", "augmentation", "training", "git_revision")
 _LEFT_OUT = {"store.path", "training.runs_dir"}  # where something lies does not tell runs apart
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as far as its directory tells."""
+    """A run as far as its folder tells."""
 
     name: str
     state: str  # running, finished, stopped or damaged
     problem: str = ""  # of a damaged one
     description: Mapping[str, Any] = field(default_factory=dict)  # run.json
-    history: History = field(default_factory=lambda: History((), ""))
+    history: History = field(default_factory=History)
 
     def section(self, name: str) -> Mapping[str, Any]:
         """An object of run.json; an empty one where there is none."""
@@ -50,9 +48,8 @@ class RunRow:
     @property
     def epochs_asked(self) -> int | None:
         """Epochs of both stages."""
-        training = self.section("training")
-        asked = whole(training.get("epochs"))
-        return None if asked is None else asked + (whole(training.get("projection_epochs")) or 0)
+        plan = Plan.from_description(self.section("training"))
+        return None if plan is None else plan.total_epochs()
 
     def settings(self) -> dict[str, Any]:
         """Everything that makes the run what it is, ``section.key`` to value."""
@@ -80,7 +77,7 @@ class RunRow:
             "targets": as_text(self.loss.get("targets")),
             "loss": {term: self.loss.get(term) for term in LOSS_TERMS if self.loss.get(term)},
             "augmentation": dict(self.section("augmentation")),
-            "seed": whole(self.section("training").get("seed")),
+            "seed": whole_number(self.section("training").get("seed")),
             "epochs": self.history.done,
             "epochs_asked": self.epochs_asked,
             "best_cosine": figure(best, "val_cosine") if best else None,
@@ -99,100 +96,69 @@ def read_runs(runs_dir: Path) -> list[RunRow]:
     """A row for every run under `runs_dir`, by name; none where there is no such folder.
 
     Raises:
-        OSError: the folder cannot be listed.
+        RunError: the folder cannot be listed.
     """
     try:
         paths = sorted(runs_dir.iterdir())
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunError(
+            f"{runs_dir} cannot be listed: {error.strerror}; training.runs_dir or --runs-dir names the runs' folder"
+        ) from error
     return [row for path in paths if not path.name.startswith(".") and (row := read_run(path)) is not None]
 
 
+def choose_runs(rows: Sequence[RunRow], names: Sequence[str], runs_dir: Path) -> list[RunRow]:
+    """The rows of `names`, in their order, each once.
+
+    Raises:
+        RunError: there is no run of a name.
+    """
+    by_name = {row.name: row for row in rows}
+    if missing := [name for name in names if name not in by_name]:
+        there = ", ".join(by_name) or "none"
+        raise RunError(f"{runs_dir} has no run {', '.join(map(repr, missing))}; it has: {there}")
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
 def read_run(directory: Path) -> RunRow | None:
-    """The row of a run directory; None where nothing speaks for one."""
+    """The row of a run's folder; None where nothing speaks for one."""
+    folder = RunFolder(directory)
     try:
         names = {path.name for path in directory.iterdir()}
     except NotADirectoryError:
         return None
     except OSError as error:
-        return RunRow(directory.name, "damaged", f"cannot be read: {error.strerror}")
-    if not names & {"run.json", "metrics.jsonl", ".lock"} and not any(name.endswith(".pt") for name in names):
+        return RunRow(folder.name, "damaged", f"cannot be read: {error.strerror}")
+    signs = {folder.description.name, folder.metrics.name, folder.lock.name}
+    if not names & signs and not any(name.endswith(folder.best.suffix) for name in names):
         return None
-    running = is_locked(directory)
-    history = read_history(directory / "metrics.jsonl")
-    if running and "run.json" not in names:
-        return RunRow(directory.name, "running")  # it has only just begun
-    description, problem = _read_description(directory / "run.json")
+    running = folder.is_locked()
+    history = folder.history()
+    if running and folder.description.name not in names:
+        return RunRow(folder.name, "running")  # it has only just begun
+    description, problem = folder.read_description()
+    if not problem and description.get("format") != RUN_FORMAT:
+        description, problem = {}, f"{folder.description.name} does not describe a run"
     problem = problem or history.problem
-    row = RunRow(directory.name, "stopped", problem, description, history)
     if problem:
         state = "damaged"
     elif running:
         state = "running"
     else:
-        state = "finished" if _is_finished(row) else "stopped"
-    return RunRow(directory.name, state, problem, description, history)
+        state = "finished" if _is_finished(description, history) else "stopped"
+    return RunRow(folder.name, state, problem, description, history)
 
 
-def is_locked(directory: Path) -> bool:
-    """Whether a trainer holds the run directory."""
-    if sys.platform == "win32":  # a run that is under way looks like one that was stopped
-        return False
-    import fcntl
-
-    try:
-        descriptor = os.open(directory / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _read_description(path: Path) -> tuple[dict[str, Any], str]:
-    """run.json, and what is wrong with it."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}, "there is no run.json"
-    except OSError as error:
-        return {}, f"run.json cannot be read: {error.strerror}"
-    except (ValueError, RecursionError):
-        return {}, "run.json is no JSON"
-    if not isinstance(content, dict) or content.get("format") != _RUN_FORMAT:
-        return {}, "run.json does not describe a run"
-    return content, ""
-
-
-def _is_finished(row: RunRow) -> bool:
+def _is_finished(description: Mapping[str, Any], history: History) -> bool:
     """Whether the trainer would find nothing left to do."""
-    training = row.section("training")
-    epochs, patience = whole(training.get("epochs")), whole(training.get("early_stopping_patience")) or 0
-    projection = whole(training.get("projection_epochs")) or 0
-    if epochs is None:
-        return False
-    monitored = "val_overlap" if training.get("monitor") == "overlap" else "val_cosine"
-    best, best_epoch = -math.inf, 0
-    over = False
-    for metrics in row.history.epochs:
-        epoch = int(metrics["epoch"])
-        value = figure(metrics, monitored)
-        value = figure(metrics, "val_cosine") if value is None else value
-        if value is not None and value > best:
-            best, best_epoch = value, epoch
-        over = epoch >= epochs or bool(patience and epoch - best_epoch >= patience)
-        if over and projection:
-            return row.history.done >= epoch + projection
-    return over
+    training = description.get("training")
+    plan = Plan.from_description(training) if isinstance(training, Mapping) else None
+    return plan is not None and bool(plan.over(plan.reached(history)))
 
 
-def whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
     """`value` where it is a whole number."""
     return value if type(value) is int else None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from student_clap.config.learning import LOSS_TERMS
-from student_clap.config.runtime.text import readable_duration
+from student_clap.config.runtime.screen import table
+from student_clap.config.runtime.text import one_line, readable_duration
 from student_clap.train.runs.history import Metrics, figure
-from student_clap.train.runs.row import RunRow, as_text, whole
+from student_clap.train.runs.row import RunRow, as_text, whole_number
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ COLUMNS: dict[str, Column] = {
     "seed": Column(
         "seed",
         lambda row: as_text(row.section("training").get("seed")),
-        lambda row: whole(row.section("training").get("seed")),
+        lambda row: whole_number(row.section("training").get("seed")),
         number=True,
     ),
     "epochs": Column("epochs", _epochs, lambda row: row.history.done, largest_first=True, number=True),
@@ -107,7 +111,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def sort_runs(rows: Sequence[RunRow], column: str) -> list[RunRow]:
-    """By a column, cosines and the like from the best down; what has no value comes last."""
+    """By a column, cosines and the like from the best down; runs without a value come last."""
     chosen = COLUMNS[column]
     key = chosen.key or (lambda row: chosen.text(row).casefold() or None)
     known = [(value, row) for row in rows if (value := key(row)) is not None]
@@ -116,13 +120,13 @@ def sort_runs(rows: Sequence[RunRow], column: str) -> list[RunRow]:
     return [row for _, row in ordered] + unknown
 
 
-def format_runs(rows: Sequence[RunRow]) -> list[str]:
-    """The table's lines; columns that are empty in all rows are left out."""
-    columns = list(COLUMNS.values())
-    cells = [[_plain(column.text(row)) for column in columns] for row in rows]
-    shown = [n for n in range(len(columns)) if not columns[n].hidden and any(row[n] for row in cells)]
-    lines = [[columns[n].heading for n in shown], *([row[n] for n in shown] for row in cells)]
-    return _aligned(lines, [columns[n].number for n in shown])
+def format_runs(rows: Sequence[RunRow]) -> str:
+    """The runs as a table; columns that are empty in all rows are left out."""
+    columns = [column for column in COLUMNS.values() if not column.hidden]
+    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    right = [n for n, column in enumerate(shown) if column.number]
+    cells = [[column.text(row) for column in shown] for row in rows]
+    return table(cells, [column.heading for column in shown], right=right)
 
 
 def differences(rows: Sequence[RunRow]) -> dict[str, list[Any]]:
@@ -145,28 +149,39 @@ def differences(rows: Sequence[RunRow]) -> dict[str, list[Any]]:
     return found
 
 
-def format_differences(rows: Sequence[RunRow]) -> list[str]:
-    """A line per setting that differs, a column per run."""
+def format_differences(rows: Sequence[RunRow]) -> str:
+    """A table with a line per setting that differs and a column per run."""
     found = differences(rows)
     if not found:
-        return ["no setting differs"]
-    lines = [
-        [_plain(key), *("-" if v is None else _plain(as_text(v)) for v in values)] for key, values in found.items()
-    ]
-    return _aligned([["setting", *(_plain(row.name) for row in rows)], *lines], [False] * (len(rows) + 1))
+        return "no setting differs"
+    cells = [[key, *("-" if value is None else as_text(value) for value in values)] for key, values in found.items()]
+    return table(cells, ["setting", *(one_line(row.name) for row in rows)])
 
 
-def _aligned(lines: Sequence[Sequence[str]], numbers: Sequence[bool]) -> list[str]:
-    widths = [max(len(line[n]) for line in lines) for n in range(len(numbers))]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, numbers, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
+def comparable(rows: Sequence[RunRow]) -> list[RunRow]:
+    """The rows whose settings can be compared: at least two with a run.json that can be read, or none."""
+    described = [row for row in rows if row.description]
+    return described if len(described) > 1 else []
 
 
-def _plain(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> str:
+    """The rows, and with `compare` the settings that differ, as one JSON object for other programs."""
+    compared = comparable(rows) if compare else []
+    content = {
+        "runs_dir": str(runs_dir),
+        "runs": [row.as_json() for row in rows],
+        "differences": {
+            key: {row.name: value for row, value in zip(compared, values, strict=True)}
+            for key, values in (differences(compared) if compared else {}).items()
+        },
+    }
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null in place of the numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

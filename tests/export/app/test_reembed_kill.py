@@ -16,6 +16,8 @@ from loopback.postgres import Database
 from ..conftest import Library
 from .reembed_world import World, assert_written, make_world
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["A", "B"])
 def both(

@@ -25,6 +25,8 @@ from ..conftest import Library
 from ..model.test_contract import model
 from ..models import transposed_teacher
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)

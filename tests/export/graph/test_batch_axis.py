@@ -23,6 +23,8 @@ from student_clap.store import FeatureStore
 
 from ..conftest import NARROW, Library, checkpoint_info, random_student
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float32]
 
 

@@ -32,6 +32,8 @@ from student_clap.store.storage.errors import StoreError
 
 from ..conftest import HELD_OUT, Library, checkpoint_info, random_student
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float32]
 
 
@@ -351,7 +353,7 @@ def test_weights_in_half_precision_are_a_drop_in_of_half_the_size(
 
 def test_a_checkpoint_without_a_split_cannot_be_judged(copied_library: Library, tmp_path: Path) -> None:
     moved = tmp_path / "best.pt"
-    copied_library.run.best_checkpoint.rename(moved)
+    copied_library.run.best.rename(moved)
     done = run("export", "--quantize", "int8", "--checkpoint", moved, *copied_library.settings())
     assert done.exit_code == 1
     assert "has no held-out track" in done.stderr

@@ -28,6 +28,8 @@ from student_clap.store import FeatureStore, Recipe
 from ..conftest import RATE, Library, checkpoint_info, random_student, tune
 from ..test_production_path import production_vector
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float32]
 SHORT = {"segment_length": 48_000, "hop_length": 24_000}  # of one second, for what does not depend on it
 

@@ -68,6 +68,7 @@ def test_segments_are_productions_for_the_facts_table(preset, n_samples):
     check(signal(n_samples, 1), preset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("n_samples", [int(202.7 * 48_000), int(482.7 * 48_000), 28_800_000, 28_800_001])
 def test_segments_are_productions_for_long_tracks(preset, n_samples):

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import soundfile
+
+pytestmark = pytest.mark.slow
 
 LIMIT_MB = 700
 # Prints the samples that were made, and the process's largest resident memory in MB.

@@ -18,6 +18,8 @@ from loopback.daskcluster import DaskProcesses, children, kill_group
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 ONE_BY_ONE = ("--set", "featurize.tracks_per_task=1")

@@ -18,6 +18,8 @@ from student_clap.config.schema import AudioConfig, FeaturizeConfig
 from student_clap.featurize.cluster.slurm import job_script, walltime_seconds
 from student_clap.store import FeatureStore, Recipe, State, Track
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 OPTIONS = (

@@ -292,6 +292,7 @@ def dying_at(write: int, function: Callable[..., Any], count: list[int]) -> Call
     return wrapper
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_writes_the_next_run_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

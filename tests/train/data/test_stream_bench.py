@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from tests.train.conftest import Library
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning"
-)  # webdataset leaves that to the collector
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # webdataset leaves that to the collector
+]
 
 
 @pytest.fixture(autouse=True)

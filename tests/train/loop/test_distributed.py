@@ -21,6 +21,8 @@ from student_clap.train.runs.checkpoint import load_student
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow
+
 MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
 
 

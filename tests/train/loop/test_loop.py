@@ -58,6 +58,7 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert different == []
 
 
+@pytest.mark.slow
 def test_it_overfits_eight_tracks(make: Callable[..., Library]) -> None:
     library = make([1.0, 1.5, 2.0, 2.2, 3.0, 1.7, 2.5, 4.0, 1.0], ["held"] + [f"other {n}" for n in range(8)])
     config = library.config(
@@ -66,16 +67,17 @@ def test_it_overfits_eight_tracks(make: Callable[..., Library]) -> None:
         training={"epochs": 40, "batch_size": 8, "learning_rate": 3e-3, "early_stopping_patience": 0},
     )
     trainer = train(config)
-    assert losses(trainer.run.directory)[-1]["train_cosine"] > 0.98
+    assert losses(trainer.run.path)[-1]["train_cosine"] > 0.98
 
 
 def test_a_student_learns_what_carries_over_to_held_out_artists(make: Callable[..., Library]) -> None:
     library = make([1.0] * 80)
     config = library.config(split={"folds": 5}, training={"epochs": 8, "batch_size": 8, "learning_rate": 3e-3})
-    metrics = losses(train(config).run.directory)
+    metrics = losses(train(config).run.path)
     assert metrics[-1]["val_cosine"] > 0.2 > metrics[0]["val_cosine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     library: Library, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -90,7 +92,7 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
             with pytest.raises(Interrupted):
                 train(config, "stopped")
     stopped = train(config, "stopped")
-    assert losses(stopped.run.directory) == losses(whole.run.directory)
+    assert losses(stopped.run.path) == losses(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -111,7 +113,7 @@ def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
         assert caught.value.progress.position == 3
         assert caught.value.progress.epoch == 0
     stopped = train(library.config(), "stopped")
-    assert losses(stopped.run.directory) == losses(whole.run.directory)
+    assert losses(stopped.run.path) == losses(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -127,12 +129,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     run.last.write_bytes(content[: len(content) // 2])
     with open_trainer(library.config(), "damaged") as trainer:
         assert trainer.progress.epoch == 1
-        assert len(losses(run.directory)) == 1  # the second epoch's line belongs to the lost checkpoint
+        assert len(losses(run.path)) == 1  # the second epoch's line belongs to the lost checkpoint
     assert "last.pt is damaged" in caplog.text
     assert "going on from" in caplog.text
     assert "previous.pt" in caplog.text
     resumed = train(library.config(), "damaged")
-    assert losses(run.directory) == losses(whole.run.directory)
+    assert losses(run.path) == losses(whole.run.path)
     assert_same_weights(weights(resumed), weights(whole))
 
 
@@ -221,7 +223,7 @@ def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch)
     assert trainer.progress.epoch == 5
     assert trainer.progress.best_epoch == 2
     assert "stopped early after epoch 5" in summarise(trainer)
-    assert len(losses(trainer.run.directory)) == 5
+    assert len(losses(trainer.run.path)) == 5
     # Running it again does nothing; more patience goes on.
     assert train(config).progress.epoch == 5
     cosines = iter([0.4] + [0.0] * 5)
@@ -261,7 +263,7 @@ def test_rows_without_vector_or_features_are_left_out_and_counted(library: Libra
         assert chosen == set(range(16)) - {1, 2, 3, 5}
         text = "\n".join(describe(trainer))
     assert "left out  1 failed, 2 without features, 1 without a teacher vector" in text
-    split = json.loads((trainer.run.directory / "split.json").read_text())
+    split = json.loads((trainer.run.path / "split.json").read_text())
     assert split["training_tracks"] + split["held_out_tracks"] == 12
     assert split["held_out_artists"] == [f"artist {n:03}" for n in (0, 8, 12)]
 
@@ -298,7 +300,7 @@ def test_a_split_with_an_empty_side_is_refused_with_the_remedy(
 def test_a_store_of_short_tracks_alone(make: Callable[..., Library]) -> None:
     trainer = train(make([0.3, 0.5, 1.0, 0.2, 0.9]).config(training={"batch_size": 1}))
     assert trainer.progress.epoch == 3
-    assert all(np.isfinite(line["train_loss"]) for line in losses(trainer.run.directory))
+    assert all(np.isfinite(line["train_loss"]) for line in losses(trainer.run.path))
 
 
 def test_out_of_memory_names_the_knob(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +335,7 @@ def test_the_hybrids_train(make: Callable[..., Library], architecture: str) -> N
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_cpu_s_losses(library: Library) -> None:
     runs = {
-        device: losses(train(library.config(model={"dropout": 0.0}, training={"device": device}), device).run.directory)
+        device: losses(train(library.config(model={"dropout": 0.0}, training={"device": device}), device).run.path)
         for device in ("cpu", "cuda")
     }
     for one, other in zip(runs["cpu"], runs["cuda"], strict=True):

@@ -22,7 +22,7 @@ def test_a_run_whose_settings_have_their_old_names_goes_on(library: Library) -> 
         open_display(trainer) as display,
     ):
         trainer.train(stream, display)
-    path = trainer.run.directory / "run.json"
+    path = trainer.run.path / "run.json"
     description = json.loads(path.read_text(encoding="utf-8"))
     description["training"]["segments_per_pass"] = description["training"].pop("micro_batch")
     del description["model"]["timm_pretrained"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from student_clap.train.runs.directory import append_metrics, cut_metrics
+from student_clap.train.runs.history import append_metrics, cut_metrics
 from student_clap.train.runs.tensorboard import EventLog, tag
 
 
@@ -119,17 +120,33 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: py
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_stops_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = EventLog(tmp_path)
-    assert log._file is not None
-    log._file.close()
-    log._file = Path("/dev/full").open("wb")  # noqa: SIM115  the log closes it
+    (file,) = events(tmp_path)
+    file.unlink()
+    file.symlink_to("/dev/full")  # the writer opens the file by its name for every record
     with caplog.at_level(logging.WARNING):
         log.epoch(metrics(1))
         log.epoch(metrics(2))
         log.close()
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
+    assert str(tmp_path / "tensorboard") in caplog.text
+
+
+def test_without_tensorboard_nothing_is_written_and_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with caplog.at_level(logging.INFO), EventLog(tmp_path) as log:
+        log.epoch(metrics(1))
+        log.epoch(metrics(2))
+    assert list(tmp_path.iterdir()) == []
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "pip install 'student-clap[tensorboard]'" in record.getMessage()
 
 
 @pytest.mark.parametrize(

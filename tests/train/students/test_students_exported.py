@@ -18,6 +18,8 @@ from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.students.mobile import PretrainedNorm
 from student_clap.train.students.registry import build_student
 
+pytestmark = pytest.mark.slow
+
 # A second of audio: 101 frames
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))
 

@@ -1,0 +1,58 @@
+"""Which settings may change when a run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from student_clap.config.schema import Config, TrainingConfig
+from student_clap.train.runs.resume import FREE_SETTINGS, changed_settings, settings
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return changed_settings(settings(Config.model_validate(before)), settings(Config.model_validate(now)))
+
+
+def test_every_free_setting_exists_and_has_its_reason() -> None:
+    names = set(TrainingConfig.model_fields) | {"micro_batch", "segments_per_pass"}  # one setting, by both its names
+    assert set(FREE_SETTINGS) <= names
+    assert all(FREE_SETTINGS.values())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"epochs": 200},
+        {"early_stopping_patience": 3, "projection_epochs": 2},
+        {"save_every": 1, "runs_dir": "elsewhere", "device": "cpu", "loader_workers": 2},
+        {"compile": True, "gradient_checkpointing": True, "segments_per_pass": 64},
+    ],
+)
+def test_free_settings_may_change(value: dict[str, Any]) -> None:
+    assert changed({}, {"training": value}) == []
+
+
+def test_every_other_setting_is_named_with_both_values() -> None:
+    now = {"training": {"seed": 1, "epochs": 120}, "model": {"dropout": 0.2}, "augmentation": {"gain_db": 3}}
+    assert changed({}, now) == [
+        "model.dropout: the run has 0.1, now it is 0.2",
+        "augmentation.gain_db: the run has 0.0, now it is 3.0",
+        "training.seed: the run has 0, now it is 1",
+    ]
+
+
+def test_a_run_grows_but_does_not_shrink() -> None:
+    assert changed({}, {"training": {"epochs": 99}}) == [
+        "training.epochs: the run has 100, now it is 99; it may only grow"
+    ]
+
+
+def test_one_loss_under_two_names_is_the_same_loss() -> None:
+    assert changed({"loss": {"preset": "cosine"}}, {"loss": {"cosine": 1.0, "bank": 0.0}}) == []
+
+
+def test_a_setting_that_the_run_did_not_have_yet_is_named() -> None:
+    stored = settings(Config())
+    del stored["augmentation"]["stretch"]
+    assert changed_settings(stored, settings(Config())) == ["augmentation.stretch: the run has None, now it is 0.0"]

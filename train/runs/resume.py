@@ -1,0 +1,60 @@
+"""Whether a run may go on with a configuration: the differences to the one it was begun with.
+
+Everything counts that would make the run another one; `FREE_SETTINGS` lists what may change, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from student_clap.config.schema import Config
+
+# Training settings that may change when a run goes on.
+FREE_SETTINGS: Mapping[str, str] = {
+    "epochs": "how far the run goes; it may only grow, and the learning rate's schedule stretches to the new end",
+    "early_stopping_patience": "how far the run goes",
+    "projection_epochs": "how far the run goes",
+    "save_every": "which checkpoints are kept",
+    "runs_dir": "where the run lies",
+    "device": "where the numbers are computed; they agree to rounding",
+    "compile": "how the numbers are computed; they agree to rounding",
+    "gradient_checkpointing": "memory against time; the numbers are the same",
+    "loader_workers": "how fast the batches come; their order and content are the same",
+    # BatchNorm takes its statistics over what is on the device at once, so the losses change a little.
+    "micro_batch": "memory against time; another machine may have less of it",
+    "segments_per_pass": "the name that micro_batch has in older runs",
+}
+
+
+def settings(config: Config) -> dict[str, dict[str, Any]]:
+    """Everything of the configuration that makes a run what it is, by section; the loss with every weight written."""
+    loss = {**config.objective.model_dump(mode="json"), **config.objective.weights}
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json"),
+        "loss": {name: value for name, value in loss.items() if name != "preset"},
+        "augmentation": config.augmentation.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", exclude={"mse_weight", "cosine_weight"}),
+    }
+
+
+def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for every setting with which the run would go on differently.
+
+    Args:
+        stored: run.json.
+        now: `settings` of the configuration, and any other section of run.json that must be the same.
+    """
+    found = []
+    for section, values in now.items():
+        before = stored[section]
+        for key in sorted(before.keys() | values.keys()):
+            if section == "training" and key in FREE_SETTINGS:
+                continue
+            if before.get(key) != values.get(key):
+                found.append(f"{section}.{key}: the run has {before.get(key)!r}, now it is {values.get(key)!r}")
+    epochs, asked = stored["training"]["epochs"], now["training"]["epochs"]
+    if asked < epochs:
+        found.append(f"training.epochs: the run has {epochs}, now it is {asked}; it may only grow")
+    return found

@@ -39,4 +39,4 @@ def test_a_registry_may_accept_names_by_their_pattern(registry: ModuleType) -> N
         with pytest.raises(ValidationError, match="expected one of red, blue, rgb/HEX"):
             Painted(colour=wrong)
     found = Painted.model_json_schema()["properties"]["colour"]["anyOf"]
-    assert found == [{"enum": ["red", "blue"]}, {"pattern": "^(rgb/[0-9a-f]{6})$"}]
+    assert found == [{"enum": ["red", "blue"]}, {"title": "rgb/HEX", "pattern": "^(rgb/[0-9a-f]{6})$"}]

@@ -42,9 +42,9 @@ def test_an_error_message_loses_control_codes() -> None:
 def test_a_table_is_aligned_and_each_cell_stays_on_its_line() -> None:
     text = table([["a", "1"], ["two\nlines\x1b", "20"]], ["name", "count"], right=[1], indent=2)
     assert text.splitlines() == [
-        "  name          count",
-        "  a                 1",
-        "  two lines?       20",
+        "  name        count",
+        "  a               1",
+        "  two lines?     20",
     ]
     assert table([], ["name"]) == "name"
     assert table([["x", "1"]], ["name", "n"], style="github", right=[1]).splitlines()[0] == "| name   |   n |"

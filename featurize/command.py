@@ -74,6 +74,8 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
                 bar.update()
                 if outcome.error:
                     say(f"failed: row {outcome.row} {titles[outcome.row]!r}: {outcome.error}")
+                if outcome.remark:
+                    say(f"warning: row {outcome.row} {titles[outcome.row]!r}: {outcome.remark}")
 
             try:
                 with stoppable(), bar, dask_cluster(settings, say) as cluster:

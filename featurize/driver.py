@@ -59,7 +59,7 @@ def plan(
             found.failed += int(n_samples[row] == FAILED)
         elif states[row] not in (State.FETCHED, State.GONE) or not audio[row]:
             found.waiting += int(states[row] in (State.LISTED, State.FETCHED))
-        elif not (path := cache_dir / audio[row]).is_file():
+        elif not (path := cache_dir / audio[row]).exists():
             found.lost += 1
         else:
             found.jobs.append(Job(row, str(path.resolve())))

@@ -21,7 +21,8 @@ from loopback.tunes import TUNES, write_tunes
 from loopback.world import WorldTrack
 from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.featurize.audio.decode import DecodeError, decode, open_container
+from student_clap.featurize.audio.decode import DecodeError, decode
+from student_clap.featurize.audio.readers import open_container
 from student_clap.ingest.sources.folder import AUDIO_SUFFIXES
 
 

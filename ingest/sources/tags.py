@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 
-from student_clap.featurize.audio.decode import open_container
+from student_clap.featurize.audio.readers import open_container
 
 _COMPILATIONS = frozenset({"various artists", "various", "va", "v.a.", "v/a", "unknown artist", "soundtrack"})
 _MOST_CHARACTERS = 500  # what AudioMuse-AI keeps of a title

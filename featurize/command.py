@@ -26,8 +26,11 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
 @click.option("--jobs", type=click.IntRange(min=1), help="SLURM jobs that run workers.  [default: 1]")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--again", "again", type=click.IntRange(min=0), multiple=True, metavar="ROW", help="Make this row anew.")
+@click.option("--again-old-decoder", is_flag=True, help="Make again what an older rule of decoding made.")
 @config_options(recipe=True)
-def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **places: Any) -> None:
+def featurize(
+    config: Config, *, retry_failed: bool, again: tuple[int, ...], again_old_decoder: bool, **places: Any
+) -> None:
     """Write every fetched track's log-mel into the store.
 
     What is there is left alone, so the command may be run again at any time.
@@ -55,6 +58,7 @@ def featurize(config: Config, *, retry_failed: bool, again: tuple[int, ...], **p
             config.ingest.cache_dir,
             retry_failed=retry_failed,
             again=frozenset(again),
+            again_old_decoder=again_old_decoder,
         )
         titles = store.strings("title")
         totals = Totals()

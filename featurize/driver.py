@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from student_clap.featurize.cluster.open import Cluster
 from student_clap.featurize.cluster.scheduling import Flow
 from student_clap.featurize.cluster.task import Job, Outcome, Site
@@ -47,10 +49,18 @@ class Totals:
 
 
 def plan(
-    store: FeatureStore, features: Features, cache_dir: Path, *, retry_failed: bool, again: frozenset[int]
+    store: FeatureStore,
+    features: Features,
+    cache_dir: Path,
+    *,
+    retry_failed: bool,
+    again: frozenset[int],
+    again_old_decoder: bool = False,
 ) -> Plan:
     """Sort the store's rows into what is to be made and what is not. Reads columns only; touches no audio."""
     n_samples, states, audio = features.n_samples(), store.states(), store.strings("audio")
+    if again_old_decoder:
+        again |= frozenset(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
     found = Plan()
     for row in range(store.n_tracks):
         wanted = row in again or n_samples[row] == 0 or (retry_failed and n_samples[row] == FAILED)

@@ -105,7 +105,7 @@ def export(
 @config_options()
 def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
-    from student_clap.store.verify import verify_path
+    from student_clap.store.verify import remarks, verify_path
 
     findings, n_tracks = verify_path(config.store.path, deep=deep)
     names = _track_ids(config.store.path) if n_tracks >= 0 else []
@@ -117,6 +117,8 @@ def verify(config: Config, *, deep: bool) -> None:
     if findings:
         repair = "store repair --deep" if deep else "store repair"
         raise click.ClickException(f"{len(findings)} faults ({how}); `student-clap {repair}` mends what can be mended")
+    for remark in remarks(config.store.path):
+        echo(f"remark: {remark}")
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 

@@ -21,7 +21,7 @@ import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays import segment_vectors
-from student_clap.store.arrays.features import NOT_MADE, Features, create_features
+from student_clap.store.arrays.features import NOT_MADE, Features, complete_features, create_features
 from student_clap.store.arrays.metadata import (
     Document,
     as_files,
@@ -339,6 +339,9 @@ class FeatureStore:
                 f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
                 "Use the configuration they were made with, or another store.path."
             )
+        elif self._lock is not None:
+            group = _group(self._root, f"features/{recipe.name}", self._place)
+            complete_features(self._place, group, recipe, self.n_tracks)
         return _features(self._place, self._root, recipe, self.n_tracks)
 
     def outdate_features(self, rows: list[int]) -> None:
@@ -368,7 +371,11 @@ class FeatureStore:
         """The arrays that count tracks, without those of shards."""
         there = self._place.folders()
         names = [name for name in (*TABLE_COLUMNS, segment_vectors.COUNTS) if name in there]
-        return names + [f"features/{recipe}/{column}" for recipe in self.recipes() for column in ("n_samples", "error")]
+        for recipe in self.recipes():
+            group = self._place / "features" / recipe
+            columns = ("n_samples", "error", "decoder") if "decoder" in group.folders() else ("n_samples", "error")
+            names += [f"features/{recipe}/{column}" for column in columns]
+        return names
 
     def _sharded(self) -> list[str]:
         """The arrays that have a file per track."""
@@ -409,6 +416,7 @@ def member_folders(place: Storage) -> list[Storage]:
         folders.append(group)
         if "recipe" in document["attributes"]:
             folders += [group / name for name in ("mel", "n_samples", "error")]
+            folders += [group / "decoder"] if "decoder" in group.folders() else []
     return folders
 
 

@@ -58,7 +58,7 @@ class Reader(Protocol):
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is read from its beginning to its end, as production's one read does.
 
-    After every read of a file that can seek, soundfile seeks to where it is; in an Ogg stream with a hole that goes back.
+    After every read of a file that can seek, soundfile seeks to where it is: backwards, in an Ogg stream with a hole.
     """
 
     def seekable(self) -> bool:

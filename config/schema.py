@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
+from student_clap.config.choices import Choice
 from student_clap.config.learning import (
     EMBEDDING_DIM,
     LOSS_TERMS,
@@ -213,7 +214,7 @@ class StoreConfig(Section):
 
 
 class FeaturizeConfig(Section):
-    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or SLURM jobs."""
+    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or batch jobs."""
 
     workers: Annotated[int | None, Field(gt=0)] = None  # processes of a LocalCluster; None: one per core
     scheduler: str | None = None  # address of a running scheduler; None: a LocalCluster
@@ -221,8 +222,9 @@ class FeaturizeConfig(Section):
     wait_s: PositiveFloat = 300.0  # for the scheduler file to appear, and for a running scheduler to have workers
     tracks_per_task: PositiveInt = 2
     memory_limit: str = "2GB"  # per worker; a 600 s track needs 0.45 GB
-    cluster: Literal["local", "slurm"] = "local"
-    # The rest is for SLURM. A key that is None is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
+    # This machine, or a batch system.
+    cluster: Annotated[str, Choice("student_clap.featurize.cluster.registry")] = "local"
+    # The rest is for batch systems. A key that is None is left to ~/.config/dask/jobqueue.yaml, then to the system.
     jobs: PositiveInt = 1  # batch jobs that run workers; one that ends is replaced while there is work
     cores_per_job: PositiveInt = 4  # one worker process each
     memory_per_job: str | None = None  # such as 16GB; None: memory_limit for each worker and 1 GB for what starts them
@@ -237,7 +239,7 @@ class FeaturizeConfig(Section):
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         given = [name for name in ("scheduler", "scheduler_file") if getattr(self, name) is not None]
-        given += ["cluster: slurm"] if self.cluster == "slurm" else []
+        given += [f"cluster: {self.cluster}"] if self.cluster != "local" else []
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude one another; remove all but one")
         return self

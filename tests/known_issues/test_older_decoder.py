@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
-from student_clap.featurize.driver import plan
+from student_clap.featurize.driver import Selection, plan
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.arrays.features import DECODER
 from student_clap.store.layout.strip import strip_frames
@@ -68,11 +68,11 @@ def test_only_what_an_older_rule_made_is_made_again(old_store, tmp_path):
         make(store, [2])
         features = store.features(RECIPE)
         assert features.decoders().tolist() == [0, 0, DECODER, 0]
-        found = plan(store, features, tmp_path, retry_failed=False, again=frozenset(), again_old_decoder=True)
+        found = plan(store, features, tmp_path, Selection(again_old_decoder=True))
         assert [job.row for job in found.jobs] == [0, 1, 3]  # 3 was never made
         assert found.made == 1
         make(store, [0, 1])
-        found = plan(store, features, tmp_path, retry_failed=False, again=frozenset(), again_old_decoder=True)
+        found = plan(store, features, tmp_path, Selection(again_old_decoder=True))
         assert [job.row for job in found.jobs] == [3]
     assert "older rule" not in verified(old_store)
 

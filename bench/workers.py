@@ -1,7 +1,7 @@
 """How featurize scales with workers, what its driver costs, and whether a worker's memory stays flat.
 
 Speed: the corpus, by the driver's own code on a LocalCluster of one worker and of two, rounds alternating; medians of
-the wall clock from the first fit worker to the last mark. Memory (`--memory`): 1000 short files on one worker, its
+the wall clock from the first healthy worker to the last mark. Memory (`--memory`): 1000 short files on one worker, its
 resident memory every 100 tracks. Needs a quiet machine; run `make corpus` first.
 """
 
@@ -23,7 +23,7 @@ import soundfile
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.schema import AudioConfig
-from student_clap.featurize.cluster.open import Cluster, local_cluster
+from student_clap.featurize.cluster.connection import Cluster, local_cluster
 from student_clap.featurize.cluster.task import Job, Outcome
 from student_clap.featurize.driver import Totals, run
 from student_clap.store import FeatureStore, Recipe, Track

@@ -200,9 +200,10 @@ class StoreConfig(Section):
 
 
 class FeaturizeConfig(Section):
-    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or SLURM jobs.
+    """The Dask cluster that makes the features: this machine, a scheduler that runs already, or batch jobs.
 
-    The keys from `jobs` on are for SLURM. One that is null is left to ~/.config/dask/jobqueue.yaml, then to SLURM.
+    The keys from `jobs` on are for batch systems. One that is null is left to ~/.config/dask/jobqueue.yaml, then to the
+    batch system.
     """
 
     workers: Annotated[int | None, Field(gt=0)] = None
@@ -217,7 +218,7 @@ class FeaturizeConfig(Section):
     """Tracks that a worker is given at a time."""
     memory_limit: str = "2GB"
     """Memory of a worker; a track of 600 s needs 0.45 GB."""
-    cluster: Literal["local", "slurm"] = "local"
+    cluster: Annotated[str, Choice("student_clap.featurize.cluster.registry")] = "local"
     """Where workers are started: on this machine, or by a batch system."""
     jobs: PositiveInt = 1
     """Batch jobs that run workers; one that ends is replaced while there is work."""
@@ -244,7 +245,7 @@ class FeaturizeConfig(Section):
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         given = [name for name in ("scheduler", "scheduler_file") if getattr(self, name) is not None]
-        given += ["cluster: slurm"] if self.cluster == "slurm" else []
+        given += [f"cluster: {self.cluster}"] if self.cluster != "local" else []
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude one another; remove all but one")
         return self

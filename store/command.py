@@ -111,7 +111,7 @@ def export(
 @config_options()
 def verify(config: Config, *, deep: bool) -> None:
     """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
-    from student_clap.store.verify import verify_path
+    from student_clap.store.verify import remarks, verify_path
 
     with progress("shard", label="verify") as bar:
         findings, n_tracks = verify_path(config.store.path, deep=deep, advance=bar.advance)
@@ -129,6 +129,8 @@ def verify(config: Config, *, deep: bool) -> None:
         raise click.ClickException(
             f"{len(findings)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
         )
+    for remark in remarks(config.store.path):
+        echo(f"remark: {remark}")
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 

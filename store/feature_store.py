@@ -21,7 +21,14 @@ import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays import segment_vectors
-from student_clap.store.arrays.features import COLUMNS, NOT_MADE, STRIPS, Features, create_features
+from student_clap.store.arrays.features import (
+    NOT_MADE,
+    STRIPS,
+    Features,
+    complete_features,
+    create_features,
+    present_columns,
+)
 from student_clap.store.arrays.metadata import (
     as_files,
     describe,
@@ -356,6 +363,9 @@ class FeatureStore:
                 f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
                 "Use the configuration they were made with, or another store.path."
             )
+        elif self._lock is not None:
+            group = _group(self._root, f"features/{recipe.name}", self._storage)
+            complete_features(self._storage, group, recipe, self.n_tracks)
         return _features(self._storage, self._root, recipe, self.n_tracks)
 
     def outdate_features(self, rows: list[int]) -> None:
@@ -385,7 +395,10 @@ class FeatureStore:
         """The arrays that count tracks, without those of shards."""
         there = self._storage.folders()
         names = [name for name in (*TABLE_COLUMNS, segment_vectors.COUNTS) if name in there]
-        return names + [f"features/{recipe}/{column}" for recipe in self.recipes() for column in COLUMNS]
+        for recipe in self.recipes():
+            columns = present_columns(self._storage / "features" / recipe)
+            names += [f"features/{recipe}/{column}" for column in columns]
+        return names
 
     def _sharded(self) -> list[str]:
         """The arrays that have a file per track."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import zarr
 
 from student_clap.store.arrays import segment_vectors
-from student_clap.store.arrays.features import COLUMNS, STRIPS
+from student_clap.store.arrays.features import STRIPS, present_columns
 from student_clap.store.arrays.metadata import Document, is_sealed, read_document
 from student_clap.store.arrays.tracks import TABLE_COLUMNS
 from student_clap.store.storage.base import Storage
@@ -35,7 +35,7 @@ def member_folders(storage: Storage) -> list[Storage]:
         group = storage / "features" / name
         folders.append(group)
         if "recipe" in document["attributes"]:
-            folders += [group / name for name in (STRIPS, *COLUMNS)]
+            folders += [group / name for name in (STRIPS, *present_columns(group))]
     return folders
 
 

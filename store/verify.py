@@ -121,8 +121,21 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
             findings.append(
                 Finding("stale recipe", name, -1, f"fingerprint {stored}, its parameters give {recipe.fingerprint}")
             )
+        findings += _decoders(store.features(recipe))
         findings += _features(store.features(recipe), deep=deep, advance=advance)
     return findings
+
+
+def remarks(path: StoragePath) -> list[str]:
+    """What is no fault of the store at `path`, which must be whole, but worth knowing; with the remedy."""
+    with FeatureStore.open(path) as store:
+        older = {n: int(store.features(r).decoded_by_an_older_rule().sum()) for n, r in store.recipes().items()}
+    return [
+        f"{name}: {number} tracks were decoded by an older rule, which heard some damaged files differently; "
+        "`student-clap featurize --again-old-decoder` makes them again"
+        for name, number in older.items()
+        if number
+    ]
 
 
 def damaged_chunks(store: FeatureStore, *, deep: bool) -> Iterator[tuple[str, int, int, str]]:
@@ -170,6 +183,13 @@ def _segment_vectors(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
                 yield Finding("damaged segment vectors", "", row, _reason(error))
         elif row not in files:
             yield Finding("damaged segment vectors", "", row, "segment vectors are counted, but there is no file")
+
+
+def _decoders(features: Features) -> Iterator[Finding]:
+    try:
+        features.decoders()
+    except CorruptColumnError as error:
+        yield Finding("damaged column", features.recipe.name, -1, _reason(error))
 
 
 def _features(features: Features, *, deep: bool, advance: Callable[[], None]) -> Iterator[Finding]:

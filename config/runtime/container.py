@@ -20,5 +20,10 @@ def open_container(path: Path) -> av.container.InputContainer:
     # From version 19 on, PyAV forgives broken tags by itself and has no such argument.
     lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
     open_any: Any = av.open  # its signature differs between versions
-    container: av.container.InputContainer = open_any(str(path), options={"protocol_whitelist": "file"}, **lenient)
+    container: av.container.InputContainer = open_any(
+        # Absolute: FFmpeg takes the beginning of "a: b.mp3" for a protocol.
+        str(path.absolute()),
+        options={"protocol_whitelist": "file"},
+        **lenient,
+    )
     return container

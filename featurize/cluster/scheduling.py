@@ -1,4 +1,4 @@
-"""Tasks on their way through the cluster: submitted to fit workers, a bounded number at a time, until each is settled.
+"""Tasks on their way through the cluster: submitted to healthy workers, a bounded number at a time.
 
 Guarantee: every job ends as exactly one outcome, or the run ends with a `ClusterError`. Only what was learnt about a
 track itself is an outcome with an error: a worker's death, a lost mount or a cancelled task puts the job back. A track
@@ -14,9 +14,10 @@ from pathlib import Path
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
-from student_clap.featurize.cluster.open import Cluster, ClusterError
+from student_clap.config.runtime.text import one_line
+from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.task import Job, Outcome, Site, make_features, read_fault
-from student_clap.featurize.cluster.workers import Crew
+from student_clap.featurize.cluster.workers import WorkerPool
 from student_clap.store.arrays.features import FAILED, NOT_MADE
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from distributed import Future
 
 _TASKS_PER_THREAD = 3  # in flight: one running, two waiting at hand
-_MOST_CANCELLED = 5  # times that a task is put back after somebody cancelled it
+_MOST_CANCELLED = 5  # times that a task is put back after it was cancelled
 _RESULT_S = 60  # to fetch a result that is there
-_SUSPECT_AFTER = 2  # times that a track's worker went away
+_QUARANTINE_AFTER = 2  # times that a track's worker went away
 _SILENCE_S = 600.0
 _KILLER = "its worker died more than once, most likely for lack of memory; raise featurize.memory_limit"
 _MOST_UNREADABLE = 20  # files in a row
@@ -41,20 +42,20 @@ class Flow:
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._cluster, self._site, self._per_task = cluster, site, tracks_per_task
-        self._crew = Crew(cluster, site, [job.audio for job in jobs], trial_folder, say)
+        self._workers = WorkerPool(cluster, site, [job.audio for job in jobs], trial_folder, say)
         self._say, self._heard_at = say, time.monotonic()
         self._fresh = deque(jobs)
         self._again: deque[list[Job]] = deque()  # tasks that were put back
-        self._suspects: deque[Job] = deque()  # killed their workers in company
+        self._quarantined: deque[Job] = deque()  # killed their workers in company
         self._running: dict[Future[list[Outcome]], tuple[list[Job], frozenset[str]]] = {}  # (jobs, workers)
-        self._alone: Future[list[Outcome]] | None = None  # of a suspect
+        self._alone: Future[list[Outcome]] | None = None  # of a quarantined job
         self._cancelled: dict[int, int] = {}  # row -> times
-        self._stranded: dict[int, int] = {}  # row -> times
+        self._orphaned: dict[int, int] = {}  # row -> times
         self._unreadable = 0
-        self._no_room = ""  # what a worker said that found the disk full
+        self._no_room = ""  # the words of a worker that found the disk full
 
     def outcomes(self) -> Iterator[list[Outcome]]:
-        """What became of the jobs, as it comes.
+        """The outcomes of the jobs, as they come.
 
         Raises:
             ClusterError: the cluster is lost or of no use. What was not yielded is not done.
@@ -62,39 +63,39 @@ class Flow:
         """
         try:
             while True:
-                if self._crew.look():
-                    if outcomes := self._put_back_the_stranded():
+                if self._workers.look():
+                    if outcomes := self._put_back_the_orphaned():
                         yield outcomes
                     self._say_if_nothing_comes()
                 self._fill()
-                waiting = bool(self._fresh or self._again or self._suspects)
+                waiting = bool(self._fresh or self._again or self._quarantined)
                 if self._cluster.jobs is not None:
                     self._cluster.jobs.wanted = waiting
                 if not waiting and not self._running:
                     return
                 try:
-                    future = self._crew.done.get(timeout=0.2 if not self._crew.fit else 1.0)
+                    future = self._workers.done.get(timeout=0.2 if not self._workers.healthy else 1.0)
                 except Empty:
                     continue
-                if future in self._crew.exams:
+                if future in self._workers.preflights:
                     self._cluster.check()
-                    self._crew.settle(future)
+                    self._workers.settle(future)
                 elif future in self._running:
                     self._heard_at = time.monotonic()
                     yield self._settle(future)
                     self._check_room()
         finally:
-            pending: list[Future[Any]] = [*self._running, *self._crew.exams]
+            pending: list[Future[Any]] = [*self._running, *self._workers.preflights]
             for future in pending:
                 future.release()
 
     # --- inside
 
     def _fill(self) -> None:
-        """Submit as much as the fit workers can have at hand."""
-        if self._crew.gathering:
+        """Submit as much as the healthy workers can have at hand."""
+        if self._workers.gathering:
             return
-        room = sum(self._crew.fit.values()) * _TASKS_PER_THREAD
+        room = sum(self._workers.healthy.values()) * _TASKS_PER_THREAD
         while len(self._running) < room and self._alone is None and (self._again or self._fresh):
             if self._again:
                 self._submit(self._again.popleft())
@@ -102,51 +103,51 @@ class Flow:
                 # The last tasks are small, so that all workers end at about the same time.
                 size = self._per_task if len(self._fresh) > room * self._per_task else 1
                 self._submit([self._fresh.popleft() for _ in range(size)])
-        if not self._running and self._crew.fit and self._suspects:
-            self._alone = self._submit([self._suspects.popleft()])
+        if not self._running and self._workers.healthy and self._quarantined:
+            self._alone = self._submit([self._quarantined.popleft()])
 
     def _check_room(self) -> None:
         if self._no_room:
             raise StoreError(self._no_room)
 
     def _submit(self, task: list[Job]) -> Future[list[Outcome]]:
-        allowed = frozenset(self._crew.fit)
+        allowed = frozenset(self._workers.healthy)
         future = self._cluster.client.submit(
             make_features, self._site, task, pure=False, workers=list(allowed), allow_other_workers=False
         )
         self._running[future] = (task, allowed)
-        future.add_done_callback(self._crew.done.put)
+        future.add_done_callback(self._workers.done.put)
         return future
 
-    def _put_back_the_stranded(self) -> list[Outcome]:
+    def _put_back_the_orphaned(self) -> list[Outcome]:
         """Tasks whose workers are all gone would wait for their return for ever."""
         blamed: list[Outcome] = []
         for future, (_, allowed) in list(self._running.items()):
-            if allowed & self._crew.present:
+            if allowed & self._workers.present:
                 continue
             task, alone = self._take(future)
             future.cancel()
             for job in task:
-                self._stranded[job.row] = self._stranded.get(job.row, 0) + 1
-            times = self._stranded[task[0].row]
+                self._orphaned[job.row] = self._orphaned.get(job.row, 0) + 1
+            times = self._orphaned[task[0].row]
             if len(task) > 1:
                 self._again.extend([job] for job in task)
-            elif times < _SUSPECT_AFTER:
+            elif times < _QUARANTINE_AFTER:
                 self._again.append(task)
-            elif alone and times >= 2 * _SUSPECT_AFTER:
+            elif alone and times >= 2 * _QUARANTINE_AFTER:
                 blamed.append(Outcome(task[0].row, FAILED, _KILLER, 0.0))
             else:
-                self._suspects.append(task[0])
+                self._quarantined.append(task[0])
         return blamed
 
     def _say_if_nothing_comes(self) -> None:
-        if not self._running or not self._crew.fit:
+        if not self._running or not self._workers.healthy:
             self._heard_at = time.monotonic()
         elif time.monotonic() - self._heard_at > _SILENCE_S:
             self._heard_at = time.monotonic()
             self._say(
                 f"nothing has come back for {_SILENCE_S / 60:g} minutes; {len(self._running)} tasks are on "
-                f"{len(self._crew.fit)} workers. A file system may hang"
+                f"{len(self._workers.healthy)} workers. A file system may hang"
             )
 
     def _take(self, future: Future[list[Outcome]]) -> tuple[list[Job], bool]:
@@ -174,7 +175,7 @@ class Flow:
             for job in task:
                 self._cancelled[job.row] = self._cancelled.get(job.row, 0) + 1
                 if self._cancelled[job.row] > _MOST_CANCELLED:
-                    raise ClusterError(f"somebody cancels our tasks at {self._cluster.address} again and again")
+                    raise ClusterError(f"another process cancels our tasks at {self._cluster.address} again and again")
             self._again.append(task)
             return []
         error = future.exception()
@@ -189,11 +190,11 @@ class Flow:
             self._again.extend([job] for job in task)
             return []
         if not isinstance(error, KilledWorker):
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"{type(error).__name__}: {one_line(error, 200)}"
         elif alone:
             reason = _KILLER
         else:
-            self._suspects.append(task[0])
+            self._quarantined.append(task[0])
             return []
         return [Outcome(task[0].row, FAILED, reason, 0.0)]
 
@@ -207,12 +208,12 @@ class Flow:
             elif outcome.no_room:
                 self._no_room = outcome.error
             elif fault := read_fault(Path(jobs[outcome.row].audio), whole=False):
-                # Nobody can read it: left as it is, to be tried by the next run.
+                # No process can read it: left as it is, to be tried by the next run.
                 learnt.append(Outcome(outcome.row, NOT_MADE, fault, 0.0))
                 self._unreadable += 1
                 if self._unreadable >= _MOST_UNREADABLE:
                     raise ClusterError(f"{self._unreadable} audio files in a row cannot be read; the last: {fault}")
             else:
-                self._crew.dismiss(outcome.worker, outcome.error)
+                self._workers.dismiss(outcome.worker, outcome.error)
                 self._again.append([jobs[outcome.row]])
         return learnt

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from student_clap.featurize.audio.decode import DecodeError, decode
+import numpy as np
+
+from student_clap.featurize.audio.decode import DecodeError, decode_with_remark
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
 from student_clap.store.feature_store import FeatureStore
@@ -51,6 +54,7 @@ class Outcome:
     cpu_s: float
     worker: str = ""  # address of the worker that met a fault which is not the track's; `error` says which
     no_room: bool = False  # the fault is a full disk, which all workers share
+    remark: str = ""  # how much of the file is damaged or missing, where it was made all the same
 
 
 @functools.lru_cache(maxsize=4)
@@ -69,12 +73,15 @@ def _make(site: Site, job: Job) -> Outcome:
     if fault := read_fault(path, whole=False):
         return _not_made(job, fault)
     try:
-        samples = decode(path, site.recipe.max_samples)
+        decoded = decode_with_remark(path, site.recipe.max_samples)
+        trouble, remark, samples = "", decoded.remark, decoded.samples
     except DecodeError as error:
-        # A disk or a network that fails in the middle looks like a damaged file to a decoder.
-        if fault := read_fault(path, whole=True):
-            return _not_made(job, fault)
-        return Outcome(job.row, FAILED, str(error), time.process_time() - begin)
+        trouble, remark, samples = str(error), "", np.empty(0, np.float32)
+    # A disk or a network that fails in the middle looks like a damaged file to a decoder.
+    if (trouble or remark) and (fault := read_fault(path, whole=True)):
+        return _not_made(job, fault)
+    if trouble:
+        return Outcome(job.row, FAILED, trouble, time.process_time() - begin)
     try:
         features, log_mel = _tools(site)
         features.write_strip(job.row, log_mel.codes(samples), len(samples))
@@ -83,12 +90,17 @@ def _make(site: Site, job: Job) -> Outcome:
         if cause is None and _tools.cache_info().currsize:
             raise  # nothing refused to write: the strip itself is wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
-    return Outcome(job.row, len(samples), "", time.process_time() - begin)
+    return Outcome(job.row, len(samples), "", time.process_time() - begin, remark=remark)
 
 
 def read_fault(path: Path, *, whole: bool) -> str:
-    """Why the operating system does not give the content of `path` (all of it, or its beginning); "" where it does."""
+    """Why the operating system does not give the content of `path` (all of it, or its beginning); "" where it does.
+
+    A FIFO or a device is not opened, which could take for ever: whoever decodes it says what it is.
+    """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ""
         with path.open("rb") as file:
             while file.read(_BLOCK_BYTES) and whole:
                 pass

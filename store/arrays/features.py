@@ -19,19 +19,30 @@ from zarr.registry import get_codec_class
 from student_clap.config.runtime.text import reason
 from student_clap.store.arrays.metadata import add_members, read_document
 from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
-from student_clap.store.arrays.tracks import array, column_codecs, read_column, read_strings, update_column
+from student_clap.store.arrays.tracks import (
+    absent_chunks,
+    array,
+    column_codecs,
+    read_column,
+    read_strings,
+    update_column,
+)
 from student_clap.store.arrays.windows import window_index
 from student_clap.store.layout.codes import MISSING, dequantise_columns
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
 from student_clap.store.storage.base import Storage
-from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
+from student_clap.store.storage.errors import CorruptColumnError, CorruptShardError, MissingFeaturesError, StoreError
 
 CHUNK_FRAMES = 4096
 NOT_MADE = 0
 FAILED = -1
 STRIPS = "mel"  # the array that has a shard per track
 COLUMNS = ("n_samples", "error")  # one-dimensional arrays, an entry per track
+_LATER_COLUMNS = ("decoder",)  # those that features of an older package lack
+# The rule by which audio is decoded. It goes up when the decoder begins to hear some files differently; features that a
+# lower one made stay valid, `verify` remarks on them. 2: nothing stale behind the end of a file that promises more.
+DECODER = 2
 _COLUMN_CHUNK_ROWS = 65_536
 
 
@@ -88,6 +99,16 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
             compressors=column_codecs(),
             dimension_names=("track",),
         )
+        group.create_array(
+            "decoder",
+            shape=(n_tracks,),
+            chunks=(_COLUMN_CHUNK_ROWS,),
+            dtype="uint8",
+            fill_value=0,
+            compressors=column_codecs(),
+            dimension_names=("track",),
+            attributes={"long_name": "version of the rule by which the audio was decoded; 0 none, or not recorded"},
+        )
 
     return make
 
@@ -97,6 +118,22 @@ def _codecs(chain: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     names = [codec["name"] for codec in chain]
     made = [get_codec_class(codec["name"]).from_dict(codec) for codec in chain]
     return made[: names.index("bytes")], made[names.index("bytes") + 1 :]
+
+
+def present_columns(group: Storage) -> tuple[str, ...]:
+    """The columns that the features in the folder `group` have or have to have."""
+    there = group.folders()
+    return COLUMNS + tuple(name for name in _LATER_COLUMNS if name in there)
+
+
+def complete_features(store: Storage, group: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
+    """Give features that were made before there was one the column `decoder`, with 0 in every row."""
+    if "decoder" not in group:
+        name = f"features/{recipe.name}"
+        add_members(store, [f"{name}/decoder"], feature_arrays(recipe, n_tracks))
+    column = array(group, "decoder")
+    for number in absent_chunks(column, range(-(-n_tracks // _COLUMN_CHUNK_ROWS))):
+        column[number * _COLUMN_CHUNK_ROWS : min((number + 1) * _COLUMN_CHUNK_ROWS, n_tracks)] = 0
 
 
 def _quiet() -> warnings.catch_warnings[None]:
@@ -126,6 +163,24 @@ class Features:
     def made(self) -> npt.NDArray[np.bool_]:
         """[track] whether the features are complete."""
         return self.n_samples() > 0
+
+    def decoders(self) -> npt.NDArray[np.uint8]:
+        """[track] by which version of the decoding rule (see `DECODER`) a track was made; 0 where it is not recorded.
+
+        Raises:
+            CorruptColumnError: what was recorded is damaged or lost.
+        """
+        if "decoder" not in self._group:
+            return np.zeros(self._n_tracks, np.uint8)
+        column, marked = array(self._group, "decoder"), self.n_samples() != NOT_MADE
+        for number, path in absent_chunks(column, range(-(-self._n_tracks // _COLUMN_CHUNK_ROWS))).items():
+            if marked[number * _COLUMN_CHUNK_ROWS : (number + 1) * _COLUMN_CHUNK_ROWS].any():
+                raise CorruptColumnError(f"the column {column.path} is damaged: {path} is not there")
+        return read_column(column, 0, self._n_tracks)
+
+    def decoded_by_an_older_rule(self) -> npt.NDArray[np.bool_]:
+        """[track] whether its features are complete, but were decoded by a rule below `DECODER`."""
+        return self.made() & (self.decoders() < DECODER)
 
     def stored_bytes(self) -> int:
         """Bytes of the shards that count."""
@@ -191,7 +246,9 @@ class Features:
         """
         at = np.asarray(rows, np.int64)
         update_column(array(self._group, "error"), at, np.array(errors, dtype=np.dtypes.StringDType()))
-        update_column(array(self._group, "n_samples"), at, np.asarray(n_samples, np.int64))
+        samples = np.asarray(n_samples, np.int64)
+        update_column(array(self._group, "decoder"), at, np.where(samples == NOT_MADE, 0, DECODER).astype(np.uint8))
+        update_column(array(self._group, "n_samples"), at, samples)
 
     def strip(self, row: int, n_samples: int | None = None) -> npt.NDArray[np.uint8]:
         """The strip of `row`, [mel, frame] codes 1..255.

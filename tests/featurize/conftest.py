@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,50 @@ def music(duration_s: float, sample_rate: int, channels: int = 2, seed: int = 0)
         out[:, channel] += 0.1 * rng.standard_normal(len(t)).astype(np.float32) * (np.sin(2 * np.pi * t) > 0.5)
     out[int(0.6 * len(t)) : int(0.65 * len(t))] = 0
     return out
+
+
+class Gates:
+    """Files that a process which has `environment` cannot open before their gate is open: a run is held at a track.
+
+    So a test can act in the middle of a run on a machine of any speed.
+    """
+
+    _HOOK = """
+import os, sys, time
+from pathlib import Path
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        gate = Path(os.environ["GATES"], Path(arguments[0]).name + ".closed")
+        if Path(arguments[0]).suffix == ".wav":
+            while os.path.exists(gate):
+                time.sleep(0.02)
+
+sys.addaudithook(hook)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(self._HOOK)
+        self._folder = folder
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment = {"PYTHONPATH": os.pathsep.join(paths), "GATES": str(folder)}
+
+    def close(self, *files: Path) -> None:
+        """Hold whichever process opens one of `files`."""
+        for file in files:
+            (self._folder / f"{file.name}.closed").touch()
+
+    def open(self, *files: Path) -> None:
+        """Let them pass."""
+        for file in files:
+            (self._folder / f"{file.name}.closed").unlink()
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    """Gates that are all open."""
+    return Gates(tmp_path / "gates")
 
 
 @pytest.fixture(scope="session")

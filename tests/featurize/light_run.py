@@ -20,7 +20,7 @@ from typing import Any
 
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize import driver
-from student_clap.featurize.cluster.open import Cluster
+from student_clap.featurize.cluster.connection import Cluster
 from student_clap.featurize.cluster.preflight import versions
 from student_clap.store import FeatureStore, Recipe
 
@@ -60,9 +60,9 @@ class HereClient:
 def run(folder: Path) -> driver.Totals:
     """What `student-clap featurize` does, but for the cluster."""
     recipe, totals = Recipe.from_config(AudioConfig()), driver.Totals()
-    driver._MARK_EVERY_S = 0.0  # so that there are moments between one mark and the next
+    driver.MARK_EVERY_S = 0.0  # so that there are moments between one mark and the next
     with FeatureStore.open(folder / "features.zarr", "r+") as store:
-        found = driver.plan(store, store.features(recipe), folder, retry_failed=False, again=frozenset())
+        found = driver.plan(store, store.features(recipe), folder, driver.Selection())
         if found.jobs:
             cluster = Cluster(HereClient(), "here")
             driver.run(cluster, store, recipe, found.jobs, 1, totals, lambda _: None, lambda _: None)

@@ -86,7 +86,8 @@ def made(folder: Path) -> list[int]:
     ],
 )
 def test_a_disk_that_refuses_ends_the_run_and_fails_no_track(folder, code, message):
-    hook = {**os.environ, "PYTHONPATH": str(folder.parent), "REFUSE": str(code)}
+    python_path = os.pathsep.join([str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    hook = {**os.environ, "PYTHONPATH": python_path, "REFUSE": str(code)}
     refused = start(folder, "--set", "featurize.tracks_per_task=1", env=hook)
     out, err = refused.communicate(timeout=200)
     assert refused.returncode == 1, out

@@ -16,7 +16,7 @@ import pytest
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
-from student_clap.featurize.driver import plan
+from student_clap.featurize.driver import Selection, plan
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 pytestmark = pytest.mark.slow
@@ -131,11 +131,14 @@ def test_a_second_recipe_lives_beside_the_first_as_far_as_the_audio_is_there(tmp
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_marks_what_is_made_and_says_how_to_go_on(tmp_path, write_audio, number, exit_code):
-    make_store(tmp_path, [write_audio(f"{n}.wav", 40.0, 44_100, seed=n) for n in range(8)])
+def test_a_stop_marks_what_is_made_and_says_how_to_go_on(tmp_path, write_audio, gates, number, exit_code):
+    files = [write_audio(f"{n}.wav", 40.0, 44_100, seed=n) for n in range(8)]
+    make_store(tmp_path, files)
+    gates.close(*files[4:])
     process = subprocess.Popen(
         [COMMAND, "featurize", "--workers", "1", "--set", "featurize.tracks_per_task=1"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, **gates.environment},
     )  # fmt: skip
     while not has_shards(tmp_path):
         assert process.poll() is None
@@ -190,7 +193,7 @@ def test_a_row_that_is_not_there_is_refused(tmp_path):
 def test_rows_without_audio_are_told_apart(tmp_path, state, audio, bucket):
     with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
         store.append_tracks([Track("d", "1", state=state, audio=audio)])
-        found = plan(store, store.features(RECIPE), tmp_path, retry_failed=False, again=frozenset())
+        found = plan(store, store.features(RECIPE), tmp_path, Selection())
     counts = {"made": found.made, "waiting": found.waiting, "lost": found.lost, "failed": found.failed}
     assert counts == {name: int(name == bucket) for name in counts}
     assert found.jobs == []

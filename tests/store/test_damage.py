@@ -41,7 +41,7 @@ def everything(path: Path, recipe) -> list[object]:
     told += [store.strings(name) for name in STRING_COLUMNS]
     told += [store.states().tolist(), store.teacher().tobytes(), store.stored_fingerprint(recipe.name)]
     told += [store.n_segment_teacher().tolist(), *(store.segment_teacher(row).tobytes() for row in range(2))]
-    told += [features.n_samples().tolist()]
+    told += [features.n_samples().tolist(), features.decoders().tolist()]
     told += [features.strip(row, n).tobytes() for row, n in enumerate(features.n_samples().tolist()) if n > 0]
     return told
 

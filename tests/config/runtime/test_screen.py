@@ -47,7 +47,7 @@ def test_a_table_is_aligned_and_each_cell_stays_on_its_line() -> None:
         "  two lines?     20",
     ]
     assert table([], ["name"]) == "name"
-    assert table([["x", "1"]], ["name", "n"], style="github", right=[1]).splitlines()[0] == "| name   |   n |"
+    assert table([["x", "1"]], ["name", "n"], style="github", right=[1]).splitlines()[0] == "| name | n |"
 
 
 def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import librosa
 import numpy as np
 import pytest
 
-from student_clap.featurize.audio.decode import DecodeError, decode, resample, through_int16
+from student_clap.featurize.audio.decode import DecodeError, Resampler, decode, through_int16
 
 CAP = 28_800_000
 # librosa's fallback reader imports modules that Python 3.13 dropped.
@@ -45,7 +45,21 @@ def test_the_cap_counts_the_files_own_samples(write_audio):
 
 
 def test_ten_minutes_of_44100_hz_round_up_by_one_as_in_production():
-    assert len(resample(np.zeros(600 * 44_100, np.float32), 44_100)) == CAP + 1
+    resampler = Resampler(44_100)
+    resampler.add(np.zeros(600 * 44_100, np.float32))
+    assert len(resampler.result()) == CAP + 1
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 44_056, 44_100, 48_000, 96_000, 352_800, 655_350])
+@pytest.mark.parametrize("block", [1, 4_999, 1 << 18])
+def test_blocks_are_resampled_as_the_whole_is(sample_rate, block):
+    n = 3_001 if block == 1 else int(1.3 * sample_rate)
+    samples = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+    whole = librosa.resample(samples, orig_sr=sample_rate, target_sr=48_000, res_type="soxr_hq")
+    resampler = Resampler(sample_rate)
+    for begin in range(0, n, block):
+        resampler.add(samples[begin : begin + block])
+    assert np.array_equal(resampler.result(), whole)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("a.m4a", 2), ("a.m4a", 1), ("a.webm", 2)])

@@ -111,10 +111,10 @@ def hook(tmp_path: Path) -> str:
     folder = tmp_path / "hook"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HOOK)
-    return str(folder)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, undisturbed, dask):
+def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, undisturbed, dask, gates):
     folder = tmp_path / "disturbed"
     make_store(folder, files)
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), *ONE_BY_ONE)
@@ -125,13 +125,15 @@ def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, und
     assert "waiting for workers at tcp://127.0.0.1:" in errors[1]
     assert "none has joined; start some with `dask worker --scheduler-file" in errors[1]
     assert shards(folder) == {}
-    nanny = dask.worker("first")
+    gates.close(*files[3:])
+    nanny = dask.worker("first", gates.environment)
     wait_until(run, lambda: shards(folder))
     # The worker is killed, its nanny starts another; then the whole node goes and a second node comes.
     wait_until(run, lambda: children(nanny.pid))
     for child in children(nanny.pid):
         os.kill(child, signal.SIGKILL)
     made = len(shards(folder))
+    gates.open(*files[3:6])
     wait_until(run, lambda: len(shards(folder)) > made)
     kill_group(nanny)
     dask.worker("second")
@@ -143,11 +145,14 @@ def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, und
     assert n_samples(folder) == n_samples(undisturbed)
 
 
-def test_a_lost_scheduler_ends_the_run_with_one_message_and_the_next_completes(tmp_path, files, undisturbed, dask):
+def test_a_lost_scheduler_ends_the_run_with_one_message_and_the_next_completes(
+    tmp_path, files, undisturbed, dask, gates
+):
     folder = tmp_path / "disturbed"
     make_store(folder, files)
     scheduler = dask.scheduler()
-    dask.worker("only")
+    gates.close(*files[5:])
+    dask.worker("only", gates.environment)
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), *ONE_BY_ONE)
     wait_until(run, lambda: shards(folder))
     kill_group(scheduler)
@@ -203,7 +208,7 @@ def test_a_mount_that_goes_in_the_middle_is_no_failure_of_the_tracks(tmp_path, f
     folder = tmp_path / "run"
     make_store(folder, files)
     dask.scheduler()
-    dask.worker("half", {"PYTHONPATH": hook, "HIDE": str(files[7])})  # the examination reads the first file alone
+    dask.worker("half", {"PYTHONPATH": hook, "HIDE": str(files[7])})  # the preflight check reads the first file alone
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), *ONE_BY_ONE)
     assert f" gets no tracks: {files[7]} cannot be read: " in run.stderr.readline()
     dask.worker("good")
@@ -230,7 +235,7 @@ def test_places_exclude_one_another(tmp_path):
     make_store(tmp_path, [])
     for arguments, message in (
         (("--scheduler", "tcp://127.0.0.1:9", "--cluster", "slurm"), "--scheduler and --cluster exclude one another"),
-        (("--jobs", "2"), "--jobs counts SLURM jobs; give --cluster slurm"),
+        (("--jobs", "2"), "--jobs counts batch jobs; give --cluster slurm"),
     ):
         run = start(tmp_path, *arguments)
         _, err = run.communicate(timeout=100)

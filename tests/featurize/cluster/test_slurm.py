@@ -47,10 +47,10 @@ def folder(tmp_path: Path, tunes: list[Path]) -> Path:
     return tmp_path / "run"
 
 
-def start(folder: Path, slurm: FakeSlurm, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, slurm: FakeSlurm, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [COMMAND, "featurize", *OPTIONS, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=slurm.environment,
+        text=True, env={**slurm.environment, **environment},
     )  # fmt: skip
 
 
@@ -68,10 +68,12 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) 
         time.sleep(0.05)
 
 
-def test_a_run_by_jobs_one_of_which_is_lost(folder, slurm):
-    run = start(folder, slurm, "--jobs", "1")
+def test_a_run_by_jobs_one_of_which_is_lost(folder, slurm, tunes, gates):
+    gates.close(tunes[5])
+    run = start(folder, slurm, "--jobs", "1", **gates.environment)
     wait_until(run, lambda: made(folder))
     slurm.kill(slurm.jobs[0])
+    gates.open(tunes[5])
     out, err = run.communicate(timeout=400)
     assert run.returncode == 0, err
     assert "featurize: 10 tracks made" in out
@@ -81,8 +83,9 @@ def test_a_run_by_jobs_one_of_which_is_lost(folder, slurm):
     assert list((folder / "data" / "slurm").glob("student-clap-1.*"))
 
 
-def test_a_stop_cancels_the_jobs(folder, slurm):
-    run = start(folder, slurm, "--jobs", "2")
+def test_a_stop_cancels_the_jobs(folder, slurm, tunes, gates):
+    gates.close(*tunes[5:])
+    run = start(folder, slurm, "--jobs", "2", **gates.environment)
     wait_until(run, lambda: made(folder))
     run.send_signal(signal.SIGTERM)
     out, err = run.communicate(timeout=200)
@@ -133,7 +136,7 @@ def test_the_job_script_says_what_was_configured():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"walltime": "tomorrow"}, "featurize.walltime 'tomorrow' is no SLURM time"),
+        ({"walltime": "tomorrow"}, "featurize.walltime 'tomorrow' is not a SLURM time"),
         ({"memory_limit": "much"}, "featurize.memory_limit or memory_per_job: "),
         ({"memory_per_job": "3GB"}, "featurize.memory_per_job 3GB is less than cores_per_job 4 times memory_limit 2GB"),
     ],

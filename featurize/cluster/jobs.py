@@ -1,0 +1,148 @@
+"""The jobs of a batch system that run workers: one protocol for all systems, and what looks after a run's jobs.
+
+Guarantee: a job that is refused ends the run with the batch system's words; jobs that end while there is work are
+replaced; jobs that fail to start are reported with what they printed, not submitted for ever. All are cancelled at the
+end.
+Cost: one question to the batch system per 15 s, whatever the number of jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from student_clap.config.schema import FeaturizeConfig
+from student_clap.featurize.cluster.connection import ClusterError
+
+LOOK_EVERY_S = 15.0
+_MOST_FAILED_STARTS = 3  # jobs in a row that ended before a worker of theirs came
+
+
+class BatchSystem(Protocol):
+    """What a batch system's module offers as its `SYSTEM`. Jobs are named by the text that `submit` returns."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def job_variable(self) -> str:
+        """The environment variable that holds the job's name in its processes."""
+        ...
+
+    def script(self, config: FeaturizeConfig, address: str, name: str) -> str:
+        """The batch script of one job, whose workers join the scheduler at `address`.
+
+        The job ends by itself within a minute should the scheduler be gone.
+
+        Raises:
+            click.ClickException: a setting cannot be, or a package is missing.
+        """
+        ...
+
+    def submit(self, script: str) -> str:
+        """Submit a job. Returns its name. Raises ClusterError with the system's words where it is refused."""
+        ...
+
+    def look(self, jobs: tuple[str, ...]) -> dict[str, str] | None:
+        """Those of `jobs` that have not ended, each with its state in words; None where that cannot be said now.
+
+        Raises:
+            ClusterError: the system does not answer at all.
+        """
+        ...
+
+    def cancel(self, jobs: tuple[str, ...]) -> None:
+        """End `jobs`; some may have ended."""
+        ...
+
+    def logs_of(self, job: str) -> str:
+        """The pattern of the names of the files that the job prints to, below `featurize.job_logs`."""
+        ...
+
+
+class BatchJobs:
+    """The jobs of one run. `keep` submits, looks and replaces; `cancel` ends them all."""
+
+    def __init__(self, system: BatchSystem, config: FeaturizeConfig, address: str, say: Callable[[str], None]) -> None:
+        self.system = system
+        self._config, self._address, self._say = config, address, say
+        self._states: dict[str, str] = {}  # job -> its state, as the batch system last said
+        self._submitted = 0
+        self._came: set[str] = set()  # jobs of which a worker was seen
+        self._failed_to_start: list[str] = []  # jobs in a row that ended before
+        self._looked_at = 0.0
+        self.wanted = True  # whether jobs that end are replaced
+
+    @property
+    def expected(self) -> bool:
+        """Whether a job waits in the queue, or its workers are still to come."""
+        return bool(self._states.keys() - self._came)
+
+    def came(self, job: str) -> None:
+        """A worker of `job` is there."""
+        self._came.add(job)
+        self._failed_to_start.clear()
+
+    def keep(self) -> None:
+        """See that so many jobs as asked for are there."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_EVERY_S and self._submitted:
+            return
+        self._looked_at = now
+        self._look()
+        if len(self._failed_to_start) >= _MOST_FAILED_STARTS:
+            return
+        while self.wanted and len(self._states) < self._config.jobs:
+            self._submit()
+
+    def check(self) -> None:
+        """Raise ClusterError if jobs end as soon as they start."""
+        if len(self._failed_to_start) >= _MOST_FAILED_STARTS and not self._states:
+            job = self._failed_to_start[-1]
+            raise ClusterError(
+                f"{len(self._failed_to_start)} {self.system.name} jobs ended before a worker of theirs came; "
+                f"the last, {job}, printed:\n" + self._printed(job)
+            )
+
+    def state(self) -> str:
+        """The queue in words: `8 SLURM jobs: 5 PENDING (Resources), 3 RUNNING`."""
+        self._look()
+        counted = Counter(self._states.values())
+        listed = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+        name = self.system.name
+        return f"{len(self._states)} {name} jobs: {listed}" if listed else f"no {name} job is left"
+
+    def cancel(self) -> None:
+        """Cancel what is in the queue."""
+        self.wanted = False
+        if self._states:
+            self.system.cancel(tuple(self._states))
+            self._states.clear()
+
+    # --- inside
+
+    def _submit(self) -> None:
+        self._config.job_logs.mkdir(parents=True, exist_ok=True)
+        job = self.system.submit(self.system.script(self._config, self._address, f"job-{self._submitted}"))
+        if self._submitted >= self._config.jobs:
+            self._say(f"{self.system.name} job {job} takes the place of one that ended")
+        self._submitted += 1
+        self._states[job] = "submitted"
+
+    def _look(self) -> None:
+        found = self.system.look(tuple(self._states)) if self._states else None
+        if found is None:
+            return
+        ended = [job for job in self._states if job not in found and job not in self._came]
+        self._failed_to_start += ended
+        self._states = found
+
+    def _printed(self, job: str) -> str:
+        lines: list[str] = []
+        for path in sorted(self._config.job_logs.glob(self.system.logs_of(job))):
+            lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        return "\n".join(f"  {line}" for line in lines) or f"  nothing in {self._config.job_logs}"

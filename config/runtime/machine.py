@@ -36,7 +36,7 @@ def processor() -> str:
 def keep_freed_memory() -> bool:
     """Have malloc keep all that is freed, for a process that frees and takes gigabytes in every step.
 
-    glibc gives every large block back to the kernel and asks for it again, and the kernel clears each page anew: a
+    glibc gives every large block back to the kernel and asks for it again, and the kernel clears each page again: a
     training step on a CPU spent more than half of its time so (docs/log.md). The process grows to its largest step and
     stays there.
 

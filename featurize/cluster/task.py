@@ -28,7 +28,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Site:
-    """Where a run's work goes. The identity stands beside the path: a store that was deleted and made again is new."""
+    """Where a run's work goes. The identity goes with the path: a store that was deleted and made again is new."""
 
     store_path: str
     store_uuid: str

@@ -51,7 +51,7 @@ class Reader(Protocol):
         ...
 
     def lost_s(self, heard_s: float) -> float:
-        """Seconds within the limit that the file should have beside the `heard_s` that were decoded."""
+        """Seconds within the limit that the file should have in addition to the `heard_s` that were decoded."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""CPU time per minute of audio of each step of featurize, beside what a relative of this project does.
+"""CPU time per minute of audio of each step of featurize, and of what a relative of this project does.
 
 The rival path: librosa.load, librosa's mel of every segment for itself, cached as float32 with zlib (level 6). Both see
 the same files in the same run, rounds interleaved; a track's figure is the median of its rounds. `make bench` runs it

@@ -21,7 +21,7 @@ _MOST_FAILED_STARTS = 3  # jobs in a row that ended before a worker of theirs ca
 
 
 class BatchSystem(Protocol):
-    """What a batch system's module offers as its `SYSTEM`. Jobs are named by the text that `submit` returns."""
+    """A batch system, as its module offers it under the name `SYSTEM`. A job is named by the text of `submit`."""
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster.connection import ClusterError
 
 _DEATH_TIMEOUT_S = 60  # a worker that cannot find its scheduler for so long ends
-_STARTUP_BYTES = 1_000_000_000  # of a job, in addition to its workers: for the process that starts and watches them
+_STARTUP_BYTES = 1_000_000_000  # of a job, for the processes that start and watch its workers
 _JOB_NAME = "student-clap"
 _ENDED = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 _ENVIRONMENT = (

@@ -1,4 +1,4 @@
-"""What one Dask task does: a few tracks from file to shard. Runs in a worker; needs no torch.
+"""One Dask task: a few tracks from file to shard. Runs in a worker; needs no torch.
 
 Idempotent: a task that is run twice writes the same shards. It returns outcomes and marks nothing; the driver does.
 What fails around a track (a mount that is gone, a full disk) is told apart from what is wrong with the track itself.
@@ -28,7 +28,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Site:
-    """Where a run's work goes. The identity goes with the path: a store that was deleted and made again is new."""
+    """Where a run's work goes. The identity stands with the path: a store that was deleted and made again is new."""
 
     store_path: str
     store_uuid: str
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The outcome of a job."""
 
     row: int
     n_samples: int  # FAILED where there are no features; NOT_MADE where nothing was learnt about the track

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from student_clap.config.schema import AugmentationConfig
 from student_clap.store import Recipe
+from student_clap.store.layout.mel_scale import hz_to_mel, mel_to_hz
 
 FLOOR_DB = -100.0  # digital silence
 _MOST_MASKS = 4
@@ -113,10 +115,10 @@ def plan_mixture(numbers: Tensor, segments_of: tuple[int, ...], probability: flo
 def shift_pitch(mel_db: Tensor, ratio: Tensor, recipe: Recipe) -> Tensor:
     """All frequencies times `ratio` [segment]: each band takes what lay at its centre frequency / ratio."""
     n_mels = mel_db.shape[2]
-    low, high = _hz_to_mel(torch.tensor([recipe.fmin_hz, recipe.fmax_hz], dtype=torch.float64)).tolist()
+    low, high = hz_to_mel(np.array([recipe.fmin_hz, recipe.fmax_hz])).tolist()
     step = (high - low) / (n_mels + 1)
     centres = low + step * torch.arange(1, n_mels + 1, dtype=torch.float64, device=mel_db.device)
-    source = _hz_to_mel(_mel_to_hz(centres)[None] / ratio[:, None].double())
+    source = hz_to_mel(mel_to_hz(centres, torch)[None] / ratio[:, None].double(), torch)
     # position: [segment, mel] on the axis of bands
     position = ((source - low) / step - 1).clamp(0, n_mels - 1).to(mel_db.dtype)
     # weights: [segment, mel, mel] linear interpolation, hat functions around the position
@@ -153,18 +155,3 @@ def _mask(mel_db: Tensor, numbers: Tensor, widest: float, masks: int, *, axis: i
 def _symmetric(numbers: Tensor) -> Tensor:
     """[0, 1) to [-1, 1)."""
     return 2 * numbers - 1
-
-
-_LINEAR_HZ = 200.0 / 3  # per mel below 1 kHz
-_KNEE_HZ = 1000.0
-_LOG_STEP = math.log(6.4) / 27  # per mel above
-
-
-def _hz_to_mel(hz: Tensor) -> Tensor:
-    knee = _KNEE_HZ / _LINEAR_HZ
-    return torch.where(hz < _KNEE_HZ, hz / _LINEAR_HZ, knee + torch.log(hz.clamp(min=1.0) / _KNEE_HZ) / _LOG_STEP)
-
-
-def _mel_to_hz(mel: Tensor) -> Tensor:
-    knee = _KNEE_HZ / _LINEAR_HZ
-    return torch.where(mel < knee, mel * _LINEAR_HZ, _KNEE_HZ * torch.exp((mel - knee) * _LOG_STEP))

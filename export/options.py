@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from student_clap.config.load import load_config
-from student_clap.config.runtime.text import reason
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 
 class UserPath(click.Path):
-    """A path in which `~` and `~name` are homes also where no shell has put them there, as in `--to=~/model`."""
+    """A path in which `~` and `~user` are homes also where no shell has put them there, as in `--to=~/model`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, its home in the place of `~`; an unknown user is a usage error."""
-        try:
+        """The path with its home in the place of `~`; `~name` stays a file's name where there is no such user."""
+        with suppress(RuntimeError):
             value = Path(value).expanduser()
-        except RuntimeError as error:
-            self.fail(f"{value}: {reason(error)}; write the folder out", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,8 @@ def _write_database(config: Config, options: _Options, settings: Settings, embed
         )
     if plan.rows:
         echo(_AFTERWARDS, err=True)
-        echo(f"Back again: student-clap reembed --restore {plan.dump or options.dumps_folder}", err=True)
+        back = shlex.join(["student-clap", "reembed", "--restore", str(plan.dump or options.dumps_folder)])
+        echo(f"Back again: {back}", err=True)
     done, already = outcomes[ExchangeOutcome.DONE], plan.already + outcomes[ExchangeOutcome.ALREADY]
     echo(
         f"reembed: {made}; clap_embedding: {done} rows written ({plan.inserts} planned as new), {already} held theirs,"

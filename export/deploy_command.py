@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,39 +10,48 @@ import click
 
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, warn
-from student_clap.config.schema import AudioConfig, Config
+from student_clap.config.schema import Config
+from student_clap.export.options import FILE, FOLDER, with_database
 
 if TYPE_CHECKING:
+    from student_clap.export.app.app_config import Wanted
     from student_clap.export.app.deployment import Deployment
+    from student_clap.export.app.installation import App, Installed
     from student_clap.featurize.onnx.input_spec import InputSpec
 
-_TO = click.option(
-    "--to",
-    "directory",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="AudioMuse-AI's model folder.",
-)
+_TO = click.option("--to", "directory", required=True, type=FOLDER, help="AudioMuse-AI's model folder.")
 
 
 @click.command()
 @config_options()
-@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("model", type=FILE)
 @_TO
-@click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where it is in use]")
-@click.option("--anyway", is_flag=True, help="Also a model that was not evaluated, or does not beat both baselines.")
-def deploy(config: Config, model: Path, directory: Path, name: str | None, *, anyway: bool) -> None:
+@click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name, model_epoch_36.onnx]")
+@click.option("--write-settings", is_flag=True, help="Change the app's settings in its database to the model's.")
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for.",
+)
+def deploy(
+    config: Config, model: Path, directory: Path, name: str | None, *, write_settings: bool, anyway: bool
+) -> None:
     """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract.
 
-    MODEL must have been evaluated, and beat both baselines. The model that stood there stays next to it under a name
-    with the time; `rollback` brings it back.
+    MODEL must have been evaluated, and beat both baselines; and where the configuration names the app's database, the
+    app must be set for it. The model that stood there stays next to it under a name with the time; `rollback` brings it
+    back.
     """
     from student_clap.export.app import deployment
+    from student_clap.export.app.app_config import compare, needed_rows
+    from student_clap.export.app.installation import check_agreement, install, look_at_app, why_another_folder
     from student_clap.export.app.model_verdict import check_worth, find_evaluation, shared_index
+    from student_clap.export.model.app_settings import app_mel
     from student_clap.export.model.contract import failures, judge
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
+    config = with_database() if write_settings else config
     spec = input_spec_of(model, Recipe.from_config(config.audio))
     if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
@@ -49,70 +59,189 @@ def deploy(config: Config, model: Path, directory: Path, name: str | None, *, an
     evaluated = find_evaluation(model)
     if fault := check_worth(model, evaluated, anyway=anyway):
         warn(fault)
-    name = deployment.choose_name(directory, name, model.name)
-    done = deployment.deploy(model, directory, name)
-    _print_settings(spec, name)
+    chosen = deployment.choose_name(directory, name)
+    app = look_at_app(config, required=write_settings)
+    wanted = needed_rows(app_mel(spec), chosen, app.rows)
+    _print_source(spec)
+    _print_settings(app, wanted)
+    settings = compare(app.rows, wanted) if app.rows is not None and not write_settings else []
+    if fault := check_agreement(model, settings, anyway=anyway) or why_another_folder(directory, app):
+        warn(fault)
+    done = install(
+        directory,
+        chosen,
+        lambda stamp: deployment.deploy(model, directory, chosen, stamp),
+        (config.database, wanted) if write_settings else None,
+    )
+    _print_name(chosen, given=name is not None)
+    if fault := deployment.why_not_a_whole_folder(directory):
+        warn(fault)
     warn(
         "vectors of different models should not share an index; give the whole library new ones (`student-clap"
         f" reembed`), or analyse it again. {shared_index(model, evaluated)}"
     )
-    if not done.changed:
-        echo(f"deploy: {done.live} holds these bytes already; nothing was changed")
-        return
-    echo(f"deploy: {model} is now {done.live}; {_kept(done)}")
+    _print_change(done)
+    if done.model is not None and done.model.changed:
+        echo(f"deploy: {model} is now {done.model.live}; {_kept(done.model)}")
+    else:
+        rest = "only settings were changed" if done.kept_settings else "nothing was changed"
+        echo(f"deploy: {directory / chosen} holds these bytes already; {rest}")
 
 
 @click.command()
+@config_options()
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where one is kept]")
 @click.option("--kept", "kept_name", metavar="FILE", help="Restore this one, by its name with the time.")
-def rollback(directory: Path, name: str | None, kept_name: str | None) -> None:
+@click.option("--write-settings", is_flag=True, help="Put the app's settings back, in its database.")
+@click.option("--anyway", is_flag=True, help="Also where the app is not set for the model that comes back.")
+def rollback(
+    config: Config, directory: Path, name: str | None, kept_name: str | None, *, write_settings: bool, anyway: bool
+) -> None:
     """Put back the model that the last `deploy` replaced; the one that leaves is kept in turn.
 
-    A second call changes nothing.
+    With --write-settings also the settings that `deploy --write-settings` changed. A second call changes nothing.
     """
     from student_clap.export.app import deployment
+    from student_clap.export.app.app_config import compare
+    from student_clap.export.app.installation import check_agreement, install, look_at_app
+    from student_clap.export.app.kept_settings import last_settings
+
+    config = with_database() if write_settings else config
+    name = deployment.choose_kept_name(directory, name, kept_name)
+    app = look_at_app(config, required=write_settings)
+    try:
+        restored = deployment.next_to_restore(directory, name, kept_name)
+    except deployment.DeployError:
+        if kept_name is not None or (former := last_settings(directory, name)) is None:
+            raise
+        _put_settings_back(config, directory, name, app, *former, write=write_settings)
+        return
+    wanted, certain = _needed_by_kept(directory, name, restored, app)
+    if wanted:
+        _print_settings(app, wanted)
+    judged = app.rows is not None and not write_settings and restored is not None
+    settings = compare(app.rows or {}, wanted) if judged else []
+    if fault := check_agreement(restored or directory / name, settings, anyway=anyway or not certain):
+        warn(fault)
+    done = install(
+        directory,
+        name,
+        lambda stamp: deployment.rollback(directory, name, kept_name, stamp),
+        (config.database, wanted) if write_settings and wanted and restored is not None else None,
+        deployment.WITHDRAWN if restored is None else deployment.mark_of_leaving(restored),
+    )
+    _print_change(done)
+    model = done.model
+    if model is None or model.withdrawn is not None:
+        again = ["student-clap", "rollback", "--to", str(directory)]
+        again += ["--kept", model.withdrawn.name] if model is not None and model.withdrawn is not None else []
+        echo(
+            "rollback: nothing was changed; the last rollback has taken a model away already, and"
+            f" `{shlex.join(again)}` brings it back"
+        )
+    elif not model.changed:
+        echo(f"rollback: {model.live} is what {kept_name} holds already; nothing was changed")
+    else:
+        back = ", ".join(path.name for path in model.restored)
+        echo(f"rollback: {model.live} is again what was kept as {back}; {_kept(model)}")
+
+
+def _needed_by_kept(directory: Path, name: str, restored: Path | None, app: App) -> tuple[Wanted, bool]:
+    """The rows that the model which comes back, or stays, needs; and whether that is known for certain."""
+    from student_clap.config.schema import AudioConfig
+    from student_clap.export.app.app_config import needed_rows
+    from student_clap.export.app.deployment import stamp_of
+    from student_clap.export.app.kept_settings import settings_of_kept
+    from student_clap.export.model.app_settings import app_mel
     from student_clap.featurize.onnx.graph import ModelError
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    name = deployment.choose_kept_name(directory, name, kept_name)
-    done = deployment.rollback(directory, name, kept_name)
+    if restored is not None and (kept := settings_of_kept(directory, name, stamp_of(restored))):
+        echo(f"What AudioMuse-AI's settings were while this model was live is kept in {kept[0]}.")
+        return kept[1], True
     try:
-        _print_settings(input_spec_of(done.live, Recipe.from_config(AudioConfig())), name)
+        spec = input_spec_of(restored or directory / name, Recipe.from_config(AudioConfig()))
     except ModelError as error:
-        warn(f"which CLAP_AUDIO_* variables it needs is not known: {error.message}")
-    if done.withdrawn is not None:
-        echo(
-            "rollback: nothing was changed; the last rollback has taken a model away already, and"
-            f" `student-clap rollback --to {directory} --kept {done.withdrawn.name}` brings it back"
+        warn(f"which CLAP_AUDIO_* settings it needs is not known: {error.message}")
+        return {}, False
+    _print_source(spec)
+    return ({}, False) if spec.waveform else (needed_rows(app_mel(spec), name, app.rows), spec.declared)
+
+
+def _put_settings_back(
+    config: Config, directory: Path, name: str, app: App, path: Path, wanted: Wanted, *, write: bool
+) -> None:
+    """Where a deploy has replaced no model, only its settings are to be put back."""
+    from student_clap.export.app.deployment import WITHDRAWN, DeployError
+    from student_clap.export.app.installation import install
+
+    _print_settings(app, wanted)
+    if not write:
+        raise DeployError(
+            f"{directory} keeps no {name} that differs from the live one, but AudioMuse-AI's former settings, in"
+            f" {path}: --write-settings puts them back. Nothing was changed"
         )
-        return
-    if not done.changed:
-        echo(f"rollback: {done.live} is what {kept_name} holds already; nothing was changed")
-        return
-    restored = ", ".join(path.name for path in done.restored)
-    echo(f"rollback: {done.live} is again what was kept as {restored}; {_kept(done)}")
+    _print_change(install(directory, name, None, (config.database, wanted), WITHDRAWN))
+    echo(f"rollback: AudioMuse-AI's settings are again those of {path}; {directory / name} stays where it is")
 
 
-def _print_settings(spec: InputSpec, name: str) -> None:
-    """Print which variables to set in the app, one a line."""
-    from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER, app_variables
-
+def _print_source(spec: InputSpec) -> None:
     if spec.waveform:
-        echo("This model takes samples; AudioMuse-AI gives it a mel, and no CLAP_AUDIO_* variable changes that.")
-        return
-    variables = app_variables(spec)
-    if name != DEFAULT_NAME:
-        variables["CLAP_AUDIO_MODEL_PATH"] = f"{MODEL_FOLDER}/{name}"
-    if not spec.declared:
+        echo("This model takes samples; AudioMuse-AI gives it a mel, and no CLAP_AUDIO_* setting changes that.")
+    elif not spec.declared:
         echo(f"The file does not say which mel it was made for; the following goes by {spec.source}.")
-    if not variables:
+
+
+def _print_settings(app: App, wanted: Wanted) -> None:
+    """Print whether app and model agree; where the app's settings are not known, how to set them."""
+    from student_clap.export.app.app_config import RESTART, compare, sql_of
+    from student_clap.export.app.installation import settings_table
+    from student_clap.export.model.app_settings import APP_DEFAULTS, MODEL_PATH
+
+    if app.rows is not None:
+        echo(f"AudioMuse-AI's settings of its audio model, from the table app_config of the database {app.where}:")
+        echo(settings_table(compare(app.rows, wanted)))
+        return
+    whole = set(APP_DEFAULTS) - {MODEL_PATH} <= set(wanted)  # else: only what a change of settings has touched
+    variables = {key: value for key, value in wanted.items() if value is not None and value != APP_DEFAULTS[key]}
+    if whole and not variables:
         echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
-    else:
+    elif whole:
         echo("Set exactly these CLAP_AUDIO_* variables for AudioMuse-AI, and remove any other that is set:")
         for key, value in variables.items():
             echo(f"  {key}={value}")
+    if not app.has_table:
+        echo(f"(The database {app.where} has no table app_config, so its environment is all that it goes by.)")
+        return
+    warn(
+        f"whether AudioMuse-AI is set for this model is not known: {app.why_not}. From v1.0.0 on, rows of its table"
+        " app_config win over the environment: check them there, or name the database and use --write-settings"
+    )
+    echo("This SQL, run in AudioMuse-AI's database (v1.0.0 and later), makes its rows the model's:")
+    for line in sql_of(wanted):
+        echo(line)
+    if whole and MODEL_PATH not in wanted:
+        echo(f"A row {MODEL_PATH}, if there is one, has to end with the model's name.")
+    echo(f"Then {RESTART}.")
+
+
+def _print_name(name: str, *, given: bool) -> None:
+    from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_PATH
+
+    if name == DEFAULT_NAME:
+        echo(f"The model goes by AudioMuse-AI's own name, {name}" + ("." if given else "; --as gives it another."))
+    else:
+        warn(f"{name} is loaded only where {MODEL_PATH} names it; AudioMuse-AI's default is {DEFAULT_NAME}")
+
+
+def _print_change(done: Installed) -> None:
+    from student_clap.export.app.app_config import RESTART
+
+    if done.kept_settings is not None:
+        echo(f"AudioMuse-AI's settings were changed; what they were is kept in {done.kept_settings}.")
+        echo(f"Now {RESTART}.")
 
 
 def _kept(done: Deployment) -> str:

@@ -14,7 +14,7 @@ import click
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.schema import Config
-from student_clap.export.options import FILE, FOLDER, model_option, run_folder, run_option
+from student_clap.export.options import FILE, FOLDER, UserPath, model_option, run_folder, run_option
 
 if TYPE_CHECKING:
     from student_clap.export.evaluate.text_figures import Queries
@@ -48,7 +48,7 @@ def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--query", "texts", multiple=True, metavar="TEXT", help="A text to search with; may be repeated.")
     @click.option("--query-file", type=FILE, help="Texts to search with, one a line.")
     @click.option("--text-model", type=FILE, help="AudioMuse-AI's clap_text_model.onnx, for --query and --query-file.")
-    @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer.json, or the folder with it.")
+    @click.option("--tokenizer", type=UserPath(path_type=Path), help="Its tokenizer.json, or the folder with it.")
     @functools.wraps(command)
     def wrapper(
         *args: Any,

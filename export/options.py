@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from student_clap.config.load import load_config
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
     from student_clap.train.runs.reader import RunFolder
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class UserPath(click.Path):
+    """A path in which `~` and `~user` are homes also where no shell has put them there, as in `--to=~/model`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path with its home in the place of `~`; `~name` stays a file's name where there is no such user."""
+        with suppress(RuntimeError):
+            value = Path(value).expanduser()
+        return super().convert(value, param, ctx)
+
+
+FILE = UserPath(path_type=Path, dir_okay=False)
+FOLDER = UserPath(path_type=Path, file_okay=False)
 run_option = click.option("--run", "run_name", help="Run under training.runs_dir.  [default: architecture-recipe]")
 model_option = click.option("--model", type=FILE, help="ONNX file.  [default: the run's student.onnx]")
+
+
+def with_database() -> Config:
+    """The present command's configuration, the database's variables being needed now. Raises ConfigError."""
+    given = click.get_current_context().params
+    return load_config(given["config_path"], given["overrides"], needs=frozenset({"database"}))
 
 
 def run_folder(config: Config, run_name: str | None) -> RunFolder:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.load import load_config
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
+from student_clap.export.options import FILE, FOLDER, UserPath, with_database
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from student_clap.export.app.clap_table import ExchangeOutcome
     from student_clap.export.app.reembed import Embedded, Settings
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _AFTERWARDS = """\
 AudioMuse-AI's text search answers from the index that it built of the vectors before, until it builds it again: start
 an analysis there, which builds every index at its end (v0.8 has none: restart it, or POST /api/clap/cache/refresh).
@@ -30,8 +30,8 @@ changes them."""
 @click.command()
 @config_options()
 @click.option("--run", "run_name", help="Run under training.runs_dir.  [default: architecture-recipe]")
-@click.option("--model", type=_FILE, help="ONNX file.  [default: the run's student.onnx]")
-@click.option("--out", type=_FILE, default=Path("library.parquet"), show_default=True, help="The library's vectors.")
+@click.option("--model", type=FILE, help="ONNX file.  [default: the run's student.onnx]")
+@click.option("--out", type=FILE, default=Path("library.parquet"), show_default=True, help="The library's vectors.")
 @click.option("--from-audio", is_flag=True, help="Decode audio even where the store has the model's mel.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on with --out.")
 @click.option("--threads", type=click.IntRange(1), help="Tracks at a time.  [default: one per core, 8 at most]")
@@ -39,7 +39,7 @@ changes them."""
 @click.option("--server", metavar="NAME", help="With --write-database: only rows of this media server's tracks.")
 @click.option(
     "--dumps",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder that replaced vectors are dumped to first.  [default: clap_embedding-dumps next to --out]",
 )
 @click.option(
@@ -49,7 +49,7 @@ changes them."""
 @click.option(
     "--restore",
     metavar="DUMP",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     help="Put back the rows of a dump, or of a folder of them.",
 )
 @click.option("--overwrite", is_flag=True, help="With --restore: also over vectors that reembed did not write.")
@@ -63,10 +63,10 @@ def reembed(config: Config, **given: Any) -> None:
     options = _Options(**given)
     options.check()
     if options.restore is not None:
-        _restore(_with_database(), options, options.restore)
+        _restore(with_database(), options, options.restore)
         return
     if options.write_database:
-        config = _with_database()
+        config = with_database()
     _reembed(config, options)
 
 
@@ -172,7 +172,8 @@ def _write_database(config: Config, options: _Options, settings: Settings, embed
         )
     if plan.rows:
         echo(_AFTERWARDS, err=True)
-        echo(f"Back again: student-clap reembed --restore {plan.dump or options.dumps_folder}", err=True)
+        back = shlex.join(["student-clap", "reembed", "--restore", str(plan.dump or options.dumps_folder)])
+        echo(f"Back again: {back}", err=True)
     done, already = outcomes[ExchangeOutcome.DONE], plan.already + outcomes[ExchangeOutcome.ALREADY]
     echo(
         f"reembed: {made}; clap_embedding: {done} rows written ({plan.inserts} planned as new), {already} held theirs,"
@@ -216,9 +217,3 @@ def _left(outcomes: Counter[ExchangeOutcome]) -> str:
 
 def _missing(n_missing: int, path: Path) -> str:
     return f"{n_missing} without a vector, listed in {path}" if n_missing else "none without a vector"
-
-
-def _with_database() -> Config:
-    """The configuration, the database's variables being needed now."""
-    given = click.get_current_context().params
-    return load_config(given["config_path"], given["overrides"], needs=frozenset({"database"}))

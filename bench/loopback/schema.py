@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,8 +50,9 @@ CREATE TABLE track_server_map (
     provider_track_id TEXT NOT NULL, match_tier TEXT, file_path TEXT, updated_at TIMESTAMP NOT NULL DEFAULT now(),
     PRIMARY KEY (server_id, provider_track_id)
 );
-CREATE TABLE app_config (key TEXT PRIMARY KEY, value TEXT, updated_at TIMESTAMP);
 """
+
+_APP_CONFIG = "CREATE TABLE IF NOT EXISTS app_config (key TEXT PRIMARY KEY, value TEXT, updated_at TIMESTAMP)"
 
 _SCORE_B = """,
     album TEXT, album_artist TEXT, year INTEGER, rating INTEGER, file_path TEXT,
@@ -133,6 +134,7 @@ def create_schema(
         cursor.execute(_COMMON.format(score_columns=score_columns))
         if generation == "B":
             cursor.execute(_OF_B)
+            cursor.execute(_APP_CONFIG)
             for server in servers:
                 cursor.execute(
                     "INSERT INTO music_servers (server_id, name, server_type, creds, is_default)"
@@ -176,6 +178,21 @@ def insert_tracks(database: Database, generation: Generation, tracks: Sequence[L
                         },
                     )
         cursor.execute("COMMIT")
+
+
+def set_app_config(database: Database, rows: Mapping[str, str]) -> None:
+    """Give AudioMuse-AI settings in its table `app_config`, which versions from v1.0.0 on have in both generations."""
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(_APP_CONFIG)
+        for key, value in rows.items():
+            _upsert(cursor, "app_config", ("key",), {"key": key, "value": value})
+
+
+def app_config(database: Database) -> dict[str, str]:
+    """All rows of `app_config`."""
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT key, value FROM app_config")
+        return dict(cursor.fetchall())
 
 
 def delete_tracks(database: Database, generation: Generation, tracks: Sequence[LoopbackTrack]) -> None:

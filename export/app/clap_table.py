@@ -138,7 +138,9 @@ class ClapTable:
             )
         ((mine,),) = self._rows("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
         if not mine:
-            raise DatabaseError(f"another reembed is writing to the database {self.where}; wait for it to end")
+            raise DatabaseError(
+                f"another reembed is running, and writes to the database {self.where}; wait for it to end"
+            )
         self._connection.commit()
 
     def items(self, server: str | None, source: str) -> Iterator[Item]:

@@ -26,12 +26,15 @@ from typing import NamedTuple
 import click
 
 from student_clap.config.runtime.files import atomic_file, write_bytes_atomically
+from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER
 from student_clap.featurize.onnx.graph import ModelError, external_data_names, read_graph
 
-KNOWN_NAMES = ("model_epoch_36.onnx", "clap_audio_model.onnx")  # newest version of the app first
+KNOWN_NAMES = (DEFAULT_NAME, "clap_audio_model.onnx")  # newest version of the app first
+_TEXT_MODEL = "clap_text_model.onnx"  # the neighbour that every folder of the app's models has
 _TIME = "%Y%m%dT%H%M%SZ"
-_WITHDRAWN = ".withdrawn"
-_STAMPED = re.compile(rf"(?P<name>.+)\.(?P<stamp>\d{{8}}T\d{{6}}Z)(?P<mark>{re.escape(_WITHDRAWN)})?")
+WITHDRAWN = ".withdrawn"
+SETTINGS = ".app_config.json"  # behind a model's name: settings of the app, kept like the model; see `kept_settings`
+_STAMPED = re.compile(rf"(?P<name>.+)\.(?P<stamp>\d{{8}}T\d{{6}}Z)(?P<mark>{re.escape(WITHDRAWN)})?")
 
 
 class DeployError(click.ClickException):
@@ -49,18 +52,29 @@ class Deployment:
     withdrawn: Path | None = None  # the model that the last rollback took away, where that is why nothing changed
 
 
-def choose_name(directory: Path, given: str | None, own: str) -> str:
-    """The name a deployed model gets: the given one, else the app's where it is in use there, else the model's own.
+def choose_name(directory: Path, given: str | None) -> str:
+    """The name a deployed model gets: the given one, else that of the app's which is in use there, else its default.
 
     Raises:
         DeployError: the name is not a plain name of an ONNX file.
     """
-    name = given or next((n for n in KNOWN_NAMES if os.path.lexists(directory / n)), own)
+    name = given or next((n for n in KNOWN_NAMES if os.path.lexists(directory / n)), DEFAULT_NAME)
     if PurePath(name).name != name or not name.endswith(".onnx") or name == ".onnx":
         raise DeployError(
             f"{name!r} is not a name for a model; expected one without a folder that ends with .onnx: --as"
         )
     return name
+
+
+def why_not_a_whole_folder(directory: Path) -> str:
+    """Why `directory` does not look like the app's model folder; "" where it does."""
+    if (directory / _TEXT_MODEL).is_file():
+        return ""
+    return (
+        f"{directory} holds no {_TEXT_MODEL}, so it is not all that AudioMuse-AI needs. Its image has its models in"
+        f" {MODEL_FOLDER}, and a folder that is mounted there hides them: copy them out of the image first, or use a"
+        " named volume (docs/deploy.md)"
+    )
 
 
 def choose_kept_name(directory: Path, given: str | None, kept_name: str | None = None) -> str:
@@ -74,7 +88,8 @@ def choose_kept_name(directory: Path, given: str | None, kept_name: str | None =
         return given
     if kept_name is not None and (match := _STAMPED.fullmatch(kept_name)):
         return match["name"]
-    kept = {file.name for file in _kept_files(directory) if file.name.endswith(".onnx")}
+    kept = {file.name.removesuffix(SETTINGS) for file in kept_files(directory)}
+    kept = {name for name in kept if name.endswith(".onnx")}
     names = [n for n in KNOWN_NAMES if n in kept] or sorted(kept)
     if not names:
         raise DeployError(
@@ -85,13 +100,14 @@ def choose_kept_name(directory: Path, given: str | None, kept_name: str | None =
     return names[0]
 
 
-def deploy(model: Path, directory: Path, name: str) -> Deployment:
+def deploy(model: Path, directory: Path, name: str, stamp: str | None = None) -> Deployment:
     """Make `model` the live model called `name`. The model must be one file; the contract sees to that.
 
     Args:
         model: the ONNX file; may lie in `directory` itself.
         directory: the app's model folder.
         name: a plain file name.
+        stamp: from `next_stamp`; None takes a new one.
 
     Raises:
         DeployError: no such folder, or the system refuses.
@@ -102,14 +118,26 @@ def deploy(model: Path, directory: Path, name: str) -> Deployment:
         if live.is_file() and live.stat().st_size == len(data) and live.read_bytes() == data:
             return Deployment(live, changed=False)
         leaving = _with_data(live)
-        with _kept(leaving) as kept:
+        with _kept(leaving, stamp) as kept:
             write_bytes_atomically(live, data)
         for path in leaving[1:]:
             path.unlink()
     return Deployment(live, changed=True, kept=kept)
 
 
-def rollback(directory: Path, name: str, kept_name: str | None = None) -> Deployment:
+def next_to_restore(directory: Path, name: str, kept_name: str | None = None) -> Path | None:
+    """The kept model that `rollback` would make the live one; None where it would change nothing.
+
+    Raises:
+        DeployError: see `rollback`.
+    """
+    live = _live(directory, name)
+    with _system_errors(live):
+        found = _to_restore(live, kept_name)
+    return None if isinstance(found, Deployment) else found[0]
+
+
+def rollback(directory: Path, name: str, kept_name: str | None = None, stamp: str | None = None) -> Deployment:
     """Put a kept model in the place of the live one called `name`.
 
     The model that leaves is kept as withdrawn, unless a withdrawn one takes its place. Without `kept_name` it is the
@@ -120,33 +148,20 @@ def rollback(directory: Path, name: str, kept_name: str | None = None) -> Deploy
         directory: the app's model folder.
         name: a plain file name.
         kept_name: the file name of a kept model, with its time.
+        stamp: from `next_stamp`; None takes a new one.
 
     Raises:
         DeployError: nothing is kept, or not under that name; or the system refuses.
     """
     live = _live(directory, name)
     with _system_errors(live):
-        groups = _kept_groups(directory, name)
-        if kept_name is not None:
-            group = next((g for g in groups if g[0].name == kept_name), None)
-            if group is None:
-                there = ", ".join(g[0].name for g in groups) or "nothing"
-                raise DeployError(f"{directory} keeps no {kept_name}; it keeps {there} of {name}")
-            if _is_live(group):
-                return Deployment(live, changed=False)
-        else:
-            group = next((g for g in groups if not _is_live(g)), None)
-            if group is None:
-                raise DeployError(
-                    f"there is nothing to restore in {directory}: no {name} that differs from the live one is kept "
-                    f"there ({name}.<UTC time>)"
-                )
-            if _is_withdrawn(group[0]) and live.is_file():
-                return Deployment(live, changed=False, withdrawn=group[0])
-        mark = "" if _is_withdrawn(group[0]) else _WITHDRAWN
+        group = _to_restore(live, kept_name)
+        if isinstance(group, Deployment):
+            return group
+        mark = mark_of_leaving(group[0])
         leaving = _with_data(live)
         wanted = {_unstamped(path) for path in group}
-        with _kept(leaving, mark) as kept:
+        with _kept(leaving, stamp, mark) as kept:
             for path in group[1:]:
                 _copy(path, _unstamped(path))
             group[0].replace(live)
@@ -157,6 +172,32 @@ def rollback(directory: Path, name: str, kept_name: str | None = None) -> Deploy
             if path not in needed:
                 path.unlink()
     return Deployment(live, changed=True, kept=kept, restored=tuple(group))
+
+
+def mark_of_leaving(restored: Path) -> str:
+    """What stands behind the time of what leaves when the kept model `restored` comes back."""
+    return "" if is_withdrawn(restored) else WITHDRAWN
+
+
+def _to_restore(live: Path, kept_name: str | None) -> list[Path] | Deployment:
+    """The kept model that comes back, with its data; or how the folder is, where nothing is to change."""
+    directory, name = live.parent, live.name
+    groups = _kept_groups(directory, name)
+    if kept_name is not None:
+        group = next((g for g in groups if g[0].name == kept_name), None)
+        if group is None:
+            there = ", ".join(g[0].name for g in groups) or "nothing"
+            raise DeployError(f"{directory} keeps no {kept_name}; it keeps {there} of {name}")
+        return Deployment(live, changed=False) if _is_live(group) else group
+    group = next((g for g in groups if not _is_live(g)), None)
+    if group is None:
+        raise DeployError(
+            f"there is nothing to restore in {directory}: no {name} that differs from the live one is kept "
+            f"there ({name}.<UTC time>)"
+        )
+    if is_withdrawn(group[0]) and live.is_file():
+        return Deployment(live, changed=False, withdrawn=group[0])
+    return group
 
 
 def _check_folder(directory: Path) -> None:
@@ -188,22 +229,29 @@ def _data_names(model: Path) -> set[str]:
         return {f"{model.name}.data", f"{model.stem}.data"}
 
 
-class _KeptFile(NamedTuple):
+class KeptFile(NamedTuple):
+    """A file that has left its name."""
+
     name: str  # the one it had
     stamp: str
     path: Path
 
 
-def _kept_files(directory: Path) -> list[_KeptFile]:
+def kept_files(directory: Path) -> list[KeptFile]:
+    """All files with a time behind their names, in no order."""
     found = ((path, _STAMPED.fullmatch(path.name)) for path in directory.iterdir())
-    return [_KeptFile(match["name"], match["stamp"], path) for path, match in found if match]
+    return [KeptFile(match["name"], match["stamp"], path) for path, match in found if match]
 
 
 def _kept_groups(directory: Path, name: str) -> list[list[Path]]:
     """Kept models called `name`, newest first, each with its data."""
-    files = sorted(_kept_files(directory))
+    files = sorted(kept_files(directory))
     models = sorted((file for file in files if file.name == name), key=lambda file: file.stamp, reverse=True)
-    return [[m.path, *(f.path for f in files if f.stamp == m.stamp and f.name != name)] for m in models]
+    return [[m.path, *(f.path for f in files if f.stamp == m.stamp and _is_data(f, name))] for m in models]
+
+
+def _is_data(file: KeptFile, name: str) -> bool:
+    return file.name != name and not file.name.endswith(SETTINGS)
 
 
 def _unstamped(kept: Path) -> Path:
@@ -211,13 +259,20 @@ def _unstamped(kept: Path) -> Path:
     return kept.with_name(match["name"]) if match else kept
 
 
-def _is_withdrawn(kept: Path) -> bool:
-    return kept.name.endswith(_WITHDRAWN)
+def stamp_of(kept: Path) -> str:
+    """The time behind a kept file's name; "" where there is none."""
+    match = _STAMPED.fullmatch(kept.name)
+    return match["stamp"] if match else ""
+
+
+def is_withdrawn(kept: Path) -> bool:
+    """Whether a rollback has kept it."""
+    return kept.name.endswith(WITHDRAWN)
 
 
 def _is_live(group: Sequence[Path]) -> bool:
     # A rollback that was killed has kept the model that it was to withdraw, and perhaps exchanged the data already.
-    part = group[:1] if _is_withdrawn(group[0]) else group
+    part = group[:1] if is_withdrawn(group[0]) else group
     return all(_same(path, _unstamped(path)) for path in part)
 
 
@@ -228,12 +283,12 @@ def _same(first: Path, second: Path) -> bool:
 
 
 @contextmanager
-def _kept(paths: Sequence[Path], mark: str = "") -> Iterator[tuple[Path, ...]]:
+def _kept(paths: Sequence[Path], stamp: str | None = None, mark: str = "") -> Iterator[tuple[Path, ...]]:
     """Give `paths` second names, one new time and `mark` behind; on an error every path holds what it held before."""
     targets: tuple[Path, ...] = ()
     if paths:
         directory = paths[0].parent
-        stamp = _next_stamp([file.stamp for file in _kept_files(directory)])
+        stamp = stamp or next_stamp(directory)
         targets = tuple(directory / f"{path.name}.{stamp}{mark}" for path in paths)
     pairs = list(zip(paths, targets, strict=True))
     try:
@@ -257,10 +312,10 @@ def _take_back(pairs: Sequence[tuple[Path, Path]]) -> None:
         target.unlink(missing_ok=True)
 
 
-def _next_stamp(taken: Sequence[str]) -> str:
-    """Now, or a second after the newest where the clock has not got past it."""
+def next_stamp(directory: Path) -> str:
+    """The time of what is kept now: after that of all that is kept there, also where the clock has not got past it."""
     now = datetime.now(UTC).strftime(_TIME)
-    newest = max(taken, default="")
+    newest = max((file.stamp for file in kept_files(directory)), default="")
     if now > newest:
         return now
     try:

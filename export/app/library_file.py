@@ -226,12 +226,18 @@ def library_file(target: Path, metadata: Mapping[str, str], *, fresh: bool = Fal
 
     check_library_file(target)
     lock = filelock.FileLock(f"{target}.lock", timeout=0)
-    try:
-        with _system_errors(target):
-            target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _system_errors(target):
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire()
-    except filelock.Timeout:
-        raise LibraryFileError(f"another reembed is making {target}; wait for it, or name another --out") from None
+        except filelock.Timeout:  # an OSError too
+            raise LibraryFileError(
+                f"another reembed is running, and makes {target}; wait for it to end, or name another --out"
+            ) from None
+        except NotImplementedError:
+            raise LibraryFileError(
+                f"the file system of {target} has no locks, and two processes could spoil it; name an --out elsewhere"
+            ) from None
     try:
         if fresh:
             shutil.rmtree(target.with_name(f"{target.name}.parts"), ignore_errors=True)

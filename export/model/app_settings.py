@@ -11,20 +11,22 @@ from student_clap.featurize.onnx.input_spec import InputSpec
 
 DEFAULT_NAME = "model_epoch_36.onnx"  # what CLAP_AUDIO_MODEL_PATH names when it is not set
 MODEL_FOLDER = "/app/model"  # in the container
-# The app's defaults, under the names of its variables without CLAP_AUDIO_.
-_DEFAULTS = {
-    "N_MELS": "128",
-    "N_FFT": "2048",
-    "HOP_LENGTH": "480",
-    "FMIN": "0",
-    "FMAX": "14000",
-    "MEL_TRANSPOSE": "false",
+MODEL_PATH = "CLAP_AUDIO_MODEL_PATH"
+# The app's defaults, in its own order.
+APP_DEFAULTS = {
+    "CLAP_AUDIO_N_MELS": "128",
+    "CLAP_AUDIO_N_FFT": "2048",
+    "CLAP_AUDIO_HOP_LENGTH": "480",
+    "CLAP_AUDIO_FMIN": "0",
+    "CLAP_AUDIO_FMAX": "14000",
+    "CLAP_AUDIO_MEL_TRANSPOSE": "false",
+    MODEL_PATH: f"{MODEL_FOLDER}/{DEFAULT_NAME}",
 }
 APP_CHECKS: Checks[InputSpec] = Checks()
 
 
-def app_variables(spec: InputSpec) -> dict[str, str]:
-    """The CLAP_AUDIO_* variables whose default is another mel than the model's, in the app's order."""
+def app_mel(spec: InputSpec) -> dict[str, str]:
+    """What the six CLAP_AUDIO_* variables of the mel have to be for the model, in the app's order."""
     wanted = {
         "N_MELS": str(spec.recipe.n_mels),
         "N_FFT": str(spec.recipe.n_fft),
@@ -33,7 +35,12 @@ def app_variables(spec: InputSpec) -> dict[str, str]:
         "FMAX": f"{spec.recipe.fmax_hz:.10g}",
         "MEL_TRANSPOSE": str(spec.shape.transposed).lower(),
     }
-    return {f"CLAP_AUDIO_{key}": value for key, value in wanted.items() if value != _DEFAULTS[key]}
+    return {f"CLAP_AUDIO_{key}": value for key, value in wanted.items()}
+
+
+def app_variables(spec: InputSpec) -> dict[str, str]:
+    """The CLAP_AUDIO_* variables whose default is another mel than the model's, in the app's order."""
+    return {key: value for key, value in app_mel(spec).items() if value != APP_DEFAULTS[key]}
 
 
 @APP_CHECKS.add("app-mel", "a mel that the CLAP_AUDIO_* variables can ask for")

@@ -39,7 +39,7 @@ def test_deploy_and_rollback_in_a_tree_like_the_apps(models: Path, exported: Pat
     assert done.exit_code == 0, done.output
     assert (models / NAME).read_bytes() == exported.read_bytes()
     assert "defaults fit this model" in done.stdout
-    assert "CLAP_AUDIO_MODEL_PATH" not in done.stdout
+    assert "CLAP_AUDIO_MODEL_PATH=" not in done.stdout
     assert "should not share an index" in done.stderr
     assert re.search(
         rf"(?m)^deploy: .* is now .*{NAME}; what stood there is kept as {NAME}\.\d+T\d+Z, {NAME}\.data\.\d+T\d+Z$",

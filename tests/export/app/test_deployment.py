@@ -337,20 +337,20 @@ def test_data_of_another_model_stay(folder: Path, new: Path) -> None:
     [
         (["model_epoch_36.onnx", "clap_audio_model.onnx"], "model_epoch_36.onnx"),
         (["clap_audio_model.onnx", "clap_text_model.onnx"], "clap_audio_model.onnx"),
-        (["clap_text_model.onnx"], "student.onnx"),
+        (["clap_text_model.onnx"], "model_epoch_36.onnx"),
     ],
 )
 def test_the_default_name(present: list[str], expected: str, tmp_path: Path) -> None:
     for name in present:
         (tmp_path / name).write_bytes(b"")
-    assert choose_name(tmp_path, None, "student.onnx") == expected
-    assert choose_name(tmp_path, "mine.onnx", "student.onnx") == "mine.onnx"
+    assert choose_name(tmp_path, None) == expected
+    assert choose_name(tmp_path, "mine.onnx") == "mine.onnx"
 
 
 @pytest.mark.parametrize("name", ["../up.onnx", "/abs.onnx", "model", ".onnx", "a/b.onnx"])
 def test_names_that_are_none(name: str, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="--as"):
-        choose_name(tmp_path, name, "student.onnx")
+        choose_name(tmp_path, name)
 
 
 def test_which_kept_model_is_meant(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_refused_before_the_hours_of_work(world: World) -> None:
         table.check_writable()
         busy = world.run("--write-database", "--yes")
     assert busy.exit_code == 1
-    assert "another reembed is writing" in busy.stderr
+    assert "another reembed is running, and writes" in busy.stderr
     with closing(psycopg2.connect(**_as_superuser(world.database))) as connection, connection.cursor() as cursor:
         cursor.execute(f"ALTER DATABASE {world.database.database} SET default_transaction_read_only = on")
         connection.commit()

@@ -1,0 +1,121 @@
+"""AudioMuse-AI's model folder as users have it: empty and mounted, under `~`, with an odd name; and two at work."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from student_clap.config.cli import main
+from student_clap.export.app.library_file import LibraryFileError, library_file
+
+from ..export.app.test_deployment import NAME, folder, new
+
+__all__ = ["folder", "new"]  # fixtures: a folder as the app ships it, and a model to put there
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(autouse=True)
+def of_any_mel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small model of the fixtures fails the contract in nothing that matters here."""
+    monkeypatch.setattr("student_clap.export.model.contract.judge", lambda *_: [])
+
+
+# --- the folder
+
+
+def test_a_folder_without_the_text_model_is_not_all_that_the_app_needs(folder: Path, new: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run("deploy", "--anyway", new, "--to", empty)
+    assert done.exit_code == 0, done.output
+    assert f"{empty} holds no clap_text_model.onnx" in done.stderr
+    assert "copy them out of the image first" in done.stderr
+    assert (empty / NAME).is_file()  # the app's own name, not `student.onnx`
+    whole = run("deploy", "--anyway", new, "--to", folder)
+    assert "clap_text_model.onnx" not in whole.stderr
+
+
+# --- `~`
+
+
+def test_a_home_is_found_where_no_shell_has_put_it(
+    folder: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    done = run("deploy", "--anyway", f"~/{new.name}", f"--to=~/{folder.relative_to(tmp_path)}")
+    assert done.exit_code == 0, done.output
+    assert (folder / NAME).read_bytes() == new.read_bytes()
+    assert run("rollback", f"--to=~/{folder.relative_to(tmp_path)}").exit_code == 0
+    assert f"there is no model at {tmp_path / 'absent.onnx'}" in run("check", "~/absent.onnx").stderr
+    assert f"{tmp_path / 'v.npz'}" in run("reembed", "--model=~/m.onnx", "--out=~/v.npz").stderr
+    assert f"{tmp_path / 'dump'}" in run("reembed", "--restore=~/dump").stderr
+    assert not (folder / "~").exists()
+
+
+def test_a_name_that_begins_like_a_home_stays_a_name(
+    new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "there is no model at ~no-such-user.onnx" in run("check", "~no-such-user.onnx").stderr
+
+
+# --- commands in messages
+
+
+def test_a_command_in_a_message_can_be_pasted_into_a_shell(folder: Path, new: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "the app's model $HOME"
+    folder.rename(odd)
+    before = (odd / NAME).read_bytes()
+    assert run("deploy", "--anyway", new, "--to", odd).exit_code == 0
+    assert run("rollback", "--to", odd).exit_code == 0
+    done = run("rollback", "--to", odd)
+    assert (odd / NAME).read_bytes() == before
+    program, *words = shlex.split(done.stdout.split("`")[1])
+    assert program == "student-clap"
+    assert run(*words).exit_code == 0
+    assert (odd / NAME).read_bytes() == new.read_bytes()
+
+
+# --- a second reembed
+
+_HOLD = """
+import sys, filelock
+with filelock.FileLock(sys.argv[1], timeout=10):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_another_reembed_is_said_to_be_running(tmp_path: Path) -> None:
+    target = tmp_path / "library.parquet"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, f"{target}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(LibraryFileError, match=r"another reembed is running.*library\.parquet.*--out"),
+            library_file(target, {}),
+        ):
+            pass
+        other.communicate("")
+    assert list(tmp_path.glob("*.parts")) == []
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", none)
+    with pytest.raises(LibraryFileError, match=r"has no locks.*--out"), library_file(tmp_path / "v.parquet", {}):
+        pass

@@ -56,6 +56,26 @@ def download(
     return client.retry(path, Download(client, path, stem, query, explain).attempt)
 
 
+def probe(
+    client: HttpClient,
+    path: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    explain: Callable[[bytes], Exception | None] | None = None,
+) -> None:
+    """See that an address gives audio, by the first bytes of the answer; nothing is kept. As `download` otherwise."""
+
+    def once() -> None:
+        with client.open(path, query=query) as response:
+            head = next(client.body(response).blocks(), b"")
+        try:
+            refuse_text(head)
+        except NotAudioError as error:
+            raise _not_audio(head, error, explain) from None
+
+    client.retry(path, once)
+
+
 class Download:
     """The attempts at one file, which know how far the ones before them came. The arguments are those of `download`."""
 
@@ -138,7 +158,7 @@ class Download:
         try:
             refuse_text(head)
         except NotAudioError as error:
-            raise self._not_audio(head, error) from None
+            raise _not_audio(head, error, self._explain) from None
         n_bytes = body.promised if body.plain else None
         self._partial.drop()
         reservation.restart()
@@ -180,8 +200,9 @@ class Download:
             return self._partial.finish(audio_extension(path))
         except NotAudioError as error:
             with path.open("rb") as file:
-                raise self._not_audio(file.read(HEAD_BYTES), error) from None
+                raise _not_audio(file.read(HEAD_BYTES), error, self._explain) from None
 
-    def _not_audio(self, head: bytes, error: NotAudioError) -> Exception:
-        explained = self._explain(head) if self._explain is not None else None
-        return explained or FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio")
+
+def _not_audio(head: bytes, error: NotAudioError, explain: Callable[[bytes], Exception | None] | None) -> Exception:
+    explained = explain(head) if explain is not None else None
+    return explained or FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio")

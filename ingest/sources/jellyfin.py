@@ -61,10 +61,26 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         try:
             info: Any = self._client.get_json("/System/Info", credentials=credentials)
         except FetchError as error:
-            if error.status == 403:
-                return self.product  # the token is known; this page is for administrators
-            raise
+            if error.status != 403:
+                raise
+            return self._greet_user(credentials, error.reason)
         return f"{self.product} {said(info['Version'])}" if isinstance(info, dict) and "Version" in info else None
+
+    def _greet_user(self, credentials: Credentials, reason: str) -> str:
+        """The system's information is for administrators; a proxy that refuses everybody says the same as the server.
+
+        So a page is asked for that every user may see.
+        """
+        path, query = self.items(self._settings.user_id)
+        try:
+            items = entries(self._client.get_json(path, query=query | {"Limit": "1"}, credentials=credentials), "Items")
+        except FetchError as error:
+            if error.status == 403:
+                raise self.refusal(f"{reason}, and the same for its list of items") from None
+            raise
+        if items is None:
+            raise self.unlike("the list of items")
+        return self.product
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The download, and the stream of the same bytes."""

@@ -71,6 +71,11 @@ class MappedSource:
         if self._server_checked:
             self._server.check()
 
+    def check_audio(self, occasion: str) -> None:
+        """Ask the server, from which every file comes that can fail."""
+        self._need_server()
+        self._server.check_audio(occasion)
+
     def fetch(self, wanted: Wanted) -> Path:
         """The local file, else a download."""
         path = self._path_of(wanted.track_id)

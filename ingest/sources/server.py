@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import IngestConfig
-from student_clap.ingest.cache.download import download
+from student_clap.ingest.cache.download import download, probe
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack, Wanted
@@ -27,6 +27,8 @@ from student_clap.ingest.sources.base import ListedTrack, Wanted
 logger = logging.getLogger(__name__)
 
 PAGE_TRACKS = 500  # asked for at a time; servers may give fewer
+_PROBES = 8  # tracks of the list that are tried where everything fails
+_NOTHING_MARKED = "no track was marked as failed; correct it and run ingest again"
 _SAID_CHARACTERS = 120  # of a server's own words in a message
 
 
@@ -48,6 +50,7 @@ class Page:
     full: bool = True  # as many entries as were asked for
 
 
+T = TypeVar("T")
 Ask = Callable[[int], Page]  # the page from that entry on
 
 
@@ -170,7 +173,10 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 f"the track id {track_id!r} is not one of {self.product}'s", permanent=True, kind="strange id"
             )
         try:
-            return self._download(track_id, wanted.stem)
+            return self._try_addresses(
+                track_id,
+                lambda a: download(self._client, a.path, wanted.stem, query=a.query, explain=self.explain),
+            )
         except FetchError as error:
             if error.status == 401:
                 # The credentials, or this one track? If the credentials, that ends the run.
@@ -181,6 +187,36 @@ class RemoteServer(ABC, Generic[SettingsT]):
             if error.status == 404:
                 raise self.missing(track_id) from None
             raise
+
+    def check_audio(self, occasion: str) -> None:
+        """Ask the server for its name, for its list, and for the first bytes of a few tracks that it lists itself."""
+        self.check()
+        at = f"{self.product} at {self._client.address}"
+        listed: list[ListedTrack] = []
+        try:
+            for page in self.list_tracks():
+                usable = [t for t in page if self.track_ids.fullmatch(t.track_id)]
+                listed = [t for t in usable if t.path] or usable
+                break
+        except SourceError as error:
+            raise SourceError(f"{occasion}, and {error.message}; {_NOTHING_MARKED}") from None
+        if not listed:
+            raise SourceError(
+                f"{occasion}, and {at} lists no track at all; is its library mounted and scanned, and does the account"
+                f" see it? {_NOTHING_MARKED}"
+            )
+        for track in listed[:: -(-len(listed) // _PROBES)]:
+            try:
+                self._try_addresses(track.track_id, self._probe)
+            except FetchError as error:
+                last = error
+                logger.debug("track %s, which the server lists: %s", one_line(track.track_id), error.reason)
+            else:
+                return
+        raise SourceError(
+            f"{occasion}, and {at} gives none of the tracks that it lists itself ({last.reason}): is a proxy, a"
+            f" firewall or a login page between, or may the account of {self.section} not download? {_NOTHING_MARKED}"
+        )
 
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server once, a page at a time. Raises SourceError where the list breaks off."""
@@ -207,11 +243,15 @@ class RemoteServer(ABC, Generic[SettingsT]):
         """The error of an answer that does not have the expected form."""
         return FetchError(f"{what} is not as {self.product} gives it", permanent=True, kind="unusable answer")
 
-    def _download(self, track_id: str, stem: Path) -> Path:
+    def _probe(self, address: Address) -> None:
+        probe(self._client, address.path, query=address.query, explain=self.explain)
+
+    def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
+        """What `ask` returns for the first address that the account may read."""
         addresses = self.addresses(track_id)
         for address in addresses:
             try:
-                return download(self._client, address.path, stem, query=address.query, explain=self.explain)
+                return ask(address)
             except FetchError as error:
                 if error.status != 403:
                     raise

@@ -36,6 +36,7 @@ FaultKind = Literal[
     "gzip",  # compressed, though nobody asked for that
     "chunked",  # in chunks, whole; with `share` < 1 broken off
     "no_length",  # neither Content-Length nor chunks
+    "headers",  # the file with `status` and `headers` alone, each of whose values may be several
     "slow_headers",  # a byte of the headers every `every_s` s
     "slow_body",  # a byte of the body every `every_s` s
 ]
@@ -162,6 +163,16 @@ def _no_length(_: Fault, handler: Handler, body: Body) -> None:
     handler.wfile.write(body.whole().read())
 
 
+def _headers(fault: Fault, handler: Handler, body: Body) -> None:
+    handler.close_connection = True
+    handler.send_response(fault.status)
+    for name, value in fault.headers.items():
+        for line in value.split("\n"):
+            handler.send_header(name, line)
+    handler.end_headers()
+    handler.wfile.write(body.whole().read())
+
+
 def _slow_headers(fault: Fault, handler: Handler, _: Body) -> None:
     handler.close_connection = True
     handler.trickle(b"HTTP/1.1 200 OK\r\nX-Patience: " + b"x" * 100_000, fault.every_s)
@@ -190,6 +201,7 @@ _PLAYS: Mapping[FaultKind, Callable[[Fault, Handler, Body], None]] = {
     "gzip": _gzip,
     "chunked": _chunked,
     "no_length": _no_length,
+    "headers": _headers,
     "slow_headers": _slow_headers,
     "slow_body": _slow_body,
 }

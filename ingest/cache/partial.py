@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import IO
 
 from student_clap.config.runtime.files import PARTIAL, write_text_atomically
+from student_clap.ingest.http.body import whole_number
 
 DATA_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Partial:
         if self.note is None or match is None or headers.get("Content-Encoding", "identity").lower() != "identity":
             return False
         begin, last, n_bytes = int(match[1]), int(match[2]), int(match[3]) if match[3] != "*" else None
-        length = headers.get("Content-Length", "")
+        length = whole_number(headers.get("Content-Length", ""))
         by_tag = self.note.validator.startswith('"')
         validator = headers.get("ETag" if by_tag else "Last-Modified", "")
         return (
@@ -89,7 +90,7 @@ class Partial:
             and (n_bytes is None or last == n_bytes - 1)
             and (n_bytes is not None or self.note.n_bytes is not None)
             and (self.note.n_bytes is None or last == self.note.n_bytes - 1)
-            and (not length.isdecimal() or int(length) == last - begin + 1)
+            and length in (None, last - begin + 1)
             # Some servers look at Range and not at If-Range.
             and validator in ("", self.note.validator)
         )

@@ -21,7 +21,7 @@ from typing import Protocol
 from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.budget import Budget, spending
 from student_clap.ingest.fetch.doubt import Doubt
-from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError
+from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError, nothing_unforeseen
 from student_clap.ingest.sources.base import AudioSource, Wanted
 from student_clap.store import FeatureStore, State
 
@@ -190,7 +190,7 @@ def fetch_all(
     """
 
     def fetch(track: Wanted) -> Path:
-        with spending(budget):
+        with nothing_unforeseen(), spending(budget):
             return source.fetch(track)
 
     queue: Iterator[Wanted] = iter(wanted)

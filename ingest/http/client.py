@@ -17,12 +17,13 @@ from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
 import requests
+import urllib3
 
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.deadline import DeadlineAdapter
-from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
 from student_clap.ingest.http.retry import Retries, RetryError, retry_after_s
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class HttpClient:
             ) as response:
                 return _as_json(self.body(response))
 
-        return self._retries.run(path, once)
+        with nothing_unforeseen():
+            return self._retries.run(path, once)
 
     def retry(self, what: str, once: Callable[[], T]) -> T:
         """Call `once`, one attempt at something, until it succeeds; see `Retries.run`, whose errors it raises."""
@@ -212,7 +214,7 @@ class HttpClient:
                 stream=True,
                 allow_redirects=False,
             )
-        except (requests.RequestException, UnicodeError) as error:
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
             failure = _unsent(error, url, timeout_s)
         # Not raised within: the libraries' errors carry the whole URL, and would stand behind ours.
         raise failure
@@ -269,7 +271,7 @@ def _as_json(body: Body) -> Any:
             )
     try:
         return json.loads(b"".join(parts))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FetchError("the answer is not JSON", permanent=True, kind="unusable answer") from None
 
 
@@ -282,6 +284,10 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
         return RetryError(f"no answer within {timeout_s:g} s", kind="timeout")
     if isinstance(error, requests.exceptions.ConnectionError):
         return RetryError(f"no connection: {_innermost(error)}", kind="no connection")
+    if "certificate" in str(error) and not isinstance(error, requests.RequestException):
+        # A path that is not there: requests looks before it connects.
+        reason = "the certificates that REQUESTS_CA_BUNDLE (or CURL_CA_BUNDLE) names are not there; correct its path"
+        return FetchError(reason, permanent=True, kind="no connection")
     if isinstance(error, requests.exceptions.InvalidHeader):
         reason = "the server's headers contradict each other"
     else:

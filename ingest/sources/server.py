@@ -21,7 +21,7 @@ from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.cache.download import download, probe
 from student_clap.ingest.http.client import Credentials, HttpClient
-from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
 from student_clap.ingest.sources.base import ListedTrack, Wanted
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,8 @@ class RemoteServer(ABC, Generic[SettingsT]):
         with self._checking:
             for credentials in self._credentials:
                 try:
-                    name = self.greet(credentials)
+                    with nothing_unforeseen():
+                        name = self.greet(credentials)
                 except FetchError as error:
                     if error.status == 401:
                         refused = error.reason
@@ -261,7 +262,8 @@ class RemoteServer(ABC, Generic[SettingsT]):
     def _walk(self, ask: Ask, seen: set[str]) -> Iterator[list[ListedTrack]]:
         start, before = 0, len(seen)
         while True:
-            page = ask(start)
+            with nothing_unforeseen():
+                page = ask(start)
             # A dict, for a page may repeat itself too.
             fresh = list({t.track_id: t for t in page.tracks if t.track_id not in seen}.values())
             seen.update(t.track_id for t in fresh)

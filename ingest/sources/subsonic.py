@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from student_clap.config.schema import IngestConfig, SubsonicConfig
+from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
@@ -200,7 +201,7 @@ def parse_error(head: bytes) -> SubsonicError | None:
     if start[:1] == b"{":
         try:
             document = json.loads(start)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         answer = document.get("subsonic-response")
         return _error_of(answer) if isinstance(answer, dict) else None
@@ -219,8 +220,8 @@ def _error_of(answer: Mapping[str, Any]) -> SubsonicError | None:
     if answer.get("status") != "failed" and error is None:
         return None
     error = error if isinstance(error, dict) else {}
-    code = text(error.get("code"))
-    return SubsonicError(int(code) if code.isdecimal() else _GENERIC, said(error.get("message")))
+    code = whole_number(text(error.get("code")))
+    return SubsonicError(_GENERIC if code is None else code, said(error.get("message")))
 
 
 def _listed(songs: list[dict[str, Any]]) -> list[ListedTrack]:

@@ -260,30 +260,41 @@ class RemoteServer(ABC, Generic[SettingsT]):
         raise FetchError(f"the server {reason} (403)", permanent=True, status=403)
 
     def _walk(self, ask: Ask, seen: set[str]) -> Iterator[list[ListedTrack]]:
-        start, before = 0, len(seen)
+        """One list, to its empty page: what a server counts may be too little, 0 or the entries of one page."""
+        start, before, total = 0, len(seen), 0
         while True:
-            with nothing_unforeseen():
-                page = ask(start)
+            counted_all = 0 < total <= start
+            try:
+                with nothing_unforeseen():
+                    page = ask(start)
+            except FetchError as error:
+                if counted_all and error.permanent and error.status not in (401, 403):
+                    logger.debug("entry %d, behind the end: %s", start, error.reason)
+                    break
+                raise
+            total = max(total, page.total or 0)
             # A dict, for a page may repeat itself too.
             fresh = list({t.track_id: t for t in page.tracks if t.track_id not in seen}.values())
             seen.update(t.track_id for t in fresh)
             if fresh:
                 yield fresh
             start += page.n_items
-            if not page.n_items or (page.total is not None and start >= page.total):
+            if not page.n_items:
                 break
             if not fresh:
-                if page.full:
+                if page.full and not 0 < total <= len(seen) - before:
                     raise SourceError(
                         f"the list of {self.product}'s tracks at {self._client.address} does not end: after"
                         f" {len(seen)} tracks it begins again; does a cache or a proxy ignore the query?"
                     )
                 break
-        if page.total is not None and len(seen) - before < page.total:
+        n_listed = len(seen) - before
+        if n_listed < total:
             logger.warning(
-                "%s counts %d tracks and listed %d; it may have changed meanwhile",
-                self.product, page.total, len(seen) - before,
-            )  # fmt: skip
+                "%s counts %d tracks and listed %d; it may have changed meanwhile", self.product, total, n_listed
+            )
+        elif 0 < total < n_listed:
+            logger.info("%s counts %d tracks and listed %d; all of them were taken", self.product, total, n_listed)
 
 
 def header_token(token: str, key: str) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import email.utils
 import gzip
+import json
 import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 from loopback.dialects.subsonic import failed
 
@@ -24,6 +26,7 @@ FaultKind = Literal[
     "redirect",  # 302 (or `status`) to `headers["Location"]`, or to the same path and query at `to`
     "html",  # a page, with `status`
     "json",  # a JSON document, with `status`
+    "echo",  # `status`, with words and an error of Subsonic's that repeat the query and the headers
     "subsonic",  # Subsonic's own error `code`, with status 200
     "empty",  # a body of no bytes
     "garbage",  # a body that is no audio
@@ -91,6 +94,17 @@ def _json(fault: Fault, handler: Handler, _: Body) -> None:
 def _subsonic(fault: Fault, handler: Handler, _: Body) -> None:
     reply = failed(fault.code, "json" if "f=json" in handler.path else "xml")
     handler.send_whole(reply.status, reply.body, reply.content_type, fault.headers)
+
+
+def _echo(fault: Fault, handler: Handler, _: Body) -> None:
+    heard = [handler.path, unquote(handler.path), *handler.headers.values()]
+    error = {"code": fault.code, "message": " ".join(heard)}
+    content = json.dumps({"subsonic-response": {"status": "failed", "version": "1.16.1", "error": error}}).encode()
+    handler.send_response(fault.status, " ".join(heard).replace("\n", " "))
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
 
 
 def _empty(fault: Fault, handler: Handler, _: Body) -> None:
@@ -189,6 +203,7 @@ _PLAYS: Mapping[FaultKind, Callable[[Fault, Handler, Body], None]] = {
     "redirect": _redirect,
     "html": _html,
     "json": _json,
+    "echo": _echo,
     "subsonic": _subsonic,
     "empty": _empty,
     "garbage": _garbage,

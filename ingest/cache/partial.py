@@ -22,6 +22,7 @@ from typing import IO
 
 from student_clap.config.runtime.files import PARTIAL, write_text_atomically
 from student_clap.ingest.http.body import whole_number
+from student_clap.ingest.http.secrets import masked
 
 DATA_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
@@ -107,7 +108,7 @@ class Partial:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self._begun = True
         validator = _validator(headers) if plain and headers.get("Accept-Ranges", "").lower() != "none" else ""
-        if validator:
+        if validator and masked(validator) == validator:  # a file is no place for a secret that a server repeats
             self.note = Note(self._asked, validator, n_bytes)
             write_text_atomically(self._note_path, json.dumps(asdict(self.note)))
 

@@ -19,6 +19,7 @@ import urllib3
 
 from student_clap.ingest.http.errors import FetchError, StoppedError
 from student_clap.ingest.http.retry import RetryError
+from student_clap.ingest.http.secrets import masked
 
 BLOCK_BYTES = 1 << 17
 _MOST_DIGITS = 18
@@ -61,7 +62,7 @@ class Body:
         self.plain = self._encoding == "identity"
         if self._encoding not in ("identity", "gzip", "x-gzip", "deflate"):
             raise FetchError(
-                f"the server answers with the encoding {self._encoding[:40]!r}, which was not asked for",
+                f"the server answers with the encoding {masked(self._encoding)[:40]!r}, which was not asked for",
                 permanent=True,
                 kind="unusable answer",
             )

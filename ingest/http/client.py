@@ -25,6 +25,7 @@ from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.deadline import DeadlineAdapter
 from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
 from student_clap.ingest.http.retry import Retries, RetryError, retry_after_s
+from student_clap.ingest.http.secrets import Sent, masked
 
 logger = logging.getLogger(__name__)
 # It writes whole URLs, in which some servers want their secrets: of every request, and of headers that are damaged.
@@ -33,16 +34,27 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 _RETRIED = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5
 _REASON_CHARACTERS = 120  # of a status line's own words
+_PUBLIC = frozenset({"u", "v"})  # of Subsonic's query: the user and the version
 MAX_JSON_BYTES = 256_000_000
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The proof of identity for the home server. It is sent to no other server and shown nowhere."""
+    """The proof of identity for the home server. It is sent to no other server and shown nowhere.
+
+    `secret` is what the headers and the query are made from.
+    """
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str = field(default="", repr=False)
+
+    def secrets(self) -> Iterator[str]:
+        """What must not be shown: the secret, and what is sent in its place."""
+        yield self.secret
+        yield from (value.rpartition(" ")[2].rstrip("=") for value in self.headers.values())
+        yield from (value for name, value in self.query.items() if name not in _PUBLIC)
 
 
 class _Session(requests.Session):
@@ -73,6 +85,7 @@ class HttpClient:
         self._config = config
         self._stop = stop
         self._retries = Retries(config, stop)
+        self._sent = Sent()
         self._session = _Session()
         adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=config.concurrency)
         self._session.mount("http://", adapter)
@@ -87,6 +100,7 @@ class HttpClient:
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
+        self._sent.forget()
 
     def get_json(
         self,
@@ -170,6 +184,7 @@ class HttpClient:
             FetchError: there was no such answer, and another attempt would not bring one.
         """
         proof = credentials or self.credentials
+        self._sent.hide(proof.secrets())
         url = _with_query(self._base_url + path, query)
         for _ in range(_MAX_REDIRECTS + 1):
             at_home = self.is_home(url)
@@ -297,7 +312,7 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
 
 def _failure(response: requests.Response) -> Exception:
     status = response.status_code
-    reason = f"the server answers {status} {one_line(response.reason or '', _REASON_CHARACTERS)}".rstrip()
+    reason = f"the server answers {status} {one_line(masked(response.reason or ''), _REASON_CHARACTERS)}".rstrip()
     if status in _RETRIED or status >= 500:
         return RetryError(
             reason,
@@ -328,4 +343,4 @@ def _innermost(error: BaseException) -> str:
 def _shown(url: str) -> str:
     """`url` without its query, where servers hide secrets."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{_port(parts)}{parts.path}"
+    return masked(f"{parts.scheme}://{parts.hostname}:{_port(parts)}{parts.path}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from student_clap.ingest.http.secrets import masked
+
 logger = logging.getLogger(__name__)
 _INGEST = Path(__file__).parents[1]
 
@@ -18,6 +20,9 @@ _KIND_OF_STATUS = {401: "refused", 403: "refused", 404: "not on the server", 410
 
 class SourceError(click.ClickException):
     """The source as a whole is unusable (wrong token, server gone, disk full). Ends the run with this one message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class FetchError(Exception):
@@ -31,6 +36,7 @@ class FetchError(Exception):
     """
 
     def __init__(self, reason: str, *, permanent: bool, status: int = 0, kind: str = "") -> None:
+        reason = masked(reason)
         super().__init__(reason)
         self.reason = reason
         self.permanent = permanent

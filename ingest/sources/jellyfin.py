@@ -49,7 +49,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         if self._settings.token is None:
             raise SourceError(f"{self.section}.token is not set; make an API key in the server's dashboard")
         token = header_token(self._settings.token.get_secret_value(), f"{self.section}.token")
-        return [Credentials(headers) for headers in self.header_styles(token)]
+        return [Credentials(headers, secret=token) for headers in self.header_styles(token)]
 
     @staticmethod
     def header_styles(token: str) -> list[dict[str, str]]:

@@ -58,7 +58,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
                 " the server asks for none"
             )
         pair = base64.b64encode(f"{user}:{password.get_secret_value()}".encode()).decode()
-        return [Credentials({"Authorization": f"Basic {pair}"})]
+        return [Credentials({"Authorization": f"Basic {pair}"}, secret=password.get_secret_value())]
 
     def greet(self, credentials: Credentials) -> str | None:
         """Ask for the server's status, which names the version."""

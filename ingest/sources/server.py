@@ -22,6 +22,7 @@ from student_clap.config.schema import IngestConfig
 from student_clap.ingest.cache.download import download, probe
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
+from student_clap.ingest.http.secrets import masked
 from student_clap.ingest.sources.base import ListedTrack, Wanted
 
 logger = logging.getLogger(__name__)
@@ -333,4 +334,4 @@ def number(value: Any) -> int | None:
 
 def said(value: Any) -> str:
     """A server's own words, fit for a message."""
-    return one_line(text(value), _SAID_CHARACTERS)
+    return one_line(masked(text(value)), _SAID_CHARACTERS)

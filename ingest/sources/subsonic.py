@@ -85,7 +85,11 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         user, password, api_key = self._settings.user, self._settings.password, self._settings.api_key
         if api_key is not None:
             # The specification forbids `u` next to it (code 43).
-            return [Credentials(query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN})]
+            return [
+                Credentials(
+                    query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN}, secret=api_key.get_secret_value()
+                )
+            ]
         if not user or password is None:
             raise SourceError(
                 "navidrome.api_key is not set, and navidrome.user and navidrome.password are not both set; set the"
@@ -94,8 +98,8 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         plain, salt = password.get_secret_value(), secrets.token_hex(8)
         token = hashlib.md5((plain + salt).encode(), usedforsecurity=False).hexdigest()
         return [
-            Credentials(query={"u": user, "t": token, "s": salt, **_WITH_TOKEN}),
-            Credentials(query={"u": user, "p": f"enc:{plain.encode().hex()}", **_WITH_PASSWORD}),
+            Credentials(query={"u": user, "t": token, "s": salt, **_WITH_TOKEN}, secret=plain),
+            Credentials(query={"u": user, "p": f"enc:{plain.encode().hex()}", **_WITH_PASSWORD}, secret=plain),
         ]
 
     def greet(self, credentials: Credentials) -> str | None:

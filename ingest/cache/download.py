@@ -17,7 +17,7 @@ import requests
 
 from student_clap.ingest.cache.budget import Reservation, reserve_room
 from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension, refuse_text
-from student_clap.ingest.cache.partial import Partial
+from student_clap.ingest.cache.partial import Partial, covers_whole
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.ingest.http.retry import RetryError
@@ -130,14 +130,20 @@ class Download:
         # At most twice: once for the rest, and where that is not to be had, once for the whole.
         while True:
             headers = partial.request_headers()
-            accepted = frozenset({200, 206, _RANGE_REFUSED} if headers else {200})
+            accepted = frozenset({200, 206, _RANGE_REFUSED} if headers else {200, 206})
             with self._client.open(self._path, query=self._query, headers=headers, accepted=accepted) as response:
-                if response.status_code == 200:
+                if response.status_code == 200 or (response.status_code == 206 and covers_whole(response.headers)):
                     self._take_whole(response, reservation)
                     return self._finish()
                 if response.status_code == 206 and partial.continued_by(response.headers):
                     self._take_rest(response, reservation)
                     return self._finish()
+                if not headers:
+                    raise FetchError(
+                        "the server sends a part of the file (206) where the whole was asked for",
+                        permanent=True,
+                        kind="unusable answer",
+                    )
             partial.drop()
             reservation.restart()
 

@@ -137,6 +137,16 @@ class Partial:
             self.drop()
 
 
+def covers_whole(headers: Mapping[str, str]) -> bool:
+    """Whether the Content-Range of an answer 206 is the whole file, as some servers say where no range was asked for.
+
+    >>> covers_whole({"Content-Range": "bytes 0-99/100"}), covers_whole({"Content-Range": "bytes 0-98/100"})
+    (True, False)
+    """
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    return match is not None and match[1] == "0" and match[3] != "*" and int(match[2]) == int(match[3]) - 1
+
+
 def names(directory: Path) -> frozenset[str]:
     """Names, without extension, of the files that have a part or a note below `directory`."""
     return frozenset(path.name.partition(DATA_SUFFIX)[0] for path in directory.glob("*/*.part*"))

@@ -54,7 +54,9 @@ class Body:
     """
 
     def __init__(self, response: requests.Response, *, stop: threading.Event, timeout_s: float, begin: int = 0) -> None:
-        length = response.headers.get("Content-Length", "")
+        # Two headers that say the same come joined (RFC 9110, 8.6).
+        lengths = {each.strip() for each in response.headers.get("Content-Length", "").split(",")}
+        length = lengths.pop() if len(lengths) == 1 else ""
         self.chunked = response.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
         self.promised = None if self.chunked else whole_number(length)
         self.n_bytes = 0

@@ -91,6 +91,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         self._client = HttpClient(self.base_url(settings.url), config, stop)
         self._client.credentials = self._credentials[0]
         self._checking = threading.Lock()
+        self._download_refused = False  # 401, where another address gives the file
 
     def __enter__(self) -> Self:
         return self
@@ -250,13 +251,22 @@ class RemoteServer(ABC, Generic[SettingsT]):
 
     def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
         """What `ask` returns for the first address that the account may read."""
-        addresses = self.addresses(track_id)
+        addresses, unauthorised = self.addresses(track_id), False
+        if self._download_refused:  # to this account: it would cost each track two requests more
+            addresses = [*addresses[1:], addresses[0]]
         for address in addresses:
             try:
-                return ask(address)
+                found = ask(address)
             except FetchError as error:
-                if error.status != 403:
+                if error.status == 401 and address is not addresses[-1]:
+                    # Emby says so where only the right to download is lacking. Dead credentials end the run here.
+                    self.check()
+                    unauthorised = True
+                elif error.status != 403:
                     raise
+            else:
+                self._download_refused = self._download_refused or unauthorised
+                return found
         reason = "allows neither its download nor its stream" if len(addresses) > 1 else "does not allow its download"
         raise FetchError(f"the server {reason} (403)", permanent=True, status=403)
 

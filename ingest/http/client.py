@@ -343,4 +343,5 @@ def _innermost(error: BaseException) -> str:
 def _shown(url: str) -> str:
     """`url` without its query, where servers hide secrets."""
     parts = urlsplit(url)
-    return masked(f"{parts.scheme}://{parts.hostname}:{_port(parts)}{parts.path}")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return masked(f"{parts.scheme}://{host}:{_port(parts)}{parts.path}")

@@ -78,7 +78,9 @@ def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
 
 
 def _where(config: DatabaseConfig) -> str:
-    return config.host if config.host.startswith("/") else f"{config.host}:{config.port}"
+    if config.host.startswith("/"):
+        return config.host
+    return f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
 
 
 def _wait(connection: psycopg2.extensions.connection) -> None:
@@ -171,7 +173,11 @@ def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
     reason = one_line((tried or lines)[-1].removeprefix("FATAL:"))
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
         remedy = "check database.user and database.password (DB_USER and DB_PASSWORD in .env)"
-    elif "does not exist" in text and "database" in text:
+    elif "role" in reason and ("does not exist" in reason or "not permitted to log in" in reason):
+        remedy = "check database.user (DB_USER in .env); if it is right, CREATE ROLE or ALTER ROLE it with LOGIN"
+    elif "permission denied for database" in text:
+        remedy = f'GRANT CONNECT ON DATABASE "{config.database}" TO "{config.user}"'
+    elif "does not exist" in reason and "database" in reason:
         remedy = "check database.database; AudioMuse-AI's own default is `audiomusedb`"
     elif "refused" in text or "No such file" in text:
         remedy = "is PostgreSQL running there, and does it accept connections from this machine?"

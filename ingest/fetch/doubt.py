@@ -82,9 +82,9 @@ class Doubt:
         return released
 
     def end(self) -> list[Failure]:
-        """The failures that are held back after the last track."""
+        """The few failures that are held back after the last track; none where the run ends before the doubt does."""
         held, self._held = self._held, []
-        return held
+        return [] if self._open else held
 
     def settled(self, row: int, last_row: int, check_audio: Callable[[str], None]) -> list[Wanted]:
         """Take note that a track is fetched or has failed.
@@ -124,7 +124,7 @@ class Doubt:
                 " ingest.source, and with several servers --server; no track was marked as failed"
             )
         self._release()
-        self._limit = max(len(self._held) + LIKE, min(self._limit * _STEP, _MOST))
+        self._limit = max(len(self._held) + 1, min(self._limit * _STEP, _MOST))
 
     def _like(self) -> list[FetchError]:
         """The held failures of the commonest kind."""

@@ -11,7 +11,7 @@ import pytest
 from student_clap.ingest.fetch.doubt import UNKNOWN_IDS
 from student_clap.store import State
 
-N_TRACKS = 60
+N_TRACKS = 80
 
 
 @pytest.fixture

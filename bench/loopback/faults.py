@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import email.utils
 import gzip
+import json
 import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 from loopback.dialects.subsonic import failed
 
@@ -24,6 +26,7 @@ FaultKind = Literal[
     "redirect",  # 302 (or `status`) to `headers["Location"]`, or to the same path and query at `to`
     "html",  # a page, with `status`
     "json",  # a JSON document, with `status`
+    "echo",  # `status`, with words and an error of Subsonic's that repeat the query and the headers
     "subsonic",  # Subsonic's own error `code`, with status 200
     "empty",  # a body of no bytes
     "garbage",  # a body that is no audio
@@ -36,6 +39,7 @@ FaultKind = Literal[
     "gzip",  # compressed, though nobody asked for that
     "chunked",  # in chunks, whole; with `share` < 1 broken off
     "no_length",  # neither Content-Length nor chunks
+    "headers",  # the file with `status` and `headers` alone, each of whose values may be several
     "slow_headers",  # a byte of the headers every `every_s` s
     "slow_body",  # a byte of the body every `every_s` s
 ]
@@ -90,6 +94,17 @@ def _json(fault: Fault, handler: Handler, _: Body) -> None:
 def _subsonic(fault: Fault, handler: Handler, _: Body) -> None:
     reply = failed(fault.code, "json" if "f=json" in handler.path else "xml")
     handler.send_whole(reply.status, reply.body, reply.content_type, fault.headers)
+
+
+def _echo(fault: Fault, handler: Handler, _: Body) -> None:
+    heard = [handler.path, unquote(handler.path), *handler.headers.values()]
+    error = {"code": fault.code, "message": " ".join(heard)}
+    content = json.dumps({"subsonic-response": {"status": "failed", "version": "1.16.1", "error": error}}).encode()
+    handler.send_response(fault.status, " ".join(heard).replace("\n", " "))
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
 
 
 def _empty(fault: Fault, handler: Handler, _: Body) -> None:
@@ -162,6 +177,16 @@ def _no_length(_: Fault, handler: Handler, body: Body) -> None:
     handler.wfile.write(body.whole().read())
 
 
+def _headers(fault: Fault, handler: Handler, body: Body) -> None:
+    handler.close_connection = True
+    handler.send_response(fault.status)
+    for name, value in fault.headers.items():
+        for line in value.split("\n"):
+            handler.send_header(name, line)
+    handler.end_headers()
+    handler.wfile.write(body.whole().read())
+
+
 def _slow_headers(fault: Fault, handler: Handler, _: Body) -> None:
     handler.close_connection = True
     handler.trickle(b"HTTP/1.1 200 OK\r\nX-Patience: " + b"x" * 100_000, fault.every_s)
@@ -178,6 +203,7 @@ _PLAYS: Mapping[FaultKind, Callable[[Fault, Handler, Body], None]] = {
     "redirect": _redirect,
     "html": _html,
     "json": _json,
+    "echo": _echo,
     "subsonic": _subsonic,
     "empty": _empty,
     "garbage": _garbage,
@@ -190,6 +216,7 @@ _PLAYS: Mapping[FaultKind, Callable[[Fault, Handler, Body], None]] = {
     "gzip": _gzip,
     "chunked": _chunked,
     "no_length": _no_length,
+    "headers": _headers,
     "slow_headers": _slow_headers,
     "slow_body": _slow_body,
 }

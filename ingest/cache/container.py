@@ -11,6 +11,7 @@ read.
 from __future__ import annotations
 
 import codecs
+import stat
 from pathlib import Path
 
 import av
@@ -42,9 +43,13 @@ def audio_extension(path: Path) -> str:
         2 to 4 lower-case letters and digits.
 
     Raises:
-        NotAudioError: the file is empty, text, a playlist, without an audio stream, or of no known audio format.
+        NotAudioError: the file is not a regular one, empty, text, a playlist, without an audio stream, or of no
+            known audio format.
         OSError: the file cannot be read.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        # To open a pipe, or to read a terminal, waits until somebody writes.
+        raise NotAudioError("it is not a regular file, but a pipe, a socket or a device")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     refuse_text(head)

@@ -17,7 +17,7 @@ import requests
 
 from student_clap.ingest.cache.budget import Reservation, reserve_room
 from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension, refuse_text
-from student_clap.ingest.cache.partial import Partial
+from student_clap.ingest.cache.partial import Partial, covers_whole
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.ingest.http.retry import RetryError
@@ -54,6 +54,26 @@ def download(
         StoppedError: the run is ending.
     """
     return client.retry(path, Download(client, path, stem, query, explain).attempt)
+
+
+def probe(
+    client: HttpClient,
+    path: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    explain: Callable[[bytes], Exception | None] | None = None,
+) -> None:
+    """See that an address gives audio, by the first bytes of the answer; nothing is kept. As `download` otherwise."""
+
+    def once() -> None:
+        with client.open(path, query=query) as response:
+            head = next(client.body(response).blocks(), b"")
+        try:
+            refuse_text(head)
+        except NotAudioError as error:
+            raise _not_audio(head, error, explain) from None
+
+    client.retry(path, once)
 
 
 class Download:
@@ -110,14 +130,20 @@ class Download:
         # At most twice: once for the rest, and where that is not to be had, once for the whole.
         while True:
             headers = partial.request_headers()
-            accepted = frozenset({200, 206, _RANGE_REFUSED} if headers else {200})
+            accepted = frozenset({200, 206, _RANGE_REFUSED} if headers else {200, 206})
             with self._client.open(self._path, query=self._query, headers=headers, accepted=accepted) as response:
-                if response.status_code == 200:
+                if response.status_code == 200 or (response.status_code == 206 and covers_whole(response.headers)):
                     self._take_whole(response, reservation)
                     return self._finish()
                 if response.status_code == 206 and partial.continued_by(response.headers):
                     self._take_rest(response, reservation)
                     return self._finish()
+                if not headers:
+                    raise FetchError(
+                        "the server sends a part of the file (206) where the whole was asked for",
+                        permanent=True,
+                        kind="unusable answer",
+                    )
             partial.drop()
             reservation.restart()
 
@@ -138,7 +164,7 @@ class Download:
         try:
             refuse_text(head)
         except NotAudioError as error:
-            raise self._not_audio(head, error) from None
+            raise _not_audio(head, error, self._explain) from None
         n_bytes = body.promised if body.plain else None
         self._partial.drop()
         reservation.restart()
@@ -180,8 +206,9 @@ class Download:
             return self._partial.finish(audio_extension(path))
         except NotAudioError as error:
             with path.open("rb") as file:
-                raise self._not_audio(file.read(HEAD_BYTES), error) from None
+                raise _not_audio(file.read(HEAD_BYTES), error, self._explain) from None
 
-    def _not_audio(self, head: bytes, error: NotAudioError) -> Exception:
-        explained = self._explain(head) if self._explain is not None else None
-        return explained or FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio")
+
+def _not_audio(head: bytes, error: NotAudioError, explain: Callable[[bytes], Exception | None] | None) -> Exception:
+    explained = explain(head) if explain is not None else None
+    return explained or FetchError(f"the server sent no audio: {error}", permanent=True, kind="no audio")

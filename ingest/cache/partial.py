@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import IO
 
 from student_clap.config.runtime.files import PARTIAL, write_text_atomically
+from student_clap.ingest.http.body import whole_number
+from student_clap.ingest.http.secrets import masked
 
 DATA_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Partial:
         if self.note is None or match is None or headers.get("Content-Encoding", "identity").lower() != "identity":
             return False
         begin, last, n_bytes = int(match[1]), int(match[2]), int(match[3]) if match[3] != "*" else None
-        length = headers.get("Content-Length", "")
+        length = whole_number(headers.get("Content-Length", ""))
         by_tag = self.note.validator.startswith('"')
         validator = headers.get("ETag" if by_tag else "Last-Modified", "")
         return (
@@ -89,7 +91,7 @@ class Partial:
             and (n_bytes is None or last == n_bytes - 1)
             and (n_bytes is not None or self.note.n_bytes is not None)
             and (self.note.n_bytes is None or last == self.note.n_bytes - 1)
-            and (not length.isdecimal() or int(length) == last - begin + 1)
+            and length in (None, last - begin + 1)
             # Some servers look at Range and not at If-Range.
             and validator in ("", self.note.validator)
         )
@@ -106,7 +108,7 @@ class Partial:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self._begun = True
         validator = _validator(headers) if plain and headers.get("Accept-Ranges", "").lower() != "none" else ""
-        if validator:
+        if validator and masked(validator) == validator:  # a file is no place for a secret that a server repeats
             self.note = Note(self._asked, validator, n_bytes)
             write_text_atomically(self._note_path, json.dumps(asdict(self.note)))
 
@@ -133,6 +135,16 @@ class Partial:
         """After an error: remove a part that was begun here and cannot be continued."""
         if self._begun and self.note is None:
             self.drop()
+
+
+def covers_whole(headers: Mapping[str, str]) -> bool:
+    """Whether the Content-Range of an answer 206 is the whole file, as some servers say where no range was asked for.
+
+    >>> covers_whole({"Content-Range": "bytes 0-99/100"}), covers_whole({"Content-Range": "bytes 0-98/100"})
+    (True, False)
+    """
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    return match is not None and match[1] == "0" and match[3] != "*" and int(match[2]) == int(match[3]) - 1
 
 
 def names(directory: Path) -> frozenset[str]:

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.budget import Budget, spending
-from student_clap.ingest.fetch.wrong_server import WrongServerCheck
-from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError
+from student_clap.ingest.fetch.doubt import Doubt
+from student_clap.ingest.http.errors import FetchError, NoRoomError, StoppedError, nothing_unforeseen
 from student_clap.ingest.sources.base import AudioSource, Wanted
 from student_clap.store import FeatureStore, State
 
@@ -76,16 +76,14 @@ class Outcomes:
     Args:
         store: open for writing.
         audio_text: a file's path as the store has it: absolute for files that are used where they lie.
-        check: holds back failures of tracks that the source does not know; None: it is the right source.
+        doubt: holds back failures until it is clear that they are the tracks' own; None records them at once.
     """
 
-    def __init__(
-        self, store: FeatureStore, audio_text: Callable[[Path], str], check: WrongServerCheck | None = None
-    ) -> None:
+    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str], doubt: Doubt | None = None) -> None:
         self.counts = FetchCounts()
         self._store = store
         self._audio_text = audio_text
-        self._check = check
+        self._doubt = doubt
         self._rows: list[int] = []
         self._audio: list[str] = []
         self._errors: list[str] = []
@@ -108,23 +106,30 @@ class Outcomes:
             self.counts.fetched += 1
             self.counts.fetched_bytes += path.stat().st_size
         self._add(wanted.row, audio, "", State.FETCHED)
-        if self._check is not None:
-            self._record(self._check.fetched(in_place=in_place))
+        if self._doubt is not None:
+            self._doubt.fetched(in_place=in_place)
+            self._record(self._doubt.released())
 
     def failed(self, wanted: Wanted, error: FetchError) -> None:
         """Record, or hold back, that a track's file cannot be had, now or ever."""
-        if self._check is None or not self._check.holds(wanted, error):
+        if self._doubt is None or not self._doubt.holds(wanted, error):
             self._record([(wanted, error)])
 
-    def settled(self, row: int, last_row: int) -> list[Wanted]:
-        """Tracks to be fetched next, now that this one is fetched or has failed; see `WrongServerCheck.settled`."""
-        return [] if self._check is None else self._check.settled(row, last_row)
+    def settled(self, row: int, last_row: int, check_audio: Callable[[str], None]) -> list[Wanted]:
+        """Tracks to be fetched next, now that this one is fetched or has failed; see `Doubt.settled`."""
+        if self._doubt is None:
+            return []
+        first = self._doubt.settled(row, last_row, check_audio)
+        self._record(self._doubt.released())
+        return first
 
     def finish(self) -> None:
         """Record the failures that are held back, after the last track."""
-        held = [] if self._check is None else self._check.end()
+        if self._doubt is None:
+            return
+        held = self._doubt.end()
         self._record(held)
-        if len(held) > 1:
+        if len(held) > 1 and not self._doubt.known:
             logger.warning(
                 "none of %d tracks is there, and none ever was; if it is the wrong server or folder, correct it and run"
                 " `student-clap ingest --retry-failed`",
@@ -185,12 +190,13 @@ def fetch_all(
     """
 
     def fetch(track: Wanted) -> Path:
-        with spending(budget):
+        with nothing_unforeseen(), spending(budget):
             return source.fetch(track)
 
     queue: Iterator[Wanted] = iter(wanted)
     running: dict[Future[Path], Wanted] = {}
-    last_row = -1
+    last_row = -1  # of the tracks that were begun in their turn
+    ahead: set[int] = set()
     patience = max(8, 2 * concurrency)
     failures_in_a_row = 0
     with ThreadPoolExecutor(concurrency, thread_name_prefix="fetch") as pool:
@@ -198,7 +204,8 @@ def fetch_all(
             while True:
                 for track in itertools.islice(queue, 2 * concurrency - len(running)):
                     running[pool.submit(fetch, track)] = track
-                    last_row = max(last_row, track.row)
+                    if track.row not in ahead:
+                        last_row = max(last_row, track.row)
                 if not running:
                     break
                 done, _ = wait(running, FLUSH_S, FIRST_COMPLETED)
@@ -206,7 +213,8 @@ def fetch_all(
                     track = running.pop(future)
                     passing = _settle(track, future, outcomes)
                     failures_in_a_row = failures_in_a_row + 1 if passing else 0
-                    if first := outcomes.settled(track.row, last_row):
+                    if first := outcomes.settled(track.row, last_row, source.check_audio):
+                        ahead.update(t.row for t in first)
                         queue = _before(first, queue)
                 watcher.tick(len(done))
                 outcomes.flush(if_due=True)

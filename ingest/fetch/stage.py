@@ -12,10 +12,10 @@ import numpy.typing as npt
 from student_clap.config.schema import Config
 from student_clap.ingest.cache.budget import Budget, featurized_audio
 from student_clap.ingest.cache.files import AudioCache
+from student_clap.ingest.fetch.doubt import Doubt, ever_fetched
 from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
 from student_clap.ingest.fetch.plan import plan_fetch
 from student_clap.ingest.fetch.progress import audio_progress
-from student_clap.ingest.fetch.wrong_server import WrongServerCheck, ever_fetched
 from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore, Recipe
 
@@ -51,8 +51,8 @@ def fetch_audio(
         plan = plan_fetch(store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe)
         in_place = cache is None
         known = bool(plan.is_adopted.any()) or ever_fetched(store, rows, in_place=in_place)
-        check = None if known else WrongServerCheck(plan.sample, in_place=in_place)
-        outcomes = Outcomes(store, cache.relative if cache is not None else str, check)
+        doubt = Doubt(plan.sample, in_place=in_place, known=known)
+        outcomes = Outcomes(store, cache.relative if cache is not None else str, doubt)
         outcomes.counts.there, outcomes.counts.failed_before = plan.there, plan.failed
         for block in plan.adopted():
             for row, path in block:

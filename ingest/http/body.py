@@ -19,9 +19,20 @@ import urllib3
 
 from student_clap.ingest.http.errors import FetchError, StoppedError
 from student_clap.ingest.http.retry import RetryError
+from student_clap.ingest.http.secrets import masked
 
 BLOCK_BYTES = 1 << 17
+_MOST_DIGITS = 18
 MIN_BYTES_PER_S = 1024  # over the time that is waited for a single byte; a track of 5 MB then takes 80 minutes
+
+
+def whole_number(text: str) -> int | None:
+    """The number in a header or an answer; None where it is none, or longer than any that is meant.
+
+    >>> whole_number("17"), whole_number(""), whole_number("-1"), whole_number("9" * 5000)
+    (17, None, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 class Body:
@@ -43,15 +54,17 @@ class Body:
     """
 
     def __init__(self, response: requests.Response, *, stop: threading.Event, timeout_s: float, begin: int = 0) -> None:
-        length = response.headers.get("Content-Length", "")
+        # Two headers that say the same come joined (RFC 9110, 8.6).
+        lengths = {each.strip() for each in response.headers.get("Content-Length", "").split(",")}
+        length = lengths.pop() if len(lengths) == 1 else ""
         self.chunked = response.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-        self.promised = int(length) if length.isdecimal() and not self.chunked else None
+        self.promised = None if self.chunked else whole_number(length)
         self.n_bytes = 0
         self._encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
         self.plain = self._encoding == "identity"
         if self._encoding not in ("identity", "gzip", "x-gzip", "deflate"):
             raise FetchError(
-                f"the server answers with the encoding {self._encoding[:40]!r}, which was not asked for",
+                f"the server answers with the encoding {masked(self._encoding)[:40]!r}, which was not asked for",
                 permanent=True,
                 kind="unusable answer",
             )

@@ -17,13 +17,15 @@ from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
 import requests
+import urllib3
 
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.deadline import DeadlineAdapter
-from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
 from student_clap.ingest.http.retry import Retries, RetryError, retry_after_s
+from student_clap.ingest.http.secrets import Sent, masked
 
 logger = logging.getLogger(__name__)
 # It writes whole URLs, in which some servers want their secrets: of every request, and of headers that are damaged.
@@ -32,16 +34,27 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 _RETRIED = frozenset({408, 425, 429})  # and 5xx
 _MAX_REDIRECTS = 5
 _REASON_CHARACTERS = 120  # of a status line's own words
+_PUBLIC = frozenset({"u", "v"})  # of Subsonic's query: the user and the version
 MAX_JSON_BYTES = 256_000_000
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The proof of identity for the home server. It is sent to no other server and shown nowhere."""
+    """The proof of identity for the home server. It is sent to no other server and shown nowhere.
+
+    `secret` is what the headers and the query are made from.
+    """
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str = field(default="", repr=False)
+
+    def secrets(self) -> Iterator[str]:
+        """What must not be shown: the secret, and what is sent in its place."""
+        yield self.secret
+        yield from (value.rpartition(" ")[2].rstrip("=") for value in self.headers.values())
+        yield from (value for name, value in self.query.items() if name not in _PUBLIC)
 
 
 class _Session(requests.Session):
@@ -72,6 +85,7 @@ class HttpClient:
         self._config = config
         self._stop = stop
         self._retries = Retries(config, stop)
+        self._sent = Sent()
         self._session = _Session()
         adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=config.concurrency)
         self._session.mount("http://", adapter)
@@ -86,6 +100,7 @@ class HttpClient:
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
+        self._sent.forget()
 
     def get_json(
         self,
@@ -127,7 +142,8 @@ class HttpClient:
             ) as response:
                 return _as_json(self.body(response))
 
-        return self._retries.run(path, once)
+        with nothing_unforeseen():
+            return self._retries.run(path, once)
 
     def retry(self, what: str, once: Callable[[], T]) -> T:
         """Call `once`, one attempt at something, until it succeeds; see `Retries.run`, whose errors it raises."""
@@ -168,6 +184,7 @@ class HttpClient:
             FetchError: there was no such answer, and another attempt would not bring one.
         """
         proof = credentials or self.credentials
+        self._sent.hide(proof.secrets())
         url = _with_query(self._base_url + path, query)
         for _ in range(_MAX_REDIRECTS + 1):
             at_home = self.is_home(url)
@@ -212,7 +229,7 @@ class HttpClient:
                 stream=True,
                 allow_redirects=False,
             )
-        except (requests.RequestException, UnicodeError) as error:
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
             failure = _unsent(error, url, timeout_s)
         # Not raised within: the libraries' errors carry the whole URL, and would stand behind ours.
         raise failure
@@ -269,7 +286,7 @@ def _as_json(body: Body) -> Any:
             )
     try:
         return json.loads(b"".join(parts))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FetchError("the answer is not JSON", permanent=True, kind="unusable answer") from None
 
 
@@ -282,6 +299,10 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
         return RetryError(f"no answer within {timeout_s:g} s", kind="timeout")
     if isinstance(error, requests.exceptions.ConnectionError):
         return RetryError(f"no connection: {_innermost(error)}", kind="no connection")
+    if "certificate" in str(error) and not isinstance(error, requests.RequestException):
+        # A path that is not there: requests looks before it connects.
+        reason = "the certificates that REQUESTS_CA_BUNDLE (or CURL_CA_BUNDLE) names are not there; correct its path"
+        return FetchError(reason, permanent=True, kind="no connection")
     if isinstance(error, requests.exceptions.InvalidHeader):
         reason = "the server's headers contradict each other"
     else:
@@ -291,7 +312,7 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
 
 def _failure(response: requests.Response) -> Exception:
     status = response.status_code
-    reason = f"the server answers {status} {one_line(response.reason or '', _REASON_CHARACTERS)}".rstrip()
+    reason = f"the server answers {status} {one_line(masked(response.reason or ''), _REASON_CHARACTERS)}".rstrip()
     if status in _RETRIED or status >= 500:
         return RetryError(
             reason,
@@ -322,4 +343,5 @@ def _innermost(error: BaseException) -> str:
 def _shown(url: str) -> str:
     """`url` without its query, where servers hide secrets."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{_port(parts)}{parts.path}"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return masked(f"{parts.scheme}://{host}:{_port(parts)}{parts.path}")

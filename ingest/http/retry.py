@@ -18,6 +18,7 @@ import urllib3
 
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.errors import FetchError, StoppedError
+from student_clap.ingest.http.secrets import masked
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class RetryError(Exception):
     """
 
     def __init__(self, reason: str, *, kind: str, retry_after_s: float = 0.0) -> None:
+        reason = masked(reason)
         super().__init__(reason)
         self.reason = reason
         self.kind = kind
@@ -84,7 +86,7 @@ class Retries:
             # Jitter, so that parallel downloads do not come back all at once.
             wait_s = min(self._config.backoff_s * 2**failures, _MAX_WAIT_S) * random.uniform(0.75, 1.25)
             failures += 1
-            logger.debug("%s: %s; another attempt follows", what, last.reason)
+            logger.debug("%s: %s; another attempt follows", masked(what), last.reason)
             self._pause(wait_s)
 
     def _pause(self, wait_s: float) -> None:

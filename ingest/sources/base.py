@@ -32,6 +32,16 @@ class AudioSource(Protocol):
     def check(self) -> None:
         """Find out whether the source can be used at all. Raises SourceError with the remedy."""
 
+    def check_audio(self, occasion: str) -> None:
+        """Find out whether the source gives audio of any track at all, after many tracks failed alike.
+
+        Args:
+            occasion: what failed, for the message.
+
+        Raises:
+            SourceError: it gives none, with the remedy; so the failures say nothing about their tracks.
+        """
+
     def fetch(self, wanted: Wanted) -> Path:
         """Get one track's audio.
 

@@ -49,6 +49,11 @@ class FolderSource:
         found = (self._by_file_path(p) for t, p in self._file_paths.items() if self._by_id(t) is None)
         self._claimants.update(path for path in found if path is not None)
 
+    def check_audio(self, occasion: str) -> None:  # noqa: ARG002
+        """See that the folder is still there: what else fails a file is that file's own. Raises SourceError."""
+        if not self._folder.is_dir():
+            raise SourceError(f"folder.path {self._folder} is not a folder any more; is the disk mounted?")
+
     def fetch(self, wanted: Wanted) -> Path:
         """Find one track's file."""
         path = self._by_id(wanted.track_id)

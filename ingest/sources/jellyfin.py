@@ -29,7 +29,8 @@ from student_clap.ingest.sources.server import (
     text,
 )
 
-_USER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_USER_ID = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
+_IN_A_PATH = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class JellyfinSource(RemoteServer[MediaServerConfig]):
@@ -49,7 +50,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         if self._settings.token is None:
             raise SourceError(f"{self.section}.token is not set; make an API key in the server's dashboard")
         token = header_token(self._settings.token.get_secret_value(), f"{self.section}.token")
-        return [Credentials(headers) for headers in self.header_styles(token)]
+        return [Credentials(headers, secret=token) for headers in self.header_styles(token)]
 
     @staticmethod
     def header_styles(token: str) -> list[dict[str, str]]:
@@ -61,10 +62,26 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
         try:
             info: Any = self._client.get_json("/System/Info", credentials=credentials)
         except FetchError as error:
-            if error.status == 403:
-                return self.product  # the token is known; this page is for administrators
-            raise
+            if error.status != 403:
+                raise
+            return self._greet_user(credentials, error.reason)
         return f"{self.product} {said(info['Version'])}" if isinstance(info, dict) and "Version" in info else None
+
+    def _greet_user(self, credentials: Credentials, reason: str) -> str:
+        """The system's information is for administrators; a proxy that refuses everybody says the same as the server.
+
+        So a page is asked for that every user may see.
+        """
+        path, query = self.items(self._user_id(credentials))
+        try:
+            items = entries(self._client.get_json(path, query=query | {"Limit": "1"}, credentials=credentials), "Items")
+        except FetchError as error:
+            if error.status == 403:
+                raise self.refusal(f"{reason}, and the same for its list of items") from None
+            raise
+        if items is None:
+            raise self.unlike("the list of items")
+        return self.product
 
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The download, and the stream of the same bytes."""
@@ -72,13 +89,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
 
     def lists(self) -> Iterator[Ask]:
         """One list of everything that the user, or without one the key, may see."""
-        user_id = self._settings.user_id
-        if user_id and not _USER_ID.fullmatch(user_id):
-            raise SourceError(
-                f"{self.section}.user_id {user_id!r} is not one of {self.product}'s; it is the id in the address of the"
-                " user's page in the dashboard, not the name"
-            )
-        path, query = self.items(user_id)
+        path, query = self.items(self._user_id())
 
         def ask(start: int) -> Page:
             paging = {"StartIndex": str(start), "Limit": str(PAGE_TRACKS), "SortBy": "SortName"}
@@ -91,6 +102,28 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
             return Page(tracks, len(items), number(document.get("TotalRecordCount")), len(items) >= PAGE_TRACKS)
 
         yield ask
+
+    def _user_id(self, credentials: Credentials | None = None) -> str:
+        """The id of the configured user, who may be given by name; empty where none is configured."""
+        given = self._settings.user_id
+        if not given or _USER_ID.fullmatch(given):
+            return given
+        unfit = f"{self.section}.user_id {given!r} is not an id of {self.product}'s"
+        remedy = "set the id, which stands in the address of the user's page in the dashboard"
+        try:
+            users = self._client.get_json("/Users", credentials=credentials)
+        except FetchError as error:
+            if error.status == 401:
+                raise
+            raise SourceError(f"{unfit}, and its users cannot be listed ({error.reason}); {remedy}") from None
+        known = [user for user in users if isinstance(user, dict)] if isinstance(users, list) else []
+        for key in ("Id", "Name"):
+            for user in known:
+                user_id = text(user.get("Id"))
+                if text(user.get(key)).casefold() == given.casefold() and _IN_A_PATH.fullmatch(user_id):
+                    return user_id
+        names = ", ".join(said(user.get("Name")) for user in known[:10]) or "none"
+        raise SourceError(f"{unfit}, and not the name of a user either (its users: {names}); {remedy}")
 
     @staticmethod
     def items(user_id: str) -> tuple[str, dict[str, str]]:

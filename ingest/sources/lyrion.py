@@ -1,7 +1,7 @@
 """Audio from a Lyrion Music Server (Logitech Media Server).
 
 `/music/{id}/download` gives the original file; everything else is JSON-RPC. Tracks of online services stand in the
-library like files, and cannot be handed out: the server is asked once which service such a track is of.
+library like files, and cannot be handed out: the server is asked for each track where it lies before its download.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
                 " the server asks for none"
             )
         pair = base64.b64encode(f"{user}:{password.get_secret_value()}".encode()).decode()
-        return [Credentials({"Authorization": f"Basic {pair}"})]
+        return [Credentials({"Authorization": f"Basic {pair}"}, secret=password.get_secret_value())]
 
     def greet(self, credentials: Credentials) -> str | None:
         """Ask for the server's status, which names the version."""
@@ -74,18 +74,18 @@ class LyrionSource(RemoteServer[LyrionConfig]):
         return f"Lyrion {said(status['version'])}" if "version" in status else None
 
     def addresses(self, track_id: str) -> Sequence[Address]:
-        """The original file; an extension behind it would transcode."""
-        return (Address(f"/music/{track_id}/download"),)
+        """The original file; an extension behind it would transcode.
 
-    def missing(self, track_id: str) -> FetchError:
-        """A track that is gone and one of an online service both have no file."""
+        The server is asked first where the track lies: the download of one of an online service does not answer in
+        time, or fails in other ways that look as if they might pass.
+        """
         details = entries(self._ask(["songinfo", 0, 100, f"track_id:{track_id}", "tags:u"]), "songinfo_loop") or []
         url = next((text(d["url"]) for d in details if "url" in d), "")
         service = online_service(url)
         if service:
             reason = f"it is a track of {service}, which Lyrion plays but does not hand out; only files can be fetched"
-            return FetchError(reason, permanent=True, status=404, kind="of an online service")
-        return super().missing(track_id)
+            raise FetchError(reason, permanent=True, kind="of an online service")
+        return (Address(f"/music/{track_id}/download"),)
 
     def lists(self) -> Iterator[Ask]:
         """One list of all titles."""

@@ -19,6 +19,7 @@ from typing import Self
 from student_clap.ingest.cache.budget import require_room
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import SourceError
+from student_clap.ingest.http.secrets import masked
 from student_clap.ingest.sources.base import ServerSource, Wanted
 from student_clap.ingest.sources.path_map import LocalFiles, PathMap, ServerPath, parse_maps, parse_server_path
 
@@ -71,6 +72,11 @@ class MappedSource:
         if self._server_checked:
             self._server.check()
 
+    def check_audio(self, occasion: str) -> None:
+        """Ask the server, from which every file comes that can fail."""
+        self._need_server()
+        self._server.check_audio(occasion)
+
     def fetch(self, wanted: Wanted) -> Path:
         """The local file, else a download."""
         path = self._path_of(wanted.track_id)
@@ -79,7 +85,7 @@ class MappedSource:
             self._counts[why] += 1
         if local is not None:
             return local
-        logger.debug("track %s: %s (%r)", wanted.track_id, why, path)
+        logger.debug("track %s: %s (%r)", wanted.track_id, why, masked(path))
         require_room()
         self._need_server()
         return self._server.fetch(wanted)

@@ -24,6 +24,7 @@ from student_clap.ingest.sources.server import (
     entries,
     header_token,
     number,
+    said,
     text,
 )
 
@@ -50,7 +51,8 @@ class PlexSource(RemoteServer[PlexConfig]):
         """The token, in Plex's own header."""
         if self._settings.token is None:
             raise SourceError("plex.token is not set; expected the X-Plex-Token of an account that sees the library")
-        return [Credentials({"X-Plex-Token": header_token(self._settings.token.get_secret_value(), "plex.token")})]
+        token = header_token(self._settings.token.get_secret_value(), "plex.token")
+        return [Credentials({"X-Plex-Token": token}, secret=token)]
 
     def greet(self, credentials: Credentials) -> str | None:
         """Count the music libraries, for without one every track would seem to be gone."""
@@ -78,7 +80,7 @@ class PlexSource(RemoteServer[PlexConfig]):
         key = text(part.get("key"))
         if not _PART_KEY.fullmatch(key):
             raise FetchError(
-                f"the server names a file outside its parts, {key[:100]!r}; not asked for",
+                f"the server names a file outside its parts, {said(key)!r}; not asked for",
                 permanent=True,
                 kind="unusable answer",
             )

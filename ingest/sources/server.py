@@ -19,14 +19,17 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import IngestConfig
-from student_clap.ingest.cache.download import download
+from student_clap.ingest.cache.download import download, probe
 from student_clap.ingest.http.client import Credentials, HttpClient
-from student_clap.ingest.http.errors import FetchError, SourceError
+from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
+from student_clap.ingest.http.secrets import masked
 from student_clap.ingest.sources.base import ListedTrack, Wanted
 
 logger = logging.getLogger(__name__)
 
 PAGE_TRACKS = 500  # asked for at a time; servers may give fewer
+_PROBES = 8  # tracks of the list that are tried where everything fails
+_NOTHING_MARKED = "no track was marked as failed; correct it and run ingest again"
 _SAID_CHARACTERS = 120  # of a server's own words in a message
 
 
@@ -48,6 +51,7 @@ class Page:
     full: bool = True  # as many entries as were asked for
 
 
+T = TypeVar("T")
 Ask = Callable[[int], Page]  # the page from that entry on
 
 
@@ -87,6 +91,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         self._client = HttpClient(self.base_url(settings.url), config, stop)
         self._client.credentials = self._credentials[0]
         self._checking = threading.Lock()
+        self._download_refused = False  # 401, where another address gives the file
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +152,8 @@ class RemoteServer(ABC, Generic[SettingsT]):
         with self._checking:
             for credentials in self._credentials:
                 try:
-                    name = self.greet(credentials)
+                    with nothing_unforeseen():
+                        name = self.greet(credentials)
                 except FetchError as error:
                     if error.status == 401:
                         refused = error.reason
@@ -170,7 +176,10 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 f"the track id {track_id!r} is not one of {self.product}'s", permanent=True, kind="strange id"
             )
         try:
-            return self._download(track_id, wanted.stem)
+            return self._try_addresses(
+                track_id,
+                lambda a: download(self._client, a.path, wanted.stem, query=a.query, explain=self.explain),
+            )
         except FetchError as error:
             if error.status == 401:
                 # The credentials, or this one track? If the credentials, that ends the run.
@@ -181,6 +190,36 @@ class RemoteServer(ABC, Generic[SettingsT]):
             if error.status == 404:
                 raise self.missing(track_id) from None
             raise
+
+    def check_audio(self, occasion: str) -> None:
+        """Ask the server for its name, for its list, and for the first bytes of a few tracks that it lists itself."""
+        self.check()
+        at = f"{self.product} at {self._client.address}"
+        listed: list[ListedTrack] = []
+        try:
+            for page in self.list_tracks():
+                usable = [t for t in page if self.track_ids.fullmatch(t.track_id)]
+                listed = [t for t in usable if t.path] or usable
+                break
+        except SourceError as error:
+            raise SourceError(f"{occasion}, and {error.message}; {_NOTHING_MARKED}") from None
+        if not listed:
+            raise SourceError(
+                f"{occasion}, and {at} lists no track at all; is its library mounted and scanned, and does the account"
+                f" see it? {_NOTHING_MARKED}"
+            )
+        for track in listed[:: -(-len(listed) // _PROBES)]:
+            try:
+                self._try_addresses(track.track_id, self._probe)
+            except FetchError as error:
+                last = error
+                logger.debug("track %s, which the server lists: %s", one_line(track.track_id), error.reason)
+            else:
+                return
+        raise SourceError(
+            f"{occasion}, and {at} gives none of the tracks that it lists itself ({last.reason}): is a proxy, a"
+            f" firewall or a login page between, or may the account of {self.section} not download? {_NOTHING_MARKED}"
+        )
 
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server once, a page at a time. Raises SourceError where the list breaks off."""
@@ -207,41 +246,66 @@ class RemoteServer(ABC, Generic[SettingsT]):
         """The error of an answer that does not have the expected form."""
         return FetchError(f"{what} is not as {self.product} gives it", permanent=True, kind="unusable answer")
 
-    def _download(self, track_id: str, stem: Path) -> Path:
-        addresses = self.addresses(track_id)
+    def _probe(self, address: Address) -> None:
+        probe(self._client, address.path, query=address.query, explain=self.explain)
+
+    def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
+        """What `ask` returns for the first address that the account may read."""
+        addresses, unauthorised = self.addresses(track_id), False
+        if self._download_refused:  # to this account: it would cost each track two requests more
+            addresses = [*addresses[1:], addresses[0]]
         for address in addresses:
             try:
-                return download(self._client, address.path, stem, query=address.query, explain=self.explain)
+                found = ask(address)
             except FetchError as error:
-                if error.status != 403:
+                if error.status == 401 and address is not addresses[-1]:
+                    # Emby says so where only the right to download is lacking. Dead credentials end the run here.
+                    self.check()
+                    unauthorised = True
+                elif error.status != 403:
                     raise
+            else:
+                self._download_refused = self._download_refused or unauthorised
+                return found
         reason = "allows neither its download nor its stream" if len(addresses) > 1 else "does not allow its download"
         raise FetchError(f"the server {reason} (403)", permanent=True, status=403)
 
     def _walk(self, ask: Ask, seen: set[str]) -> Iterator[list[ListedTrack]]:
-        start, before = 0, len(seen)
+        """One list, to its empty page: what a server counts may be too little, 0 or the entries of one page."""
+        start, before, total = 0, len(seen), 0
         while True:
-            page = ask(start)
+            counted_all = 0 < total <= start
+            try:
+                with nothing_unforeseen():
+                    page = ask(start)
+            except FetchError as error:
+                if counted_all and error.permanent and error.status not in (401, 403):
+                    logger.debug("entry %d, behind the end: %s", start, error.reason)
+                    break
+                raise
+            total = max(total, page.total or 0)
             # A dict, for a page may repeat itself too.
             fresh = list({t.track_id: t for t in page.tracks if t.track_id not in seen}.values())
             seen.update(t.track_id for t in fresh)
             if fresh:
                 yield fresh
             start += page.n_items
-            if not page.n_items or (page.total is not None and start >= page.total):
+            if not page.n_items:
                 break
             if not fresh:
-                if page.full:
+                if page.full and not 0 < total <= len(seen) - before:
                     raise SourceError(
                         f"the list of {self.product}'s tracks at {self._client.address} does not end: after"
                         f" {len(seen)} tracks it begins again; does a cache or a proxy ignore the query?"
                     )
                 break
-        if page.total is not None and len(seen) - before < page.total:
+        n_listed = len(seen) - before
+        if n_listed < total:
             logger.warning(
-                "%s counts %d tracks and listed %d; it may have changed meanwhile",
-                self.product, page.total, len(seen) - before,
-            )  # fmt: skip
+                "%s counts %d tracks and listed %d; it may have changed meanwhile", self.product, total, n_listed
+            )
+        elif 0 < total < n_listed:
+            logger.info("%s counts %d tracks and listed %d; all of them were taken", self.product, total, n_listed)
 
 
 def header_token(token: str, key: str) -> str:
@@ -280,4 +344,4 @@ def number(value: Any) -> int | None:
 
 def said(value: Any) -> str:
     """A server's own words, fit for a message."""
-    return one_line(text(value), _SAID_CHARACTERS)
+    return one_line(masked(text(value)), _SAID_CHARACTERS)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from student_clap.config.schema import IngestConfig, SubsonicConfig
+from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
@@ -84,7 +85,11 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         user, password, api_key = self._settings.user, self._settings.password, self._settings.api_key
         if api_key is not None:
             # The specification forbids `u` next to it (code 43).
-            return [Credentials(query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN})]
+            return [
+                Credentials(
+                    query={"apiKey": api_key.get_secret_value(), **_WITH_TOKEN}, secret=api_key.get_secret_value()
+                )
+            ]
         if not user or password is None:
             raise SourceError(
                 "navidrome.api_key is not set, and navidrome.user and navidrome.password are not both set; set the"
@@ -93,8 +98,8 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         plain, salt = password.get_secret_value(), secrets.token_hex(8)
         token = hashlib.md5((plain + salt).encode(), usedforsecurity=False).hexdigest()
         return [
-            Credentials(query={"u": user, "t": token, "s": salt, **_WITH_TOKEN}),
-            Credentials(query={"u": user, "p": f"enc:{plain.encode().hex()}", **_WITH_PASSWORD}),
+            Credentials(query={"u": user, "t": token, "s": salt, **_WITH_TOKEN}, secret=plain),
+            Credentials(query={"u": user, "p": f"enc:{plain.encode().hex()}", **_WITH_PASSWORD}, secret=plain),
         ]
 
     def greet(self, credentials: Credentials) -> str | None:
@@ -200,7 +205,7 @@ def parse_error(head: bytes) -> SubsonicError | None:
     if start[:1] == b"{":
         try:
             document = json.loads(start)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         answer = document.get("subsonic-response")
         return _error_of(answer) if isinstance(answer, dict) else None
@@ -219,8 +224,8 @@ def _error_of(answer: Mapping[str, Any]) -> SubsonicError | None:
     if answer.get("status") != "failed" and error is None:
         return None
     error = error if isinstance(error, dict) else {}
-    code = text(error.get("code"))
-    return SubsonicError(int(code) if code.isdecimal() else _GENERIC, said(error.get("message")))
+    code = whole_number(text(error.get("code")))
+    return SubsonicError(_GENERIC if code is None else code, said(error.get("message")))
 
 
 def _listed(songs: list[dict[str, Any]]) -> list[ListedTrack]:

@@ -243,7 +243,7 @@ def open_vectors(config: Config, wanted: str | None) -> Iterator[ApiVectors]:
         ApiError: not configured, refused, unreachable, or there is no such server.
     """
     with HttpClient(_checked_url(config.audiomuse), config.ingest, threading.Event()) as client:
-        client.credentials = Credentials(headers=_headers(config.audiomuse))
+        client.credentials = Credentials(_headers(config.audiomuse), secret=_token(config.audiomuse))
         yield ApiVectors(client, wanted, config.ingest.source)
 
 
@@ -251,6 +251,10 @@ def _checked_url(section: AudioMuseConfig) -> str:
     if not section.url:
         raise ApiError("audiomuse.url is not set; expected AudioMuse-AI's address, such as http://192.168.1.10:8000")
     return section.url
+
+
+def _token(section: AudioMuseConfig) -> str:
+    return section.token.get_secret_value() if section.token is not None else ""
 
 
 def _headers(section: AudioMuseConfig) -> dict[str, str]:

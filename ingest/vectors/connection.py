@@ -1,15 +1,20 @@
 """A connection to AudioMuse-AI's PostgreSQL: how it is opened, and its errors as one line that says what to do.
 
-Guarantee: no message carries the password. Text of a database without a declared encoding (SQL_ASCII) is read as UTF-8,
-and its bytes that are not are replaced by U+FFFD.
+Guarantee: every wait for the database can be interrupted by a signal, and ends a little after the time that the server
+itself allows a statement, also where the network between has gone silent. No message carries the
+password. Text of a database without a declared encoding (SQL_ASCII) is read as UTF-8, and its bytes that are not are
+replaced by U+FFFD.
 """
 
 from __future__ import annotations
 
 import codecs
+import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import DatabaseConfig
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 REPLACEMENT = "\ufffd"  # in the place of bytes that are not UTF-8
+SILENCE_S = 30.0  # beyond database.statement_timeout_s, after which the server itself would have spoken
+_UNACKNOWLEDGED_MS = 60_000  # bytes that the other end does not confirm: the connection is dead
+_LIBPQ_WITH_USER_TIMEOUT = 120_000
 _LENIENT_UTF8 = "student_clap_lenient_utf8"
 
 
@@ -27,13 +35,25 @@ class DatabaseError(VectorSourceError):
     """The database cannot be read. Never carries the password."""
 
 
+class _SilenceError(Exception):
+    """The database did not answer in time."""
+
+
+# Connection -> the longest wait for an answer, in seconds.
+_limits: WeakKeyDictionary[psycopg2.extensions.connection, float] = WeakKeyDictionary()
+
+
 def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
     """A new connection, which the caller closes. Raises DatabaseError, without the password, where there is none."""
     import psycopg2
 
-    where = f"{config.host}:{config.port}" if not config.host.startswith("/") else config.host
+    # libpq itself waits for the connection, because it knows all addresses of the host and their time limits.
+    psycopg2.extensions.set_wait_callback(None)
+    more: dict[str, Any] = {}
+    if psycopg2.extensions.libpq_version() >= _LIBPQ_WITH_USER_TIMEOUT:
+        more["tcp_user_timeout"] = _UNACKNOWLEDGED_MS
     try:
-        connection = psycopg2.connect(
+        connection: psycopg2.extensions.connection = psycopg2.connect(
             host=config.host,
             port=config.port,
             dbname=config.database,
@@ -46,12 +66,37 @@ def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
             keepalives_idle=60,
             keepalives_interval=30,
             keepalives_count=3,
+            **more,
         )
     except psycopg2.OperationalError as error:
-        raise DatabaseError(_why_not_connected(str(error), where, config)) from None
+        raise DatabaseError(_why_not_connected(str(error), _where(config), config)) from None
+    _limits[connection] = config.statement_timeout_s + SILENCE_S
+    psycopg2.extensions.set_wait_callback(_wait)
     if has_no_encoding(connection):
         _read_as_utf8(connection)
     return connection
+
+
+def _where(config: DatabaseConfig) -> str:
+    if config.host.startswith("/"):
+        return config.host
+    return f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
+
+
+def _wait(connection: psycopg2.extensions.connection) -> None:
+    """Wait for an answer in Python, where signals act; libpq's own wait would hold them back until its end."""
+    from psycopg2.extensions import POLL_OK, POLL_READ
+
+    limit_s = _limits.get(connection)
+    end = None if limit_s is None else time.monotonic() + limit_s
+    poller = select.poll()
+    while (state := connection.poll()) != POLL_OK:
+        poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        left_ms = None if end is None else (end - time.monotonic()) * 1000
+        if left_ms is not None and (left_ms <= 0 or not poller.poll(left_ms)):
+            raise _SilenceError(f"{limit_s:g} s")
+        if left_ms is None:
+            poller.poll()
 
 
 def has_no_encoding(connection: psycopg2.extensions.connection) -> bool:
@@ -79,6 +124,11 @@ def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterat
 
     try:
         yield
+    except _SilenceError as error:
+        raise DatabaseError(
+            f"the database has not answered for {error}, though database.statement_timeout_s is shorter: is the tunnel"
+            f" or the network between still up? Run {command} again"
+        ) from None
     except errors.InsufficientPrivilege as error:
         raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT {needs} to database.user") from None
     except errors.QueryCanceled as error:
@@ -123,7 +173,11 @@ def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
     reason = one_line((tried or lines)[-1].removeprefix("FATAL:"))
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
         remedy = "check database.user and database.password (DB_USER and DB_PASSWORD in .env)"
-    elif "does not exist" in text and "database" in text:
+    elif "role" in reason and ("does not exist" in reason or "not permitted to log in" in reason):
+        remedy = "check database.user (DB_USER in .env); if it is right, CREATE ROLE or ALTER ROLE it with LOGIN"
+    elif "permission denied for database" in text:
+        remedy = f'GRANT CONNECT ON DATABASE "{config.database}" TO "{config.user}"'
+    elif "does not exist" in reason and "database" in reason:
         remedy = "check database.database; AudioMuse-AI's own default is `audiomusedb`"
     elif "refused" in text or "No such file" in text:
         remedy = "is PostgreSQL running there, and does it accept connections from this machine?"

@@ -25,6 +25,7 @@ from student_clap.ingest.vectors.connection import (
 from student_clap.ingest.vectors.schema import (
     COLUMNS,
     DESCRIBED_COLUMNS,
+    HIDDEN_SCHEMAS,
     MATCH_TIERS,
     NEEDED_TABLES,
     SERVER_TABLES,
@@ -51,6 +52,7 @@ class AudioMuseDatabase:
         found = self.rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (tables,))
         present = {name for (name,) in found}
         if missing := [t for t in NEEDED_TABLES if t not in present]:
+            self._require_schema(missing)
             raise DatabaseError(
                 f"the database {self._connection.info.dbname!r} has no table {' and '.join(missing)}; expected"
                 " AudioMuse-AI's (by default it is called `audiomusedb`) with CLAP analysis switched on"
@@ -117,6 +119,16 @@ class AudioMuseDatabase:
             # fetchmany, because iteration hands out single rows.
             while rows := cursor.fetchmany(batch_rows):
                 yield [SourceTrack(*row) for row in rows]
+
+    def _require_schema(self, tables: list[str]) -> None:
+        """Raise DatabaseError where `tables` are there, in a schema whose USAGE right the user lacks."""
+        hidden = self.rows(HIDDEN_SCHEMAS, (tables,))
+        if hidden:
+            (table, schema), user = hidden[0], self._connection.info.user
+            raise DatabaseError(
+                f"the database has the table {table} in the schema {schema!r}, which database.user {user!r} may not"
+                f' use; GRANT USAGE ON SCHEMA "{schema}" TO "{user}", and SELECT on its tables'
+            )
 
     def _readable_columns(self) -> set[tuple[str, str]]:
         """(table, column) of the COLUMNS that are there. Raises DatabaseError if one is missing or does not fit."""

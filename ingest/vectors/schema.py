@@ -40,6 +40,12 @@ COLUMNS = (
     Column("score", "file_path", "text", optional=True),
 )
 
+# Tables that are there, in schemas that this user may not use: (table, schema). %s: names.
+HIDDEN_SCHEMAS: LiteralString = """
+    SELECT c.relname::text, n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = ANY(%s) AND NOT has_schema_privilege(n.oid, 'USAGE') ORDER BY 2, 1
+"""
+
 # Of every column of the relations named: relation, column, its type as people write it, the type below a domain, the
 # category of types, and whether this user may read it. From pg_catalog, because information_schema leaves out
 # materialized views. %s: names.

@@ -30,6 +30,9 @@ class Source:
     def check(self) -> None:
         self.checks += 1
 
+    def check_audio(self, occasion: str) -> None:
+        raise AssertionError(occasion)
+
     def fetch(self, wanted: Wanted) -> Path:
         self.begun += 1
         if wanted.track_id in self.errors:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from student_clap.ingest.fetch.wrong_server import SUSPECTS
+from student_clap.ingest.fetch.doubt import UNKNOWN_IDS
 from student_clap.store import State
 
-N_TRACKS = 60
+N_TRACKS = 80
 
 
 @pytest.fixture
@@ -37,18 +37,18 @@ def test_a_server_that_knows_no_id_is_one_error(world: Any) -> None:
     assert "WARNING" not in result.stderr
     assert states(world) == [State.LISTED] * N_TRACKS
     assert not any(row["error"] for row in world.table().values())
-    assert SUSPECTS < world.media.downloads() < N_TRACKS
+    assert UNKNOWN_IDS < world.media.downloads() < N_TRACKS
     world.media.files = files
     assert f" {N_TRACKS} fetched" in world.run().stdout
 
 
 def test_ids_that_vanished_together_do_not_condemn_the_server(world: Any) -> None:
-    for track in world.tracks[: SUSPECTS + 15]:
+    for track in world.tracks[: UNKNOWN_IDS + 15]:
         del world.media.files[track.track_id]
     result = world.run()
-    assert states(world) == [State.FAILED] * (SUSPECTS + 15) + [State.FETCHED] * (N_TRACKS - SUSPECTS - 15)
+    assert states(world) == [State.FAILED] * (UNKNOWN_IDS + 15) + [State.FETCHED] * (N_TRACKS - UNKNOWN_IDS - 15)
     assert {world.media.downloads(t.track_id) for t in world.tracks} == {1}
-    assert f"{SUSPECTS + 15} failed" in result.stdout
+    assert f"{UNKNOWN_IDS + 15} failed" in result.stdout
     assert "if it is the wrong server" not in result.stderr
 
 
@@ -82,7 +82,7 @@ def test_files_of_this_machine_do_not_speak_for_the_server(world: Any, tmp_path:
         world.media.fault(track.track_id, "status", status=404)
     for _ in range(2):
         result = world.run("--map", f"/m={shared / 'here'}", ok=False)
-        assert "none ever was" in result.stderr
+        assert "gives none of the tracks that it lists itself" in result.stderr
         assert states(world) == [State.FETCHED] * 5 + [State.LISTED] * (N_TRACKS - 5)
 
 

@@ -142,4 +142,4 @@ def test_a_users_name_in_place_of_the_id_is_told(servers: Any) -> None:
     with running_media_server(servers.files) as media, servers.open(media, user_id="../my name") as source:
         with pytest.raises(SourceError, match="not the name"):
             list(source.list_tracks())
-        assert media.log == []
+        assert [request.path for request in media.log] == ["/Users"]

@@ -163,7 +163,7 @@ def test_codes_have_their_meaning(
     servers: Any, monkeypatch: pytest.MonkeyPatch, code: int, raised: type[Exception], reason: str, permanent: Any
 ) -> None:
     with navidrome(servers) as media, servers.open(media) as source:
-        scripted(monkeypatch, media, lambda method, _: error(code) if method == "download" else None)
+        scripted(monkeypatch, media, lambda method, _: error(code) if method in ("download", "stream") else None)
         with pytest.raises(raised, match=reason) as caught:
             source.fetch(servers.wanted())
         assert getattr(caught.value, "permanent", None) is permanent

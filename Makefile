@@ -9,7 +9,7 @@ CORPUS ?= corpus
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help test quick lint demo corpus bench clean
+.PHONY: help test quick lint page demo corpus bench clean
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
@@ -18,6 +18,7 @@ help:
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
 	@echo "make lint             ruff, mypy and the contracts of the imports"
+	@echo "make page             docs/config.md again, after a setting or its choices changed"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -38,6 +39,9 @@ test: lint
 # The tests without the marker `slow` hardly wait, so two workers keep two cores busy.
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+
+page: $(READY)
+	$(BIN)/python docs/make_config_page.py
 
 demo: $(READY)
 	$(BIN)/python bench/demo.py $(if $(MUSIC),--music "$(MUSIC)")

@@ -34,18 +34,13 @@ __all__ = [
     "Config",
     "DatabaseConfig",
     "FeaturizeConfig",
-    "FolderConfig",
     "IngestConfig",
     "LoggingConfig",
     "LossConfig",
-    "LyrionConfig",
-    "MediaServerConfig",
     "ModelConfig",
-    "PlexConfig",
     "Section",
     "SplitConfig",
     "StoreConfig",
-    "SubsonicConfig",
     "TableConfig",
     "TeacherConfig",
     "Text",
@@ -228,15 +223,15 @@ class FeaturizeConfig(Section):
     """Memory of a job, such as `16GB`; null: memory_limit for each worker, and 1 GB for the process that starts them.
     """
     walltime: str = "02:00:00"
-    """Time limit of a job, as sbatch writes it; workers retire shortly before."""
+    """Time limit of a job, as the batch system writes it; workers retire shortly before."""
     queue: str | None = None
-    """Partition."""
+    """Queue, or partition, that jobs are submitted to."""
     account: str | None = None
     """Account that is charged."""
     interface: str | None = None
     """Network interface that workers and this machine share, such as `ib0`."""
     job_extra: tuple[str, ...] = ()
-    """Further #SBATCH options, such as `--constraint=avx2`."""
+    """Further options for the batch system, one a line in the job's script, such as SLURM's `--constraint=avx2`."""
     job_prologue: tuple[str, ...] = ()
     """Shell lines before the workers start, such as `module load python`."""
     job_logs: Path = Path("data/slurm")

@@ -1,4 +1,4 @@
-"""Write docs/config.md, the page of all settings, from the schema: python docs/make_config_page.py.
+"""Write docs/config.md, the page of all settings, from the schema: `make page`.
 
 A test fails while the page and the schema differ.
 """
@@ -16,7 +16,7 @@ from student_clap.config.runtime.screen import echo, table
 PAGE = Path(__file__).with_name("config.md")
 _HEAD = """# Settings
 
-Every key of config.yaml, made from the schema by `python docs/make_config_page.py`. All keys have a default, so a file
+Every key of config.yaml, made from the schema by `make page`. All keys have a default, so a file
 holds only the keys that differ. `student-clap config` prints the settings as they are resolved. `--set
 section.key=value` replaces one key for one run; `${VAR}` and `${VAR:-default}` are taken from the environment, else
 from the `.env` next to config.yaml.

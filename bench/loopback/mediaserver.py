@@ -1,4 +1,4 @@
-"""A media server on 127.0.0.1 that speaks as Jellyfin, Emby, Navidrome, Lyrion or Plex do, and fails on request.
+"""A media server on 127.0.0.1 that speaks as any of those in docs/config.md does, and fails on request.
 
 What differs between servers is a dialect (`loopback.dialects`); here are serving with ranges (RFC 9110, 14), faults
 (`loopback.faults`), counters and the log. Faults are set per track or per path and used up in order. Every request is
@@ -28,13 +28,10 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from loopback.dialects import make_dialect
-from loopback.dialects.base import Audio, Request
+from loopback.dialects.base import USER_ID, Audio, Request
 from loopback.faults import Fault, FaultKind, play
 
 __all__ = ["Fault", "FaultKind", "MediaServer", "Request", "running_media_server"]
-
-_SECRET_PARAMETERS = frozenset({"p", "t", "apiKey", "X-Plex-Token"})
-_SECRET_HEADERS = frozenset({"authorization", "x-emby-token", "x-plex-token"})
 
 
 class MediaServer:
@@ -42,7 +39,7 @@ class MediaServer:
 
     Args:
         files: track id -> audio file.
-        kind: "jellyfin", "emby", "navidrome", "lyrion" or "plex".
+        kind: a media server's name, as docs/config.md has it for `ingest.source`.
         token: the secret that is accepted: token, password or API key.
         titles: track id -> (title, artist, album), for the lists.
         paths: track id -> path that the lists give, where that is not the file's.
@@ -65,7 +62,7 @@ class MediaServer:
         self.titles = dict(titles or {})
         self.paths = dict(paths or {})
         self.user = "listener"
-        self.user_id = "5f1e0c6f5d0b4d6f8c1a2b3c4d5e6f70"
+        self.user_id = USER_ID
         self.dialect = make_dialect(kind, **options)
         self.faults: dict[str, deque[Fault]] = {}
         self.log: list[Request] = []
@@ -97,8 +94,8 @@ class MediaServer:
         raw = (self.token.encode(), f"{self.user}:{self.token}".encode())
         spelt = {text for b in raw for text in (b.hex(), base64.b64encode(b).decode().rstrip("="))}
         with self._lock:
-            sent = {v for r in self.log for k, v in r.parameters().items() if k in _SECRET_PARAMETERS}
-            sent |= {_proof(v) for r in self.log for k, v in r.headers.items() if k in _SECRET_HEADERS}
+            sent = {v for r in self.log for k, v in r.parameters().items() if k in self.dialect.secret_parameters}
+            sent |= {_proof(v) for r in self.log for k, v in r.headers.items() if k in self.dialect.secret_headers}
         return plain | spelt | sent
 
     def fault(self, key: str, kind: FaultKind, **more: Any) -> None:

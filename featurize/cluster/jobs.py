@@ -21,7 +21,10 @@ _MOST_FAILED_STARTS = 3  # jobs in a row that ended before a worker of theirs ca
 
 
 class BatchSystem(Protocol):
-    """A batch system, as its module offers it under the name `SYSTEM`. A job is named by the text of `submit`."""
+    """A batch system. A job is named by the text of `submit`.
+
+    Its module ends with `SYSTEM: BatchSystem = TheClass()`, so that mypy compares the class with this protocol.
+    """
 
     @property
     def name(self) -> str:

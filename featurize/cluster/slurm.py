@@ -16,6 +16,7 @@ from student_clap.config.runtime.machine import WORKER_MALLOC_ENVIRONMENT
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster.connection import ClusterError
+from student_clap.featurize.cluster.jobs import BatchSystem
 
 _DEATH_TIMEOUT_S = 60  # a worker that cannot find its scheduler for so long ends
 _STARTUP_BYTES = 1_000_000_000  # of a job, for the processes that start and watch its workers
@@ -147,7 +148,7 @@ class Slurm:
         return f"{_JOB_NAME}-{job}.*"
 
 
-SYSTEM = Slurm()
+SYSTEM: BatchSystem = Slurm()
 
 
 def _call(command: str, *arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:

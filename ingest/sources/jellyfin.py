@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from student_clap.config.schema import MediaServerConfig
+from student_clap.config.servers import MediaServerConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
@@ -96,7 +96,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
             kind = {"IncludeItemTypes": "Audio", "Recursive": "true", "Fields": "Path"}
             document = self._client.get_json(path, query=query | kind | paging)
             items = entries(document, "Items")
-            if items is None or "Items" not in document:
+            if items is None:
                 raise self.unlike("the list of items")
             tracks = [ListedTrack(text(i.get("Id")), text(i.get("Path"))) for i in items if text(i.get("Id"))]
             return Page(tracks, len(items), number(document.get("TotalRecordCount")), len(items) >= PAGE_TRACKS)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from student_clap.config.schema import LyrionConfig
+from student_clap.config.servers import LyrionConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
@@ -79,7 +79,8 @@ class LyrionSource(RemoteServer[LyrionConfig]):
         The server is asked first where the track lies: the download of one of an online service does not answer in
         time, or fails in other ways that look as if they might pass.
         """
-        details = entries(self._ask(["songinfo", 0, 100, f"track_id:{track_id}", "tags:u"]), "songinfo_loop") or []
+        answer = self._ask(["songinfo", 0, 100, f"track_id:{track_id}", "tags:u"])
+        details = entries(answer, "songinfo_loop", optional=True) or []
         url = next((text(d["url"]) for d in details if "url" in d), "")
         service = online_service(url)
         if service:
@@ -92,7 +93,7 @@ class LyrionSource(RemoteServer[LyrionConfig]):
 
         def ask(start: int) -> Page:
             answer = self._ask(["titles", start, PAGE_TRACKS, "tags:u"])
-            titles = entries(answer, "titles_loop")
+            titles = entries(answer, "titles_loop", optional=True)
             if titles is None or "count" not in answer:
                 raise self.unlike("the list of titles")
             tracks = [

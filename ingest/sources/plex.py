@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from student_clap.config.schema import PlexConfig
+from student_clap.config.servers import PlexConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
@@ -57,7 +57,7 @@ class PlexSource(RemoteServer[PlexConfig]):
     def greet(self, credentials: Credentials) -> str | None:
         """Count the music libraries, for without one every track would seem to be gone."""
         document = self._client.get_json("/library/sections", headers=_JSON, credentials=credentials)
-        sections = entries(document, "MediaContainer", "Directory")
+        sections = _contained(document, "Directory")
         if sections is None:
             return None
         n_music = len(_music(sections))
@@ -71,7 +71,7 @@ class PlexSource(RemoteServer[PlexConfig]):
     def addresses(self, track_id: str) -> Sequence[Address]:
         """The file as a download, and as a player reads it."""
         document = self._client.get_json(f"/library/metadata/{track_id}", headers=_JSON)
-        tracks = entries(document, "MediaContainer", "Metadata")
+        tracks = entries(document, "MediaContainer", "Metadata", optional=True)
         if tracks is None:
             raise self.unlike("the track's description")
         part = next((part for track in tracks for part in _parts(track)), None)
@@ -89,7 +89,10 @@ class PlexSource(RemoteServer[PlexConfig]):
     def lists(self) -> Iterator[Ask]:
         """A list per music library."""
         document = self._client.get_json("/library/sections", headers=_JSON)
-        for section in _music(entries(document, "MediaContainer", "Directory") or []):
+        sections = _contained(document, "Directory")
+        if sections is None:
+            raise self.unlike("the list of libraries")
+        for section in _music(sections):
             key = text(section.get("key"))
             if not _SECTION_KEY.fullmatch(key):
                 raise self.unlike("a library's key")
@@ -97,7 +100,7 @@ class PlexSource(RemoteServer[PlexConfig]):
             def ask(start: int, path: str = f"/library/sections/{key}/all") -> Page:
                 paging = {"X-Plex-Container-Start": str(start), "X-Plex-Container-Size": str(PAGE_TRACKS)}
                 document = self._client.get_json(path, query={"type": _TRACK}, headers=_JSON | paging)
-                tracks = entries(document, "MediaContainer", "Metadata")
+                tracks = _contained(document, "Metadata")
                 if tracks is None:
                     raise self.unlike("the list of tracks")
                 found = [ListedTrack(text(t.get("ratingKey")), _file(t)) for t in tracks if text(t.get("ratingKey"))]
@@ -105,6 +108,12 @@ class PlexSource(RemoteServer[PlexConfig]):
                 return Page(found, len(tracks), total, len(tracks) >= PAGE_TRACKS)
 
             yield ask
+
+
+def _contained(document: Any, key: str) -> list[dict[str, Any]] | None:
+    """What a container has under `key`, which an empty one leaves out; None where it does not say that it is empty."""
+    found = entries(document, "MediaContainer", key, optional=True)
+    return found if found or (found is not None and text(document["MediaContainer"].get("size")) == "0") else None
 
 
 def _music(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -318,17 +318,23 @@ def header_token(token: str, key: str) -> str:
 # --- JSON values of servers' answers, which may be anything
 
 
-def entries(value: Any, *keys: str) -> list[dict[str, Any]] | None:
-    """The list of objects at `keys` of a JSON document; empty where the last key is missing, None if it is not one.
+def entries(value: Any, *keys: str, optional: bool = False) -> list[dict[str, Any]] | None:
+    """The list of objects at `keys` of a JSON document; None where there is no list.
 
-    >>> entries({"a": {"b": [{"id": 1}, 2]}}, "a", "b"), entries({"a": {}}, "a", "b"), entries({}, "a", "b")
-    ([{'id': 1}], [], None)
+    Args:
+        value: the document.
+        keys: the way to the list.
+        optional: the server leaves the last key out where the list is empty. The document must show by something else
+            that it is the answer to the question, or an answer of another form would look like an empty library.
+
+    >>> entries({"a": {"b": [{"id": 1}, 2]}}, "a", "b"), entries({"a": {}}, "a", "b"), entries({}, "b", optional=True)
+    ([{'id': 1}], None, [])
     """
     for key in keys[:-1]:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, dict):
         return None
-    found = value.get(keys[-1], [])
+    found = value.get(keys[-1], [] if optional else None)
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else None
 
 

@@ -18,7 +18,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from student_clap.config.schema import IngestConfig, SubsonicConfig
+from student_clap.config.schema import IngestConfig
+from student_clap.config.servers import SubsonicConfig
 from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
@@ -148,7 +149,7 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
         yield self._albums
 
     def _songs(self, query: str, start: int) -> Page:
-        """Everything that a search for nothing finds. A server that refuses that finds nothing."""
+        """Everything that a search for nothing finds. A server that refuses that, or does not say, finds nothing."""
         counts = {"artistCount": "0", "albumCount": "0", "songCount": str(PAGE_TRACKS), "songOffset": str(start)}
         try:
             answer = self._ask("search3", {"query": query} | counts)
@@ -156,13 +157,19 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
             if start or error.code not in (_GENERIC, _MISSING_PARAMETER):
                 raise
             return Page([], 0)
-        songs = entries(answer, "searchResult3", "song") or []
+        songs = entries(answer, "searchResult3", "song", optional=True)
+        if songs is None:
+            if start:
+                raise self.unlike("the list of songs")
+            return Page([], 0)
         return Page(_listed(songs), len(songs), full=len(songs) >= PAGE_TRACKS)
 
     def _albums(self, start: int) -> Page:
         """The songs of _PAGE_ALBUMS albums, for servers whose search does not list everything."""
         query = {"type": "alphabeticalByName", "size": str(_PAGE_ALBUMS), "offset": str(start)}
-        albums = entries(self._ask("getAlbumList2", query), "albumList2", "album") or []
+        albums = entries(self._ask("getAlbumList2", query), "albumList2", "album", optional=True)
+        if albums is None:
+            raise self.unlike("the list of albums")
         tracks: list[ListedTrack] = []
         for album in albums:
             try:
@@ -171,7 +178,10 @@ class SubsonicSource(RemoteServer[SubsonicConfig]):
                 if error.status != 404:
                     raise
                 continue  # gone since the list was made
-            tracks += _listed(entries(answer, "album", "song") or [])
+            songs = entries(answer, "album", "song", optional=True)
+            if songs is None:
+                raise self.unlike("the list of an album's songs")
+            tracks += _listed(songs)
         return Page(tracks, len(albums), full=len(albums) >= _PAGE_ALBUMS)
 
     def _ask(self, method: str, query: Mapping[str, str], credentials: Credentials | None = None) -> dict[str, Any]:

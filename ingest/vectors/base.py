@@ -32,7 +32,7 @@ class MusicServer:
 
     server_id: str
     name: str
-    server_type: str  # jellyfin, emby, navidrome, lyrion, plex; empty where the source does not say
+    server_type: str  # a name in MEDIA_SERVERS; empty where the source does not say
     is_default: bool
 
     def __str__(self) -> str:

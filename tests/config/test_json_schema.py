@@ -101,7 +101,7 @@ def page_maker() -> Any:
 
 def test_the_page_of_settings_is_the_schema_s():
     maker = page_maker()
-    assert maker.PAGE.read_text(encoding="utf-8") == maker.page(), "run: python docs/make_config_page.py"
+    assert maker.PAGE.read_text(encoding="utf-8") == maker.page(), "run: make page"
 
 
 def test_the_page_names_every_key_and_no_secret_s_default():

@@ -15,12 +15,19 @@ from loopback.postgres import Database
 from loopback.schema import Server, create_schema
 from student_clap.config.load import masked
 from student_clap.config.schema import Config
+from student_clap.config.servers import MEDIA_SERVERS
 from student_clap.ingest.credentials import with_stored_credentials
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import State
 
 SECRET = "stored-secret-9c41"
-KINDS = ("jellyfin", "emby", "navidrome", "lyrion", "plex")
+KINDS = tuple(name for name, server in MEDIA_SERVERS.items() if server.remote)
+# The least that each has to have.
+LEAST = [
+    (kind, {key: {"url": "http://nas:80", "user": "u"}.get(key, SECRET) for key in keys})
+    for kind in KINDS
+    for keys in MEDIA_SERVERS[kind].needed
+]
 
 
 def put(database: Database, creds: Any, kind: str = "jellyfin") -> Config:
@@ -51,6 +58,7 @@ def refused(config: Config, server: str | None = None) -> str:
 @pytest.mark.parametrize(
     ("kind", "creds"),
     [
+        *LEAST,
         ("jellyfin", {"url": "http://nas:8096/", "user_id": "u", "token": SECRET}),
         ("emby", {"url": "http://nas:8096", "user_id": "", "token": SECRET}),
         ("navidrome", {"url": "http://nas:4533", "user": "u", "password": SECRET, "api_key": None}),

@@ -21,10 +21,13 @@ from click.testing import CliRunner, Result
 from pydantic import ValidationError
 
 from loopback.audiomuse_api import running_audiomuse_api
+from loopback.dialects import KINDS
 from loopback.mediaserver import running_media_server
 from loopback.schema import Server
 from student_clap.config.cli import main
-from student_clap.config.schema import Config, MediaServerConfig
+from student_clap.config.json_schema import section_schema, sections
+from student_clap.config.schema import Config
+from student_clap.config.servers import MediaServerConfig
 from student_clap.config.yaml12 import dump_yaml, load_yaml
 from student_clap.ingest.fetch.fetch import Outcomes
 from student_clap.store import FeatureStore
@@ -32,7 +35,7 @@ from student_clap.store import FeatureStore
 # Of characters that every way of writing changes, and that a header can carry.
 TOKEN = "tok/en+51c9&a=b%42~"
 WRONG = "wr/ong+77d2&c=d%43~"
-SOURCES = ("jellyfin", "emby", "navidrome", "navidrome-key", "lyrion", "plex")
+SOURCES = (*KINDS, "navidrome-key")
 
 
 def spellings(secret: str, *users: str) -> set[str]:
@@ -255,10 +258,19 @@ class TestVectors:
             assert {r.headers["authorization"] for r in api.log} == {f"Bearer {TOKEN}", f"Bearer {WRONG}"}
 
 
+def secret_keys() -> Iterator[tuple[str, str]]:
+    """Section and key of every secret among the settings."""
+    for section, model in sections().items():
+        for key, value in section_schema(model)["properties"].items():
+            if "password" in (value.get("format"), *(option.get("format") for option in value.get("anyOf", ()))):
+                yield section, key
+
+
 def test_faults_of_the_configuration_do_not_repeat_them(tmp_path: Path, watch: Watch) -> None:
     path = tmp_path / "config.yaml"
-    keys = {"jellyfin": "token", "navidrome": "api_key", "lyrion": "password", "plex": "token", "audiomuse": "token"}
-    for section, key in {**keys, "database": "password"}.items():
+    keys = list(secret_keys())
+    assert {("jellyfin", "token"), ("navidrome", "api_key"), ("database", "password")} <= set(keys)
+    for section, key in keys:
         for value in ([TOKEN], {"x": TOKEN}):
             path.write_text(dump_yaml({section: {key: value}}), encoding="utf-8")
             result = invoke(watch, "ingest", "--config", str(path))

@@ -15,6 +15,7 @@ import pytest
 
 from loopback.dialects import KINDS, make_dialect
 from loopback.mediaserver import MediaServer, running_media_server
+from student_clap.config.servers import MEDIA_SERVERS
 
 TOKEN = "loopback-token-51c9"
 CONTENT = bytes(range(256)) * 400  # more than one block
@@ -165,6 +166,10 @@ def test_plex_pages_by_header_and_speaks_json_when_asked(file: Path) -> None:
         part = container["Metadata"][0]["Media"][0]["Part"][0]["key"]
         assert ask(media, f"{part}?download=1", **headers)[2] == CONTENT
         assert ask(media, f"{part}?download=1")[0] == 401
+
+
+def test_every_media_server_of_the_settings_can_be_imitated() -> None:
+    assert sorted(KINDS) == sorted(name for name, server in MEDIA_SERVERS.items() if server.remote)
 
 
 @pytest.mark.parametrize("kind", KINDS)

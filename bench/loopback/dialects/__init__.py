@@ -1,19 +1,16 @@
-"""The families of media servers that `loopback.mediaserver` speaks, one module each."""
+"""The families of media servers that `loopback.mediaserver` speaks: every module here with its `DIALECTS`."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from loopback.dialects.base import Dialect
-from loopback.dialects.jellyfin import EmbyDialect, JellyfinDialect
-from loopback.dialects.lyrion import LyrionDialect
-from loopback.dialects.plex import PlexDialect
-from loopback.dialects.subsonic import SubsonicDialect
 
-_DIALECTS: dict[str, Callable[..., Dialect]] = {
-    d.kind: d for d in (JellyfinDialect, EmbyDialect, SubsonicDialect, LyrionDialect, PlexDialect)
-}
+_MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+_DIALECTS: dict[str, Callable[..., Dialect]] = {d.kind: d for m in _MODULES for d in getattr(m, "DIALECTS", ())}
 KINDS = tuple(_DIALECTS)
 
 

@@ -59,9 +59,13 @@ class Library(Protocol):
 
 
 class Dialect(Protocol):
-    """One family of servers."""
+    """One family of servers. Its module names the class in `DIALECTS`."""
 
     kind: str  # the section of config.yaml, and `ingest.source`
+    checked: str  # a path that is asked for before anything else, to see whether the server can be used
+    listed: str  # a path from which tracks are listed, from their second page on
+    secret_headers: frozenset[str]  # lower-case names of headers that carry a secret
+    secret_parameters: frozenset[str]  # names of such parameters of the query
 
     def section(self, library: Library, url: str) -> dict[str, Any]:
         """The section of a config.yaml that names this server."""
@@ -76,6 +80,7 @@ class Dialect(Protocol):
         """The answer to one request, secret checked."""
 
 
+USER_ID = "5f1e0c6f5d0b4d6f8c1a2b3c4d5e6f70"  # of the one user that every server here has
 NOT_FOUND = Reply(404, b"not found")
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loopback.dialects.base import NOT_FOUND, Audio, Library, Reply, Request, described, json_reply, page, path_of
+from loopback.dialects.base import (
+    NOT_FOUND,
+    USER_ID,
+    Audio,
+    Library,
+    Reply,
+    Request,
+    described,
+    json_reply,
+    page,
+    path_of,
+)
 
 _AUDIO = re.compile(r"/Items/([^/]+)/Download|/Audio/([^/]+)/stream")
 _ITEM = re.compile(r"(?:/Users/[^/]+)?/Items/([^/]+)")
@@ -22,6 +33,10 @@ class JellyfinDialect:
     """
 
     kind = "jellyfin"
+    checked = "/System/Info"
+    listed = "/Items"
+    secret_headers = frozenset({"authorization", "x-emby-token"})
+    secret_parameters: frozenset[str] = frozenset()
     prefix = ""
     product, version = "Jellyfin Server", "10.11.0"
 
@@ -103,6 +118,8 @@ class EmbyDialect(JellyfinDialect):
     """Emby."""
 
     kind = "emby"
+    checked = "/emby/System/Info"
+    listed = f"/emby/Users/{USER_ID}/Items"
     prefix = "/emby"
     product, version = "Emby Server", "4.9.0.0"
 
@@ -111,3 +128,6 @@ class EmbyDialect(JellyfinDialect):
 
     def track_id(self, number: int) -> str:
         return str(100_000 + number)
+
+
+DIALECTS = (JellyfinDialect, EmbyDialect)

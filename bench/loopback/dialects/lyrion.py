@@ -22,6 +22,10 @@ class LyrionDialect:
     """
 
     kind = "lyrion"
+    checked = "/jsonrpc.js"
+    listed = "/jsonrpc.js"
+    secret_headers = frozenset({"authorization"})
+    secret_parameters: frozenset[str] = frozenset()
 
     def __init__(self, *, protected: bool = True) -> None:
         self.protected = protected
@@ -85,3 +89,6 @@ def _track(library: Library, track_id: str, tags: str) -> dict[str, Any]:
     }
     numbered = int(track_id) if track_id.isdecimal() else track_id
     return {"id": numbered, "title": title} | dict(values[t] for t in tags if t in values)
+
+
+DIALECTS = (LyrionDialect,)

@@ -26,6 +26,10 @@ class PlexDialect:
     """
 
     kind = "plex"
+    checked = "/library/sections"
+    listed = "/library/sections/2/all"
+    secret_headers = frozenset({"x-plex-token"})
+    secret_parameters = frozenset({"X-Plex-Token"})
 
     def __init__(self, *, parts_in_lists: bool = True) -> None:
         self.parts_in_lists = parts_in_lists
@@ -109,3 +113,6 @@ def _track(library: Library, track_id: str, *, parts: bool) -> dict[str, Any]:
         "duration": 10_000,
     }
     return track | ({"Media": [media]} if parts else {})
+
+
+DIALECTS = (PlexDialect,)

@@ -40,6 +40,10 @@ class SubsonicDialect:
     """
 
     kind = "navidrome"
+    checked = "/rest/ping.view"
+    listed = "/rest/search3.view"
+    secret_headers: frozenset[str] = frozenset()
+    secret_parameters = frozenset({"p", "t", "apiKey"})
 
     def __init__(self, *, api_key: bool = False, refuses: frozenset[str] = frozenset()) -> None:
         self.api_key = api_key
@@ -166,3 +170,6 @@ def _song(library: Library, track_id: str) -> dict[str, Any]:
         "path": path,
         "type": "music",
     }
+
+
+DIALECTS = (SubsonicDialect,)

@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from loopback.dialects import KINDS, make_dialect
+from loopback.dialects.base import json_reply
 from loopback.mediaserver import running_media_server
 from student_clap.ingest.http.errors import SourceError
 
-_PAGES = {
-    "jellyfin": "/Items",
-    "emby": "/emby/Users/5f1e0c6f5d0b4d6f8c1a2b3c4d5e6f70/Items",
-    "navidrome": "/rest/search3.view",
-    "lyrion": "/jsonrpc.js",
-    "plex": "/library/sections/2/all",
-}
 all_servers = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -74,7 +68,7 @@ def test_a_list_that_breaks_off_says_how_far_it_came(servers: Any, kind: str) ->
     with running_media_server(library(servers, kind, 2400), kind=kind) as media, servers.open(media) as source:
         pages = source.list_tracks()
         assert len(next(pages)) == 500
-        media.fault(_PAGES[kind], "status", status=502)
+        media.fault(media.dialect.listed, "status", status=502)
         with pytest.raises(SourceError, match="broke off after 500 tracks: the server answers 502") as caught:
             list(pages)
         assert "run ingest again" in caught.value.message
@@ -87,7 +81,7 @@ def test_a_page_that_fails_once_is_asked_for_again(servers: Any, kind: str) -> N
     with running_media_server(files, kind=kind) as media, servers.open(media) as source:
         pages = source.list_tracks()
         first = next(pages)
-        media.fault(_PAGES[kind], "status", status=502, times=1)
+        media.fault(media.dialect.listed, "status", status=502, times=1)
         assert sorted(t.track_id for page in [first, *pages] for t in page) == sorted(files)
 
 
@@ -97,9 +91,37 @@ def test_a_page_of_another_form_is_told(servers: Any, kind: str, fault: Any) -> 
     with running_media_server(library(servers, kind, 2400), kind=kind) as media, servers.open(media) as source:
         pages = source.list_tracks()
         next(pages)
-        media.fault(_PAGES[kind], fault)
+        media.fault(media.dialect.listed, fault)
         with pytest.raises(SourceError, match=r"broke off after 500 tracks: (the answer is not JSON|the .* is not as)"):
             list(pages)
+
+
+@all_servers
+def test_a_first_page_of_another_form_is_no_empty_library(servers: Any, kind: str) -> None:
+    with running_media_server(library(servers, kind, 3), kind=kind) as media, servers.open(media) as source:
+        media.fault(media.dialect.listed, "json")
+        with pytest.raises(SourceError, match=r"broke off after \d tracks: the .* is not as"):
+            listed(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        ("jellyfin", {"TotalRecordCount": 0}),
+        ("jellyfin", {"Items": {}}),
+        ("navidrome", {"subsonic-response": {"status": "ok"}}),
+        ("lyrion", {"result": {}}),
+        ("plex", {"MediaContainer": {}}),
+        ("plex", {"MediaContainer": {"size": 3}}),
+    ],
+)
+def test_an_answer_without_its_list_is_no_empty_library(
+    servers: Any, kind: str, document: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_media_server(library(servers, kind, 3), kind=kind) as media, servers.open(media) as source:
+        monkeypatch.setattr(media.dialect, "answer", lambda *_: json_reply(document))
+        with pytest.raises(SourceError, match=r"broke off after 0 tracks: the list of .* is not as"):
+            listed(source)
 
 
 @pytest.mark.parametrize("moved_by", [1, -1])

@@ -10,7 +10,8 @@ import pytest
 
 from loopback.dialects.base import Reply
 from loopback.mediaserver import MediaServer, running_media_server
-from student_clap.config.schema import IngestConfig, PlexConfig
+from student_clap.config.schema import IngestConfig
+from student_clap.config.servers import PlexConfig
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.plex import PlexSource
 

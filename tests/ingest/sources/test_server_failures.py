@@ -27,19 +27,6 @@ from student_clap.store import State
 TOKEN = "s3cret/loopback+token"  # with what base64 and URLs spell differently
 WAITING = State.LISTED
 FEW = 6  # tracks
-CHECKED = {  # what `check` asks for
-    "jellyfin": "/System/Info",
-    "emby": "/emby/System/Info",
-    "navidrome": "/rest/ping.view",
-    "lyrion": "/jsonrpc.js",
-    "plex": "/library/sections",
-}
-LISTED = CHECKED | {
-    "jellyfin": "/Items",
-    "emby": "/emby/Users/5f1e0c6f5d0b4d6f8c1a2b3c4d5e6f70/Items",
-    "navidrome": "/rest/search3.view",
-    "plex": "/library/sections/5/all",
-}
 
 
 # fault -> what lies in the folder in place of the track's file (None: nothing), and the pattern of the row's error
@@ -53,7 +40,7 @@ IN_FOLDER: Mapping[str, tuple[bytes | None, str]] = {
 # What fails the server as a whole -> pattern of the one error.
 WHOLE = {
     "refused": "no connection: connection refused",
-    "wrong-secret": "refuses the (token|user and password)",
+    "wrong-secret": r"refuses the .+ \(.*\); ",  # the credential, what was said, and the remedy
     "sign-in-page": "the answer is not JSON",
     "no-such-answer": "answers, but not as|the answer is not as",
     "503": "503 Service Unavailable",
@@ -125,7 +112,7 @@ def failing(world: Any, kind: str, whole: str, stranger: MediaServer) -> Iterato
     media: MediaServer = world.media
     settings = dict(world.settings)
     world.settings["ingest"] = {"retries": 1, "backoff_s": 0.01}
-    path = CHECKED[kind]
+    path = media.dialect.checked
     if whole == "refused":
         media.stop()
     elif whole == "wrong-secret":
@@ -270,8 +257,8 @@ def test_ten_thousand_tracks_are_listed_a_page_at_a_time(kind: str, tmp_path: Pa
     files = {make_id(i): Path(f"/music/Artïst {i % 7}/{i:05}.flac") for i in range(10_000)}
     with running_media_server(files, kind=kind, token=TOKEN) as media:
         if flaky:
-            media.fault(LISTED[kind], "status", status=500, times=2)
-            media.fault(LISTED[kind], "reset", times=1)
+            media.fault(media.dialect.listed, "status", status=500, times=2)
+            media.fault(media.dialect.listed, "reset", times=1)
         pages = list(listed(media, tmp_path))
         found = [track for page in pages for track in page]
         assert len(found) == 10_000
@@ -286,7 +273,7 @@ def test_a_list_that_breaks_off_is_an_error_and_not_a_short_list(kind: str, tmp_
     with running_media_server(files, kind=kind, token=TOKEN) as media:
         pages = listed(media, tmp_path)
         assert next(pages)
-        media.fault(LISTED[kind], "status", status=500)
+        media.fault(media.dialect.listed, "status", status=500)
         with pytest.raises(SourceError, match=r"broke off after \d+ tracks: .*500") as caught:
             list(pages)
         assert not any(s in caught.value.message for s in media.secrets())

@@ -14,7 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from loopback.mediaserver import MediaServer, running_media_server
-from student_clap.config.schema import IngestConfig, SubsonicConfig
+from student_clap.config.schema import IngestConfig
+from student_clap.config.servers import SubsonicConfig
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.subsonic import SubsonicError, SubsonicSource, parse_error
 

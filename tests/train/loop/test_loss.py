@@ -38,7 +38,8 @@ def loss_of(**weights: object) -> LossConfig:
 
 def test_every_term_has_a_weight_in_the_settings_and_every_weight_a_term() -> None:
     assert set(TERMS) == set(LOSS_TERMS)
-    assert LOSS_TERMS == ("mse", "squared", "cosine", "relational", "bank", "text", "consistency")  # as runs show them
+    # Those that a run's record may name.
+    assert {"mse", "squared", "cosine", "relational", "bank", "text", "consistency"} <= set(LOSS_TERMS)
 
 
 def test_a_term_that_needs_reference_vectors_and_has_none_is_left_out(vectors: Tensor, targets: Targets) -> None:

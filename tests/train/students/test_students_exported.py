@@ -16,7 +16,7 @@ from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import Recipe
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.students.mobile import PretrainedNorm
-from student_clap.train.students.registry import build_student
+from student_clap.train.students.registry import build_student, names
 
 pytestmark = pytest.mark.slow
 
@@ -24,16 +24,11 @@ pytestmark = pytest.mark.slow
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        ModelConfig(architecture="hybrid-s"),
-        ModelConfig(architecture="hgnet-b1"),
-        ModelConfig(architecture="mobile-10"),
-        ModelConfig(architecture="mobile-04", pretrained=Path("not-read-here.pt")),
-    ],
-    ids=["hybrid-s", "hgnet-b1", "mobile-10", "mobile-04 as EfficientAT hears"],
-)
+MODELS = {name: ModelConfig(architecture=name) for name in names()}
+MODELS["mobile-04, pretrained"] = ModelConfig(architecture="mobile-04", pretrained=Path("not-read-here.pt"))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_a_student_meets_the_contract(model: ModelConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = build_student(model, RECIPE.n_mels)

@@ -30,8 +30,12 @@ from student_clap.store.arrays.features import (
     present_columns,
 )
 from student_clap.store.arrays.metadata import (
+    WHOLE,
+    Document,
     as_files,
     describe,
+    fill,
+    is_whole,
     read_document,
     set_attributes,
     set_rows,
@@ -42,6 +46,7 @@ from student_clap.store.arrays.tracks import (
     TABLE_COLUMNS,
     State,
     Track,
+    absent_chunks,
     append_rows,
     array,
     committed_rows,
@@ -417,10 +422,26 @@ class FeatureStore:
             (self._storage / name / "c").sweep()
 
     def _resize(self, n_tracks: int) -> None:
-        """Give every array that counts tracks `n_tracks` rows."""
-        folders = [self._storage / name for name in (*self._columns(), *self._sharded())]
+        """Give every array that counts tracks `n_tracks` rows, and every column the files of their chunks."""
+        columns = self._columns()
+        folders = [self._storage / name for name in (*columns, *self._sharded())]
         with ThreadPoolExecutor(_FLUSHES) as threads:  # the disk flushes several files in the time of one
-            list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
+            documents = list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
+        for name, document in zip(columns, documents[: len(columns)], strict=True):
+            if name not in TABLE_COLUMNS:  # whose chunks are written with the rows themselves
+                self._complete(name, document, n_tracks)
+
+    def _complete(self, name: str, document: Document, n_tracks: int) -> None:
+        """Write those chunks of a column that no row has been written to, up to row `n_tracks`."""
+        column = array(self._root, name)
+        chunk = column.chunks[0]
+        if is_whole(document):
+            fill(column, -(-self.n_tracks // chunk) * chunk, n_tracks)
+            return
+        # Made before columns were marked, when a chunk that is not there was one that nothing had been written to.
+        for number in absent_chunks(column, range(-(-n_tracks // chunk))):
+            fill(column, number * chunk, min((number + 1) * chunk, n_tracks))
+        set_attributes(self._storage / name, {WHOLE: True})
 
 
 def _features(storage: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:

@@ -121,7 +121,6 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
             findings.append(
                 Finding("stale recipe", name, -1, f"fingerprint {stored}, its parameters give {recipe.fingerprint}")
             )
-        findings += _decoders(store.features(recipe))
         findings += _features(store.features(recipe), deep=deep, advance=advance)
     return findings
 
@@ -183,13 +182,6 @@ def _segment_vectors(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
                 yield Finding("damaged segment vectors", "", row, _reason(error))
         elif row not in files:
             yield Finding("damaged segment vectors", "", row, "segment vectors are counted, but there is no file")
-
-
-def _decoders(features: Features) -> Iterator[Finding]:
-    try:
-        features.decoders()
-    except CorruptColumnError as error:
-        yield Finding("damaged column", features.recipe.name, -1, _reason(error))
 
 
 def _features(features: Features, *, deep: bool, advance: Callable[[], None]) -> Iterator[Finding]:

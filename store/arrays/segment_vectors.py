@@ -19,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays.metadata import add_members
+from student_clap.store.arrays.metadata import WHOLE, add_members
 from student_clap.store.arrays.tracks import array, chunk_storage, column_codecs, read_column, update_column
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
@@ -59,7 +59,7 @@ def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
             fill_value=0,
             compressors=column_codecs(),
             dimension_names=("track",),
-            attributes={"long_name": "segments that segment_teacher has of the track"},
+            attributes={WHOLE: True, "long_name": "segments that segment_teacher has of the track"},
         )
 
     return make

@@ -140,7 +140,7 @@ class DirectoryStorage(Storage):
 
     def absent(self, names: Sequence[str]) -> list[str]:
         """Those that are not there."""
-        return [name for name in names if not (self._path / name).exists()]
+        return [name for name in names if not (self._path / name).is_file()]
 
     def create(self, files: dict[str, bytes]) -> None:
         """Make this directory. Built aside and renamed, so that it is there whole or not at all."""

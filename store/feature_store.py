@@ -8,6 +8,7 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,7 @@ from student_clap.store.arrays.tracks import (
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Lock, Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError
+from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage
 
 _FLUSHES = 8
@@ -85,6 +86,10 @@ class FeatureStore:
             self.n_tracks = committed_rows(root)
         except CorruptColumnError:
             if not for_repair:
+                raise
+            self.n_tracks = 0
+        except UnreadableError:
+            if not for_repair or lock is not None:  # what can be read again must not be cut off
                 raise
             self.n_tracks = 0
         if for_repair:
@@ -420,6 +425,17 @@ class FeatureStore:
         for name in self._columns():
             (self._storage / name).sweep()
             (self._storage / name / "c").sweep()
+        for name in self._sharded():
+            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, name))
+
+    def _counted(self, sharded: str) -> set[int]:
+        """The rows whose file in that array the table counts; none where that cannot be read."""
+        parent = sharded.rpartition("/")[0]
+        column = segment_vectors.COUNTS if sharded == segment_vectors.VECTORS else f"{parent}/n_samples"
+        try:
+            return set(np.flatnonzero(read_column(array(self._root, column), 0, self.n_tracks) > 0).tolist())
+        except StoreError:
+            return set()
 
     def _resize(self, n_tracks: int) -> None:
         """Give every array that counts tracks `n_tracks` rows, and every column the files of their chunks."""

@@ -265,16 +265,36 @@ class Features:
         try:
             codes = self._read(row, frames)
         except (ValueError, RuntimeError) as error:
-            raise CorruptShardError(
-                f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
-                "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
-            ) from error
+            raise self._damaged(row, error) from error
         if codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is committed, but its {self.recipe.name} shard is gone or incomplete; "
                 "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
             )
         return codes
+
+    def test_shard(self, row: int) -> None:
+        """Test the shard of a row of which it is not known how many samples it has.
+
+        Raises:
+            MissingFeaturesError: there is none.
+            CorruptShardError: it fails its checksum.
+        """
+        try:
+            if self._format is None:
+                np.asarray(self._mel[row])
+            else:
+                self._format.test(self._shard(row).read_bytes())
+        except FileNotFoundError as error:
+            raise MissingFeaturesError(f"row {row} has no {self.recipe.name} shard") from error
+        except (ValueError, RuntimeError) as error:
+            raise self._damaged(row, error) from error
+
+    def _damaged(self, row: int, error: Exception) -> CorruptShardError:
+        return CorruptShardError(
+            f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
+            "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
+        )
 
     def _read(self, row: int, frames: int) -> npt.NDArray[np.uint8]:
         """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""

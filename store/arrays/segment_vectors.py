@@ -105,11 +105,14 @@ def write(root: zarr.Group, rows: list[int], vectors: list[SegmentVectors]) -> N
     # A row whose vectors are replaced has none while they are.
     update_column(array(root, COUNTS), at, np.zeros(len(rows), np.int32))
     for row, found in zip(rows, vectors, strict=True):
+        chunk = chunk_storage(column, row)
+        if chunk is not None:
+            chunk.parent.sweep()
         if len(found):
             block = np.full((1, MAX_SEGMENTS, EMBEDDING_DIM), np.nan, np.float16)
             block[0, : len(found)] = found
             column[row : row + 1] = block
-        elif (chunk := chunk_storage(column, row)) is not None:
+        elif chunk is not None:
             chunk.unlink()
     update_column(array(root, COUNTS), at, np.array([len(v) for v in vectors], np.int32))
 

@@ -25,7 +25,7 @@ _TO = click.option(
 
 
 @click.command()
-@config_options()
+@config_options(file_optional=True)
 @click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name where it is in use]")

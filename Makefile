@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 CORPUS ?= corpus
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help test quick lint page demo corpus bench clean
+.PHONY: help test quick lint page lowest demo corpus bench clean
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
@@ -19,6 +20,7 @@ help:
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
 	@echo "make lint             ruff, mypy and the contracts of the imports"
 	@echo "make page             docs/config.md again, after a setting or its choices changed"
+	@echo "make lowest           tests of store, config and export with the oldest versions that pyproject.toml allows"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -43,6 +45,14 @@ quick: lint
 page: $(READY)
 	$(BIN)/python docs/make_config_page.py
 
+# Lower bounds that nobody runs are not true. uv alone can choose the lowest versions; it brings the lowest Python too.
+lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)/uv
+	$(LOWEST)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv/bin/uv venv --quiet --clear --python 3.11 $(LOWEST)/env
+	$(LOWEST)/uv/bin/uv pip install --quiet --python $(LOWEST)/env/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/env/bin/pytest -n 2 --dist loadfile tests/store tests/config tests/export
+
 demo: $(READY)
 	$(BIN)/python bench/demo.py $(if $(MUSIC),--music "$(MUSIC)")
 
@@ -64,4 +74,4 @@ bench: $(READY)
 	$(BIN)/python bench/ingest.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from student_clap.config.choices import Choice
-from student_clap.config.section import Fraction, PositiveFloat, PositiveInt, Section, Weight
+from student_clap.config.quantities import LocalPath
+from student_clap.config.section import (
+    LARGEST,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Weight,
+)
 
 EMBEDDING_DIM = 512  # the width of CLAP's joint space; the text tower fixes it
 
@@ -28,13 +38,13 @@ class ModelConfig(Section):
 
     architecture: Annotated[str, _STUDENTS] = "tinyclap"
     """The student's network; docs/students.md compares them."""
-    pretrained: Path | None = None
+    pretrained: LocalPath | None = None
     """A checkpoint that training begins with, for students that can (docs/students.md); nothing reads it afterwards."""
     timm_pretrained: bool | None = None
     """Whether `timm/NAME` begins with the weights that timm publishes; null: no."""
     embedding_dim: int = EMBEDDING_DIM
     """Width of the student's vectors; 512, as the text tower fixes it."""
-    cnn_channels: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
+    cnn_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
     """Channels of the three convolutions of `tinyclap`."""
     transformer_layers: PositiveInt = 2
     """Layers of the encoder of `tinyclap`."""
@@ -51,8 +61,6 @@ class ModelConfig(Section):
             raise ValueError(
                 f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
             )
-        if min(self.cnn_channels) < 1:
-            raise ValueError(f"cnn_channels {list(self.cnn_channels)} must be positive")
         _STUDENTS.module().check(self)
         return self
 
@@ -62,9 +70,9 @@ class SplitConfig(Section):
 
     method: Literal["hash", "sorted"] = "hash"
     """hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries."""
-    folds: Annotated[int, Field(ge=2)] = 10
+    folds: Annotated[int, Field(ge=2, le=LARGEST)] = 10
     """Number of parts, of which one is held out."""
-    fold: Annotated[int, Field(ge=0)] = 0
+    fold: NonNegativeInt = 0
     """The part that is held out, counted from 0."""
 
     @model_validator(mode="after")
@@ -103,7 +111,7 @@ class LossConfig(Section):
     """Largest number of training tracks in the bank."""
     text_temperature: PositiveFloat = 0.1
     """Temperature of the similarities to the vectors of texts."""
-    text_vectors: Path | None = None
+    text_vectors: LocalPath | None = None
     """An .npz file with `vector` [text, 512]."""
 
     @model_validator(mode="after")
@@ -136,7 +144,7 @@ class AugmentationConfig(Section):
     """Longest time mask, as a share of a segment."""
     masks: Annotated[int, Field(gt=0, le=4)] = 2
     """Number of masks of each kind."""
-    shift_s: Annotated[float, Field(ge=0)] = 0.0
+    shift_s: NonNegativeFloat = 0.0
     """Segments begin earlier or later by at most this."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of batches in which tracks are mixed in pairs."""
@@ -155,9 +163,9 @@ class TrainingConfig(Section):
     """Largest learning rate, reached after the warm-up."""
     epochs: PositiveInt = 100
     """Passes over the training tracks."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    warmup_epochs: NonNegativeFloat = 5.0
     """Epochs in which the rate rises linearly, step by step; no longer than the run."""
-    warmup_steps: Annotated[int | None, Field(ge=0)] = None
+    warmup_steps: NonNegativeInt | None = None
     """Optimiser steps of the warm-up, in place of warmup_epochs."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """The learning rate after the warm-up: half a cosine down to 1e-6, lower at every plateau, or constant."""
@@ -167,9 +175,9 @@ class TrainingConfig(Section):
     """Factor by which the rate falls at a plateau."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """The optimiser."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: NonNegativeFloat = 1e-5
     """Weight decay of the optimiser."""
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    grad_clip: NonNegativeFloat = 1.0
     """Largest 2-norm of the gradient; 0: no limit."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the averaged weights that are judged and kept; 0: no average."""
@@ -183,9 +191,9 @@ class TrainingConfig(Section):
     """The held-out figure that picks the best epoch."""
     validate_every: PositiveInt = 1
     """Epochs from one validation to the next; the last epoch is always validated."""
-    early_stopping_patience: Annotated[int, Field(ge=0)] = 10
+    early_stopping_patience: NonNegativeInt = 10
     """Epochs without a better held-out figure before the run stops; 0: never."""
-    segments_per_track: Annotated[int | None, Field(gt=0)] = 4
+    segments_per_track: PositiveInt | None = 4
     """Random segments of a track in an epoch; null: all."""
     micro_batch: Annotated[PositiveInt, Field(alias="segments_per_pass")] = 128
     """Largest number of segments on the device at once; larger batches accumulate gradients."""
@@ -195,17 +203,17 @@ class TrainingConfig(Section):
     """Whether to use torch.compile, which needs a C++ compiler."""
     gradient_checkpointing: bool = False
     """Whether to save memory for a third more time."""
-    projection_epochs: Annotated[int, Field(ge=0)] = 0
+    projection_epochs: NonNegativeInt = 0
     """Epochs after `epochs` that train the head's last layer alone."""
     projection_learning_rate: PositiveFloat = 1e-4
     """Learning rate of the projection epochs."""
-    loader_workers: Annotated[int, Field(ge=0)] = 0
+    loader_workers: NonNegativeInt = 0
     """Processes that read the store; 0: a thread of the trainer."""
     device: str = "auto"
     """auto, cpu, cuda, or one GPU such as cuda:1."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random choice follows from it."""
-    runs_dir: Path = Path("runs")
+    runs_dir: LocalPath = Path("runs")
     """Folder of the run directories."""
 
     @model_validator(mode="after")

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from student_clap.config.load import is_secret, load_config
+from student_clap.config.load import DEFAULT_CONFIG, is_secret, load_config
 from student_clap.config.presets import MEL_PRESETS
-from student_clap.config.runtime.screen import log_to_stderr
+from student_clap.config.runtime.screen import log_to_stderr, warn
+from student_clap.config.schema import Config
+
+_SETTING = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})\.[a-z_]+\b")  # such as jellyfin.url
 
 
-def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _missing_file(config_path: Path | None) -> str:
+    """That there is no config.yaml, where none was named; "" where there is one."""
+    if config_path is not None or DEFAULT_CONFIG.exists():
+        return ""
+    return f"no {DEFAULT_CONFIG} in {Path.cwd()}"
+
+
+def _names_the_store(overrides: tuple[str, ...]) -> bool:
+    """Whether the user named the store by hand, and so means no file's settings."""
+    return any(override.partition("=")[0].strip() == "store.path" for override in overrides)
+
+
+def config_options(
+    *needs: str, recipe: bool = False, file_optional: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a click command so that it gets ``config: Config`` as its first argument.
 
     Args:
         needs: sections whose environment variables must be set for this stage.
         recipe: whether the command uses one recipe's features, which --recipe then chooses.
+        file_optional: whether the command has its use without a config.yaml, so that a missing one is not worth a line.
 
     The command raises ConfigError, before it begins, where the configuration cannot be used.
     """
@@ -52,7 +71,17 @@ def config_options(*needs: str, recipe: bool = False) -> Callable[[Callable[...,
                         " and the shell keeps it; put it into .env",
                         key,
                     )
-            return command(config, *args, **kwargs)
+            missing = "" if file_optional else _missing_file(config_path)
+            by_hand = _names_the_store(overrides)
+            if missing and not by_hand:
+                warn(f"{missing}; using the defaults; --config names another")
+            try:
+                return command(config, *args, **kwargs)
+            except click.ClickException as error:
+                if missing and (not by_hand or _SETTING.search(error.message)):
+                    note = f"{missing}, so the defaults were used; --config names another"
+                    error.message = f"{error.message}\n{note}"  # type: ignore[misc]  # Final in click's class alone
+                raise
 
         if recipe:
             return click.option(

@@ -23,7 +23,8 @@ from student_clap.config.learning import (
     TrainingConfig,
 )
 from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
-from student_clap.config.section import HttpUrl, PositiveFloat, PositiveInt, Section, Text, Unit
+from student_clap.config.quantities import HostOrSocket, LocalPath, MemorySize, StorePath, Walltime
+from student_clap.config.section import HttpUrl, NonNegativeFloat, PositiveFloat, PositiveInt, Section, Text, Unit
 from student_clap.config.servers import FolderConfig, LyrionConfig, MediaServerConfig, PlexConfig, SubsonicConfig
 
 __all__ = [
@@ -51,7 +52,7 @@ __all__ = [
 class DatabaseConfig(Section):
     """AudioMuse-AI's PostgreSQL."""
 
-    host: str = "localhost"
+    host: HostOrSocket = "localhost"
     """Host name, or the directory of a socket."""
     port: Annotated[int, Field(gt=0, lt=65536)] = 5432
     """TCP port."""
@@ -63,7 +64,7 @@ class DatabaseConfig(Section):
     """Password of `user`; null: ~/.pgpass or the server's trust rules decide."""
     connect_timeout_s: PositiveInt = 30
     """Longest wait for a connection."""
-    statement_timeout_s: PositiveInt = 600
+    statement_timeout_s: Annotated[int, Field(gt=0, le=2_000_000)] = 600
     """Longest time of one query. This is AudioMuse-AI's own limit."""
 
 
@@ -79,9 +80,9 @@ class AudioMuseConfig(Section):
 class TableConfig(Section):
     """A file of track ids and vectors."""
 
-    path: Path | None = None
+    path: LocalPath | None = None
     """The file, .npz or .parquet."""
-    tracks: Path | None = None
+    tracks: LocalPath | None = None
     """A .csv file with track_id and any of title, artist, album, path; it fills in the columns that `path` lacks."""
 
 
@@ -90,9 +91,9 @@ class TeacherConfig(Section):
 
     name: str = "unknown"
     """Name that is recorded in the store and in the exported ONNX, such as `dclap-epoch-36`."""
-    model: Path | None = None
+    model: LocalPath | None = None
     """The teacher's ONNX, for `ingest.vectors: teacher`."""
-    hop_length_stft: Annotated[int, Field(gt=0), Unit("samples")] = 480
+    hop_length_stft: Annotated[PositiveInt, Unit("samples")] = 480
     """Hop of the mel of a teacher that takes one; 320 made the vectors of AudioMuse-AI up to v0.8. A teacher that takes
     a waveform does not need it.
     """
@@ -113,7 +114,7 @@ class IngestConfig(Section):
     """Paths of the server that this machine has too, such as `/music=/mnt/nas/music`: a file whose path on the server
     begins with the first is read from the second instead of being downloaded.
     """
-    cache_dir: Path = Path("data/audio")
+    cache_dir: LocalPath = Path("data/audio")
     """Folder of downloaded audio."""
     max_cache: Annotated[ByteSize | None, Unit("bytes")] = None
     """Largest size of the downloads, such as `50GB`; audio that was featurized makes room first. null: no limit."""
@@ -123,7 +124,7 @@ class IngestConfig(Section):
     """Longest wait for a connection, and between two parts of an answer."""
     retries: Annotated[int, Field(ge=0, le=20)] = 5
     """Tries again after connection errors, 429 and 5xx."""
-    backoff_s: Annotated[float, Field(ge=0)] = 0.5
+    backoff_s: NonNegativeFloat = 0.5
     """First wait before a retry; it doubles every time."""
 
 
@@ -138,15 +139,15 @@ class AudioConfig(Section):
     """Length of a segment, 10 s."""
     hop_length: Annotated[PositiveInt, Unit("samples")] = SEGMENT_SAMPLES // 2
     """From the start of a segment to the next, 5 s."""
-    n_mels: Annotated[int | None, Field(gt=0), Unit("bands")] = None
+    n_mels: Annotated[PositiveInt | None, Unit("bands")] = None
     """Mel bands; null: the preset's, as for the keys below."""
-    n_fft: Annotated[int | None, Field(gt=0), Unit("samples")] = None
+    n_fft: Annotated[PositiveInt | None, Unit("samples")] = None
     """Length of the STFT's window; even."""
-    hop_length_stft: Annotated[int | None, Field(gt=0), Unit("samples")] = None
+    hop_length_stft: Annotated[PositiveInt | None, Unit("samples")] = None
     """Hop of the STFT; divides segment_length and hop_length."""
-    fmin: Annotated[float | None, Field(ge=0), Unit("Hz")] = None
+    fmin: Annotated[NonNegativeFloat | None, Unit("Hz")] = None
     """Lower end of the lowest band."""
-    fmax: Annotated[float | None, Field(gt=0), Unit("Hz")] = None
+    fmax: Annotated[PositiveFloat | None, Unit("Hz")] = None
     """Upper end of the highest band."""
     max_duration_s: PositiveFloat = 600.0
     """Longest part of a track that is used; production embeds no more than this."""
@@ -190,7 +191,7 @@ class AudioConfig(Section):
 class StoreConfig(Section):
     """The feature store."""
 
-    path: str = "data/features.zarr"
+    path: StorePath = "data/features.zarr"
     """A directory, or `s3://BUCKET/NAME.zarr`."""
 
 
@@ -201,17 +202,17 @@ class FeaturizeConfig(Section):
     batch system.
     """
 
-    workers: Annotated[int | None, Field(gt=0)] = None
+    workers: PositiveInt | None = None
     """Worker processes on this machine; null: one per core."""
     scheduler: str | None = None
     """Address of a running scheduler; null: this machine alone."""
-    scheduler_file: Path | None = None
+    scheduler_file: LocalPath | None = None
     """File to which `dask scheduler --scheduler-file` wrote its address."""
     wait_s: PositiveFloat = 300.0
     """Longest wait for the scheduler file to appear, and for a running scheduler to have workers."""
     tracks_per_task: Annotated[PositiveInt, Unit("tracks")] = 2
     """Tracks that a worker is given at a time."""
-    memory_limit: str = "2GB"
+    memory_limit: MemorySize = "2GB"
     """Memory of a worker; a track of 600 s needs 0.45 GB."""
     cluster: Annotated[str, Choice("student_clap.featurize.cluster.registry")] = "local"
     """Where workers are started: on this machine, or by a batch system."""
@@ -219,10 +220,10 @@ class FeaturizeConfig(Section):
     """Batch jobs that run workers; one that ends is replaced while there is work."""
     cores_per_job: PositiveInt = 4
     """Cores of a job, with one worker process each."""
-    memory_per_job: str | None = None
+    memory_per_job: MemorySize | None = None
     """Memory of a job, such as `16GB`; null: memory_limit for each worker, and 1 GB for the process that starts them.
     """
-    walltime: str = "02:00:00"
+    walltime: Walltime = "02:00:00"
     """Time limit of a job, as the batch system writes it; workers retire shortly before."""
     queue: str | None = None
     """Queue, or partition, that jobs are submitted to."""
@@ -234,7 +235,7 @@ class FeaturizeConfig(Section):
     """Further options for the batch system, one a line in the job's script, such as SLURM's `--constraint=avx2`."""
     job_prologue: tuple[str, ...] = ()
     """Shell lines before the workers start, such as `module load python`."""
-    job_logs: Path = Path("data/slurm")
+    job_logs: LocalPath = Path("data/slurm")
     """Folder of the jobs' output; must be on the shared file system."""
 
     @model_validator(mode="after")

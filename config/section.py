@@ -28,10 +28,14 @@ from pydantic_core import CoreSchema
 
 from student_clap.config.yaml12 import InvalidYamlError, load_yaml, parse_scalar
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+# Above this a whole number counts nothing and a number of seconds is no wait: a slip of the finger.
+LARGEST = 10**9
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = NonNegativeFloat
 
 
 def _http_url(value: str) -> str:
@@ -85,8 +89,8 @@ def _as_field(value: Any, field: FieldInfo) -> Any:
         else:
             with suppress(InvalidYamlError):  # it stays text, which pydantic refuses by the key's name
                 value = load_yaml(value) if value.lstrip()[:1] in "[{" else parse_scalar(value)
-    if Path in wanted and isinstance(value, str):
-        return Path(value).expanduser()
+    if Path in wanted and value == "" and type(None) in wanted:
+        return None
     if SecretStr in wanted and isinstance(value, str):
         return SecretStr(value) if value else (None if type(None) in wanted else SecretStr(value))
     if wanted & {tuple} and isinstance(value, list):
@@ -103,6 +107,7 @@ class Section(BaseModel):
         extra="forbid",
         populate_by_name=True,
         hide_input_in_errors=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
 

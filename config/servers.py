@@ -8,10 +8,10 @@ entry of this list.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import SecretStr
 
+from student_clap.config.quantities import LocalPath
 from student_clap.config.section import HttpUrl, Section
 
 
@@ -62,7 +62,7 @@ class PlexConfig(Section):
 class FolderConfig(Section):
     """A folder of audio that replaces downloads: files are found by track id (file stem) or by the database's path."""
 
-    path: Path | None = None
+    path: LocalPath | None = None
     """The folder."""
 
 

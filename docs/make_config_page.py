@@ -12,6 +12,7 @@ from typing import Any
 from student_clap.config.json_schema import other_names, section_schema, sections
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.screen import echo, table
+from student_clap.config.section import LARGEST
 
 PAGE = Path(__file__).with_name("config.md")
 _HEAD = """# Settings
@@ -25,7 +26,8 @@ from the `.env` next to config.yaml.
 it by the line `# yaml-language-server: $schema=config.schema.json` at the top of config.yaml.
 
 The file is YAML 1.2: `1e-4`, `0x1f` and `0o17` are numbers; `yes`, `12:30` and `2024-01-01` are text. A key that stands
-twice is an error.
+twice is an error. Numbers are finite, and at most 1000000000 where no other limit is given. In every path `~` is the
+home folder.
 """
 _UNITS = {"_s": "s", "_db": "dB", "_semitones": "semitones", "_epochs": "epochs", "_steps": "steps"}
 _LIMITS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -63,7 +65,7 @@ def _kind(value: dict[str, Any]) -> str:
     if value["type"] == "array":
         items = value["items"]["type"]
         return f"list of {_PLURALS.get(items, _KINDS[items])}"
-    limits = [f"{sign} {value[name]}" for name, sign in _LIMITS.items() if name in value]
+    limits = [f"{sign} {value[name]}" for name, sign in _LIMITS.items() if value.get(name, LARGEST) != LARGEST]
     return " ".join([_FORMATS.get(value.get("format", ""), _KINDS[value["type"]]), ", ".join(limits)]).strip()
 
 

@@ -13,7 +13,7 @@ from student_clap.export.options import FILE
 
 
 @click.command()
-@config_options()
+@config_options(file_optional=True)
 @click.argument("model", type=FILE)
 @click.option("--against", type=FILE, multiple=True, help="Another ONNX file, say the teacher; may be repeated.")
 @click.option("--rounds", type=click.IntRange(3), default=30, show_default=True, help="Runs of a segment per model.")

@@ -20,7 +20,7 @@ _TRIED_SEGMENTS = 4  # of --audio, for the contract
 
 
 @click.command()
-@config_options()
+@config_options(file_optional=True)
 @click.argument("model", type=FILE)
 @click.option("--audio", type=FILE, help="Take this file through the production path too.")
 @click.option("--reference", type=FILE, help="With --audio: the checkpoint (.pt) or another ONNX file to compare with.")

@@ -23,7 +23,7 @@ _TO = click.option("--to", "directory", required=True, type=FOLDER, help="AudioM
 
 
 @click.command()
-@config_options()
+@config_options(file_optional=True)
 @click.argument("model", type=FILE)
 @_TO
 @click.option("--as", "name", metavar="NAME.onnx", help="[default: the app's own name, model_epoch_36.onnx]")

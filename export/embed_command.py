@@ -13,7 +13,7 @@ from student_clap.export.options import FILE, model_option, run_folder, run_opti
 
 
 @click.command()
-@config_options()
+@config_options(file_optional=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @run_option
 @model_option

@@ -87,7 +87,7 @@ def evaluate(
 
     Writes metrics.json and report.html. With text vectors, or texts and a text model, text search is judged too.
     """
-    from student_clap.config.runtime.files import write_text_atomically
+    from student_clap.config.runtime.files import why_not_writable, write_text_atomically
     from student_clap.export.bench.compare import compare_models
     from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model
     from student_clap.export.model.session import StudentSession
@@ -99,6 +99,9 @@ def evaluate(
 
     run = run_folder(config, run_name)
     model, output = model or run.student_onnx, output or run.evaluation
+    for name in (EVALUATION_RECORD, REPORT):
+        if fault := why_not_writable(output / name):
+            raise click.ClickException(f"{fault}; name another folder with --output")
     session, recipe = StudentSession(model), Recipe.from_config(config.audio)
     asked = text.collect()
     for line in check_recipe(session, model, recipe):

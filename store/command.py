@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, progress, table
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import Config
+
+if TYPE_CHECKING:
+    from student_clap.store.verify import Finding
 
 _WHOLE = 10_000  # characters: more than any field has
 
@@ -110,28 +114,45 @@ def export(
 @click.option("--deep", is_flag=True, help="Read every chunk and every shard and test its checksums.")
 @config_options()
 def verify(config: Config, *, deep: bool) -> None:
-    """Look for lost, damaged and uncounted shards. Exit code 1 if there are any faults."""
+    """Look for lost, damaged and unreadable files. Exit code 1 if there are any."""
     from student_clap.store.verify import remarks, verify_path
 
     with progress("shard", label="verify") as bar:
         findings, n_tracks = verify_path(config.store.path, deep=deep, advance=bar.advance)
     names = _track_ids(config.store.path) if n_tracks >= 0 else []
-    for finding in findings:
+    faults = [finding for finding in findings if finding.is_fault]
+    for finding in faults:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {one_line(names[finding.row])})" if 0 <= finding.row < len(names) else ""
         echo(
             f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: "
             f"{one_line(finding.detail, limit=_WHOLE)}"
         )
-    how = _extent(deep=deep)
-    if findings:
+    for remark in _uncounted(findings):
+        echo(f"remark: {remark}")
+    how = _extent(deep=deep) if n_tracks >= 0 else "only metadata were read: repair these first, then verify again"
+    if faults:
         repair = "store repair --deep" if deep else "store repair"
         raise click.ClickException(
-            f"{len(findings)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
+            f"{len(faults)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
         )
     for remark in remarks(config.store.path):
         echo(f"remark: {remark}")
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
+
+
+def _uncounted(findings: list[Finding]) -> list[str]:
+    """What stopped runs left, a line per recipe."""
+    from collections import Counter
+
+    numbers = Counter((f.kind, f.recipe) for f in findings if not f.is_fault)
+    return [
+        (f"{recipe}: {n} shards" if kind == "orphan shard" else f"segment vectors of {n} tracks")
+        + " are written, but not counted, as a stopped run leaves them; the next "
+        + ("`student-clap featurize`" if kind == "orphan shard" else "`student-clap ingest`")
+        + " writes them again, `student-clap store repair` removes them"
+        for (kind, recipe), n in numbers.items()
+    ]
 
 
 def _extent(*, deep: bool) -> str:
@@ -140,12 +161,12 @@ def _extent(*, deep: bool) -> str:
 
 def _track_ids(path: str) -> list[str]:
     from student_clap.store import FeatureStore
-    from student_clap.store.storage.errors import CorruptColumnError
+    from student_clap.store.storage.errors import StoreError
 
     try:
         with FeatureStore.open(path) as opened:
             return opened.strings("track_id")
-    except CorruptColumnError:
+    except StoreError:  # which the findings say
         return []
 
 

@@ -8,6 +8,7 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,12 @@ from student_clap.store.arrays.features import (
     present_columns,
 )
 from student_clap.store.arrays.metadata import (
+    WHOLE,
+    Document,
     as_files,
     describe,
+    fill,
+    is_whole,
     read_document,
     set_attributes,
     set_rows,
@@ -42,6 +47,7 @@ from student_clap.store.arrays.tracks import (
     TABLE_COLUMNS,
     State,
     Track,
+    absent_chunks,
     append_rows,
     array,
     committed_rows,
@@ -53,7 +59,7 @@ from student_clap.store.arrays.tracks import (
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Lock, Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError
+from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage
 
 _FLUSHES = 8
@@ -80,6 +86,10 @@ class FeatureStore:
             self.n_tracks = committed_rows(root)
         except CorruptColumnError:
             if not for_repair:
+                raise
+            self.n_tracks = 0
+        except UnreadableError:
+            if not for_repair or lock is not None:  # what can be read again must not be cut off
                 raise
             self.n_tracks = 0
         if for_repair:
@@ -415,12 +425,39 @@ class FeatureStore:
         for name in self._columns():
             (self._storage / name).sweep()
             (self._storage / name / "c").sweep()
+        for name in self._sharded():
+            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, name))
+
+    def _counted(self, sharded: str) -> set[int]:
+        """The rows whose file in that array the table counts; none where that cannot be read."""
+        parent = sharded.rpartition("/")[0]
+        column = segment_vectors.COUNTS if sharded == segment_vectors.VECTORS else f"{parent}/n_samples"
+        try:
+            return set(np.flatnonzero(read_column(array(self._root, column), 0, self.n_tracks) > 0).tolist())
+        except StoreError:
+            return set()
 
     def _resize(self, n_tracks: int) -> None:
-        """Give every array that counts tracks `n_tracks` rows."""
-        folders = [self._storage / name for name in (*self._columns(), *self._sharded())]
+        """Give every array that counts tracks `n_tracks` rows, and every column the files of their chunks."""
+        columns = self._columns()
+        folders = [self._storage / name for name in (*columns, *self._sharded())]
         with ThreadPoolExecutor(_FLUSHES) as threads:  # the disk flushes several files in the time of one
-            list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
+            documents = list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
+        for name, document in zip(columns, documents[: len(columns)], strict=True):
+            if name not in TABLE_COLUMNS:  # whose chunks are written with the rows themselves
+                self._complete(name, document, n_tracks)
+
+    def _complete(self, name: str, document: Document, n_tracks: int) -> None:
+        """Write those chunks of a column that no row has been written to, up to row `n_tracks`."""
+        column = array(self._root, name)
+        chunk = column.chunks[0]
+        if is_whole(document):
+            fill(column, -(-self.n_tracks // chunk) * chunk, n_tracks)
+            return
+        # Made before columns were marked, when a chunk that is not there was one that nothing had been written to.
+        for number in absent_chunks(column, range(-(-n_tracks // chunk))):
+            fill(column, number * chunk, min((number + 1) * chunk, n_tracks))
+        set_attributes(self._storage / name, {WHOLE: True})
 
 
 def _features(storage: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:

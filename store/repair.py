@@ -28,6 +28,7 @@ from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
 _IDENTITY = ("track_id", "server_id")
+_LEFT = ("damaged column", "damaged metadata", "stale recipe", "no vector", "unreadable file")
 
 
 @dataclass
@@ -79,13 +80,13 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
         done: counts to add to; None begins with zeros.
     """
     done = done or Repaired()
-    vectors = sorted({f.row for f in findings if f.kind == "damaged segment vectors"})
+    vectors = sorted({f.row for f in findings if f.kind in ("damaged segment vectors", "orphan segment vectors")})
     if vectors:
         store.write_segment_teacher(vectors, [np.empty((0, EMBEDDING_DIM), np.float16)] * len(vectors))
     done.segment_vectors += len(vectors)
     for name, recipe in store.recipes().items():
         features = store.features(recipe)
-        mine = [f for f in findings if f.recipe == name and f.row >= 0]
+        mine = [f for f in findings if f.recipe == name and f.row >= 0 and f.kind != "unreadable file"]
         back = sorted({f.row for f in mine if f.kind != "orphan shard"})
         if back:
             features.commit(back, [NOT_MADE] * len(back), [""] * len(back))
@@ -93,9 +94,7 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
             features.delete_shard(row)
         done.tracks += len(back)
         done.orphans += sum(f.kind == "orphan shard" for f in mine)
-    done.left = tuple(
-        f for f in findings if f.kind in ("damaged column", "damaged metadata", "stale recipe", "no vector")
-    )
+    done.left = tuple(f for f in findings if f.kind in _LEFT)
     return done
 
 
@@ -103,13 +102,13 @@ def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
     """Empty the damaged chunks of columns. Returns how many."""
     members = {column.path: column for column in store.columns()}
     repaired = 0
-    for name, begin, end, _ in list(damaged_chunks(store, deep=deep)):
-        if name in _IDENTITY:
+    for chunk in list(damaged_chunks(store, deep=deep)):
+        if chunk.column in _IDENTITY or chunk.kind == "unreadable file":
             continue
-        column = members[name]
+        column = members[chunk.column]
         # Listed: ingest looks for the audio, and finds the files that are there.
-        fill = State.LISTED if name == "state" else column.fill_value
-        column[begin:end] = fill
+        fill = State.LISTED if chunk.column == "state" else column.fill_value
+        column[chunk.begin : chunk.end] = fill
         repaired += 1
     return repaired
 

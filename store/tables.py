@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -49,7 +50,7 @@ def write_rows(store: FeatureStore, out: Path) -> None:
 
 def _rows_schema(store: FeatureStore) -> Any:
     fields = [("row", pa.int64()), *((name, pa.string()) for name in STRING_COLUMNS), ("state", pa.string())]
-    fields += [("teacher", pa.list_(pa.float32(), EMBEDDING_DIM)), ("n_segment_teacher", pa.int32())]
+    fields += [("teacher", pa.list_(pa.float32())), ("n_segment_teacher", pa.int32())]
     for recipe in store.recipes():
         fields += [(f"n_samples_{recipe}", pa.int64()), (f"error_{recipe}", pa.string())]
     about = {"store_uuid": store.uuid, "teacher_name": store.teacher_name}
@@ -65,8 +66,7 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
         vectors = store.teacher(begin, end)
         columns: list[Any] = [np.arange(begin, end), *(store.strings(name, begin, end) for name in STRING_COLUMNS)]
         columns.append(_STATE_NAMES[states[begin:end]])
-        none = ~np.isfinite(vectors).all(axis=1)
-        columns.append(pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), EMBEDDING_DIM, mask=pa.array(none)))
+        columns.append(_vectors_or_null(vectors))
         columns.append(n_segments[begin:end])
         for name, of in features.items():
             columns += [n_samples[name][begin:end], of.errors(begin, end)]
@@ -75,6 +75,18 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
             for column, field in zip(columns, schema, strict=True)
         ]
         yield pa.record_batch(arrays, schema=schema)
+
+
+def _vectors_or_null(vectors: npt.NDArray[np.float32]) -> Any:
+    """[row, 512] as an Arrow array of lists, null where a row is not finite.
+
+    The lists are not of Arrow's fixed size: of those, pyarrow below 26 can neither write nor read a null in Parquet.
+    """
+    there = np.isfinite(vectors).all(axis=1)
+    # offsets: where the list of each row begins, and the end; a null one makes its list null
+    offsets = np.concatenate([[0], np.cumsum(there)]).astype(np.int32) * EMBEDDING_DIM
+    values = pa.array(vectors[there].reshape(-1))
+    return pa.ListArray.from_arrays(pa.array(offsets, mask=np.append(~there, False)), values)
 
 
 def find_track(store: FeatureStore, track_id: str, server_id: str | None) -> int:

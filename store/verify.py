@@ -1,7 +1,7 @@
 """Faults of a store, from its metadata down to the checksum of every shard.
 
-Guarantee: verifying changes nothing, and finds any file of the store that is lost or damaged (`deep`: down to one bit).
-`repair` repairs them.
+Guarantee: verifying changes nothing, and finds any file of the store that is lost, damaged (`deep`: down to one bit) or
+unreadable; none of them keeps it from looking at the rest. `repair` repairs them.
 Cost: without `deep`, directory listings and the teacher's vectors; with it every chunk is read and tested (6 ms of CPU
 per track of four minutes).
 """
@@ -9,8 +9,8 @@ per track of four minutes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
-from student_clap.store.arrays.tracks import State, absent_chunks, chunk_spans, read_column
+from student_clap.store.arrays.tracks import STRING_COLUMNS, State, absent_chunks, chunk_spans, read_column
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import member_folders
 from student_clap.store.storage.base import Storage, StoragePath
@@ -28,6 +28,7 @@ from student_clap.store.storage.errors import (
     CorruptMetadataError,
     CorruptShardError,
     MissingFeaturesError,
+    UnreadableError,
 )
 from student_clap.store.storage.open import open_storage
 
@@ -42,17 +43,43 @@ Kind = Literal[
     "stale recipe",
     "no vector",
     "damaged segment vectors",
+    "orphan segment vectors",
+    "unreadable file",
 ]
+# What a run that was stopped leaves: written, but not counted yet. The next run writes it again.
+_UNCOUNTED = ("orphan shard", "orphan segment vectors")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault."""
+    """A fault, or something that a stopped run left."""
 
     kind: Kind
-    recipe: str  # "" for faults of the track table
-    row: int  # -1 for faults of a whole array or recipe
+    recipe: str  # "" for those of the track table
+    row: int  # -1 for those of a whole array or recipe
     detail: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong; False for what a stopped run left."""
+        return self.kind not in _UNCOUNTED
+
+
+@dataclass(frozen=True)
+class DamagedChunk:
+    """A chunk of a column that is lost, damaged or unreadable."""
+
+    column: str
+    begin: int  # its rows
+    end: int
+    kind: Literal["damaged column", "unreadable file"]
+    why: str
+
+    @property
+    def finding(self) -> Finding:
+        """It as a fault."""
+        parts = self.column.split("/")
+        return Finding(self.kind, parts[1] if len(parts) == 3 else "", -1, self.why)
 
 
 def verify_path(
@@ -69,16 +96,23 @@ def verify_path(
         StoreError: there is no store, or the storage cannot be asked.
 
     Returns:
-        The findings, and how many tracks the store has; -1 if its damage does not let that be said.
+        The findings, and how many tracks the store has; -1 if its damage does not let that be said, and then nothing
+        but the metadata was looked at.
     """
     findings = verify_metadata(path)
     if findings:
         return findings, -1
+    trouble = None
     try:
-        with FeatureStore.open(path) as store:
-            return verify(store, deep=deep, advance=advance), store.n_tracks
-    except CorruptColumnError as error:
-        return [Finding("damaged column", "", -1, error.message)], -1
+        store = FeatureStore.open(path)
+    except (CorruptColumnError, UnreadableError) as error:
+        trouble = error
+        store = FeatureStore.open(path, for_repair=True)
+    with store:
+        findings = verify(store, deep=deep, advance=advance)
+        if trouble is not None and not any(f.kind in ("damaged column", "unreadable file") for f in findings):
+            findings.insert(0, Finding("damaged column", "", -1, trouble.message))
+        return findings, -1 if trouble is not None and not store.n_tracks else store.n_tracks
 
 
 def verify_metadata(path: StoragePath) -> list[Finding]:
@@ -89,41 +123,42 @@ def verify_metadata(path: StoragePath) -> list[Finding]:
         folders = member_folders(storage)
     except CorruptMetadataError as error:
         return [Finding("damaged metadata", "", -1, error.message)]
+    except UnreadableError as error:
+        return [Finding("unreadable file", "", -1, error.message)]
 
     def look(folder: Storage) -> list[Finding]:
+        recipe = folder.parent.name if str(folder.parent.parent) == str(storage / "features") else ""
         try:
             read_document(folder, sealed=sealed)
         except CorruptMetadataError as error:
-            recipe = folder.parent.name if str(folder.parent.parent) == str(storage / "features") else ""
             return [Finding("damaged metadata", recipe, -1, error.message)]
+        except UnreadableError as error:
+            return [Finding("unreadable file", recipe, -1, error.message)]
         return []
 
     return [finding for found in storage.each(look, folders) for finding in found]
 
 
 def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lambda: None) -> list[Finding]:
-    """Look for faults.
+    """Look for faults. What a damaged chunk of a column says of its rows is left out; all else is looked at.
 
     Args:
         store: open for reading or writing.
         deep: read every chunk and every shard too.
         advance: called after each shard that was read.
     """
-    findings = list(_columns(store, deep=deep))
-    if findings:
-        # While columns are damaged, their entries cannot be compared with the shards.
-        return findings
-    findings += _table(store)
-    findings += _segment_vectors(store, deep=deep)
+    columns = _Columns({column.path: column for column in store.columns()}, store.n_tracks)
+    columns.damaged += damaged_chunks(store, deep=deep)
+    findings = list(_table(columns))
+    findings += _segment_vectors(store, columns, deep=deep)
     for name, recipe in store.recipes().items():
         stored = store.stored_fingerprint(name)
         if stored != recipe.fingerprint:
             findings.append(
                 Finding("stale recipe", name, -1, f"fingerprint {stored}, its parameters give {recipe.fingerprint}")
             )
-        findings += _decoders(store.features(recipe))
-        findings += _features(store.features(recipe), deep=deep, advance=advance)
-    return findings
+        findings += _features(store.features(recipe), columns, deep=deep, advance=advance)
+    return [chunk.finding for chunk in columns.damaged] + findings
 
 
 def remarks(path: StoragePath) -> list[str]:
@@ -138,83 +173,145 @@ def remarks(path: StoragePath) -> list[str]:
     ]
 
 
-def damaged_chunks(store: FeatureStore, *, deep: bool) -> Iterator[tuple[str, int, int, str]]:
-    """Chunks of columns that are lost or damaged: the column, its rows [begin, end), and why."""
+def damaged_chunks(store: FeatureStore, *, deep: bool) -> Iterator[DamagedChunk]:
+    """Chunks of columns that are lost, damaged or unreadable.
+
+    Without `deep` texts and the teacher's vectors are looked for, and not read.
+    """
     for column in store.columns():
         chunk = column.chunks[0]
-        lost = {} if deep else absent_chunks(column, range(-(-store.n_tracks // chunk)))
-        for begin, end in chunk_spans(0, store.n_tracks, chunk):
-            if not deep and begin // chunk not in lost:
-                continue
+        spans = chunk_spans(0, store.n_tracks, chunk)
+        try:
+            if not deep and column.path in (*STRING_COLUMNS, "teacher"):
+                lost = absent_chunks(column, range(len(spans)))
+                spans = [(begin, end) for begin, end in spans if begin // chunk in lost]
+        except UnreadableError as error:
+            yield _damaged(column.path, 0, store.n_tracks, error)
+            continue
+        for begin, end in spans:
             try:
                 read_column(column, begin, end)
-            except CorruptColumnError as error:
-                yield column.path, begin, end, _reason(error)
+            except (CorruptColumnError, UnreadableError) as error:
+                yield _damaged(column.path, begin, end, error)
 
 
-def _columns(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
-    for name, _, _, reason in damaged_chunks(store, deep=deep):
-        parts = name.split("/")
-        yield Finding("damaged column", parts[1] if len(parts) == 3 else "", -1, reason)
+def _damaged(column: str, begin: int, end: int, error: click.ClickException) -> DamagedChunk:
+    kind: Literal["damaged column", "unreadable file"] = (
+        "unreadable file" if isinstance(error, UnreadableError) else "damaged column"
+    )
+    return DamagedChunk(column, begin, end, kind, error.message if kind == "unreadable file" else _reason(error))
 
 
-def _table(store: FeatureStore) -> Iterator[Finding]:
-    states = store.states()
-    for begin in range(0, store.n_tracks, 4096):
-        norms = np.linalg.norm(store.teacher(begin, begin + 4096).astype(np.float64), axis=1)
+@dataclass
+class _Columns:
+    """The columns as far as they can be read."""
+
+    members: dict[str, Any]  # path -> zarr.Array
+    n_tracks: int
+    damaged: list[DamagedChunk] = field(default_factory=list)
+
+    def blocks(self, name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """(first row, values) of the chunks of a column that can be read."""
+        skip = {chunk.begin for chunk in self.damaged if chunk.column == name}
+        for begin, end in chunk_spans(0, self.n_tracks, self.members[name].chunks[0]):
+            if begin in skip:
+                continue
+            try:
+                yield begin, read_column(self.members[name], begin, end)
+            except (CorruptColumnError, UnreadableError) as error:
+                self.damaged.append(_damaged(name, begin, end, error))
+
+    def read(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """[track] the values of a column, and which of them are known."""
+        values = np.full(self.n_tracks, self.members[name].fill_value, self.members[name].dtype)
+        known = np.zeros(self.n_tracks, np.bool_)
+        for begin, block in self.blocks(name):
+            values[begin : begin + len(block)] = block
+            known[begin : begin + len(block)] = True
+        return values, known
+
+
+def _table(columns: _Columns) -> Iterator[Finding]:
+    states, known = columns.read("state")
+    for begin, vectors in columns.blocks("teacher"):
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         for row, norm in enumerate(norms, begin):
-            if states[row] != State.FAILED and not abs(norm - 1) < 1e-3:
+            if known[row] and states[row] != State.FAILED and not abs(norm - 1) < 1e-3:
                 yield Finding("no vector", "", row, f"the teacher's vector has length {norm:.3g}, expected 1")
 
 
-def _segment_vectors(store: FeatureStore, *, deep: bool) -> Iterator[Finding]:
-    counts = store.n_segment_teacher()
-    files = store.segment_vector_rows()
-    for row in sorted(files - set(np.flatnonzero(counts).tolist())):
-        yield Finding("damaged segment vectors", "", row, "segment vectors that the table does not count")
-    for row in np.flatnonzero(counts).tolist():
-        if not 0 < counts[row] <= segment_vectors.MAX_SEGMENTS:
+def _segment_vectors(store: FeatureStore, columns: _Columns, *, deep: bool) -> Iterator[Finding]:
+    if segment_vectors.COUNTS not in columns.members:
+        return
+    counts, known = columns.read(segment_vectors.COUNTS)
+    try:
+        files = store.segment_vector_rows()
+    except UnreadableError as error:
+        yield Finding("unreadable file", "", -1, f"{error.message}. No segment vectors were looked at")
+        return
+    for row in sorted(files - set(np.flatnonzero(counts | ~known).tolist())):
+        yield Finding("orphan segment vectors", "", row, "segment vectors that the table does not count")
+    for row in range(store.n_tracks):
+        if not known[row]:
+            # Any vector's checksum is that of all of the track's.
+            if deep and row in files:
+                yield from _read_segment_vectors(store, row, 1)
+        elif not 0 <= counts[row] <= segment_vectors.MAX_SEGMENTS:
             reason = f"{counts[row]} segments, expected at most {segment_vectors.MAX_SEGMENTS}"
             yield Finding("damaged segment vectors", "", row, reason)
-        elif deep:
-            try:
-                store.segment_teacher(row)
-            except CorruptShardError as error:
-                yield Finding("damaged segment vectors", "", row, _reason(error))
-        elif row not in files:
+        elif counts[row] and deep:
+            yield from _read_segment_vectors(store, row, int(counts[row]))
+        elif counts[row] and row not in files:
             yield Finding("damaged segment vectors", "", row, "segment vectors are counted, but there is no file")
 
 
-def _decoders(features: Features) -> Iterator[Finding]:
+def _read_segment_vectors(store: FeatureStore, row: int, n_segments: int) -> Iterator[Finding]:
     try:
-        features.decoders()
-    except CorruptColumnError as error:
-        yield Finding("damaged column", features.recipe.name, -1, _reason(error))
+        store.segment_teacher(row, n_segments)
+    except CorruptShardError as error:
+        yield Finding("damaged segment vectors", "", row, _reason(error))
+    except UnreadableError as error:
+        yield Finding("unreadable file", "", row, error.message)
 
 
-def _features(features: Features, *, deep: bool, advance: Callable[[], None]) -> Iterator[Finding]:
-    name, shards = features.recipe.name, features.shard_rows()
-    n_samples: npt.NDArray[np.int64] = features.n_samples()
-    errors = features.errors()
+def _features(features: Features, columns: _Columns, *, deep: bool, advance: Callable[[], None]) -> Iterator[Finding]:
+    name = features.recipe.name
+    n_samples, known = columns.read(f"features/{name}/n_samples")
+    errors, errors_known = columns.read(f"features/{name}/error")
+    try:
+        shards = features.shard_rows()
+    except UnreadableError as error:
+        yield Finding("unreadable file", name, -1, f"{error.message}. No shard of {name} was looked at")
+        return
     longest = features.recipe.max_samples + 1
     for row, samples in enumerate(n_samples.tolist()):
         if samples > longest or samples < -1:
             yield Finding("impossible entry", name, row, f"{samples} samples, expected at most {longest}")
-        elif samples == FAILED and not errors[row]:
+        elif samples == FAILED and errors_known[row] and not errors[row]:
             yield Finding("impossible entry", name, row, "failed, but the reason is gone")
         elif samples > 0 and row not in shards:
             yield Finding("missing shard", name, row, "made according to the table, but there is no file")
-        elif samples > 0 and deep:
-            try:
-                features.strip(row, samples)
-            except CorruptShardError as error:
-                yield Finding("damaged shard", name, row, _reason(error))
-            except MissingFeaturesError:
-                yield Finding("wrong codes", name, row, "frames are missing, or hold the code 0, which is not a value")
-            advance()
+        elif deep and (samples > 0 or (not known[row] and row in shards)):
+            yield from _read_shard(features, row, samples if known[row] else None)
+        advance()
     for row in sorted(shards):
-        if row >= len(n_samples) or n_samples[row] <= 0:
+        if row >= len(n_samples) or (known[row] and n_samples[row] <= 0):
             yield Finding("orphan shard", name, row, "a shard that the table does not count; featurize writes it again")
+
+
+def _read_shard(features: Features, row: int, n_samples: int | None) -> Iterator[Finding]:
+    name = features.recipe.name
+    try:
+        if n_samples is None:
+            features.test_shard(row)
+        else:
+            features.strip(row, n_samples)
+    except CorruptShardError as error:
+        yield Finding("damaged shard", name, row, _reason(error))
+    except MissingFeaturesError:
+        yield Finding("wrong codes", name, row, "frames are missing, or hold the code 0, which is not a value")
+    except UnreadableError as error:
+        yield Finding("unreadable file", name, row, error.message)
 
 
 def _reason(error: click.ClickException) -> str:

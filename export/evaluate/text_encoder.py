@@ -90,7 +90,7 @@ def _tokenizer(path: Path) -> Any:
         if file.is_file():
             made: Any = Tokenizer.from_file(str(file))
         else:
-            made = ByteLevelBPETokenizer(str(vocabulary), str(merges))
+            made = ByteLevelBPETokenizer.from_file(str(vocabulary), str(merges))
             end, begin = ((token, made.token_to_id(token)) for token in (_END, _BEGIN))
             made.post_processor = RobertaProcessing(end, begin)
     except Exception as error:  # tokenizers raises bare Exception

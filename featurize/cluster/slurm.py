@@ -5,13 +5,13 @@ Guarantee: workers end by themselves within a minute should the scheduler be gon
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
 
 import click
 
+from student_clap.config.quantities import walltime_seconds
 from student_clap.config.runtime.machine import WORKER_MALLOC_ENVIRONMENT
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import FeaturizeConfig
@@ -28,27 +28,6 @@ _ENVIRONMENT = (
     "export " + " ".join(f"{name}={value}" for name, value in WORKER_MALLOC_ENVIRONMENT.items()),
     "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL=500ms",
 )
-
-
-def walltime_seconds(text: str) -> int:
-    """Seconds of a time as sbatch writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
-
-    >>> [walltime_seconds(t) for t in ("90", "90:30", "1:30:00", "1-6", "1-6:30")]
-    [5400, 5430, 5400, 108000, 109800]
-
-    Raises:
-        click.ClickException: it is none of these.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if match is None:
-        raise click.ClickException(f"featurize.walltime {text!r} is not a SLURM time, such as 02:00:00 or 1-12:00:00")
-    days, first, second, third = match.groups()
-    parts = [int(first), int(second or 0), int(third or 0)]
-    if days is not None or third is not None:
-        hours, minutes, seconds = parts
-    else:
-        hours, minutes, seconds = 0, parts[0], parts[1]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def job_script(config: FeaturizeConfig, address: str, name: str) -> str:

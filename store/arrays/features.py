@@ -17,10 +17,9 @@ import zarr
 from zarr.registry import get_codec_class
 
 from student_clap.config.runtime.text import reason
-from student_clap.store.arrays.metadata import add_members, read_document
+from student_clap.store.arrays.metadata import WHOLE, add_members, read_document
 from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
 from student_clap.store.arrays.tracks import (
-    absent_chunks,
     array,
     column_codecs,
     read_column,
@@ -32,7 +31,7 @@ from student_clap.store.layout.codes import MISSING, dequantise_columns
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
 from student_clap.store.storage.base import Storage
-from student_clap.store.storage.errors import CorruptColumnError, CorruptShardError, MissingFeaturesError, StoreError
+from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
 
 CHUNK_FRAMES = 4096
 NOT_MADE = 0
@@ -88,7 +87,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
             fill_value=NOT_MADE,
             compressors=column_codecs(),
             dimension_names=("track",),
-            attributes={"long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
+            attributes={WHOLE: True, "long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
         )
         group.create_array(
             "error",
@@ -98,6 +97,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
             fill_value="",
             compressors=column_codecs(),
             dimension_names=("track",),
+            attributes={WHOLE: True},
         )
         group.create_array(
             "decoder",
@@ -107,7 +107,10 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
             fill_value=0,
             compressors=column_codecs(),
             dimension_names=("track",),
-            attributes={"long_name": "version of the rule by which the audio was decoded; 0 none, or not recorded"},
+            attributes={
+                WHOLE: True,
+                "long_name": "version of the rule by which the audio was decoded; 0 none, or not recorded",
+            },
         )
 
     return make
@@ -131,9 +134,6 @@ def complete_features(store: Storage, group: zarr.Group, recipe: Recipe, n_track
     if "decoder" not in group:
         name = f"features/{recipe.name}"
         add_members(store, [f"{name}/decoder"], feature_arrays(recipe, n_tracks))
-    column = array(group, "decoder")
-    for number in absent_chunks(column, range(-(-n_tracks // _COLUMN_CHUNK_ROWS))):
-        column[number * _COLUMN_CHUNK_ROWS : min((number + 1) * _COLUMN_CHUNK_ROWS, n_tracks)] = 0
 
 
 def _quiet() -> warnings.catch_warnings[None]:
@@ -168,15 +168,11 @@ class Features:
         """[track] by which version of the decoding rule (see `DECODER`) a track was made; 0 where it is not recorded.
 
         Raises:
-            CorruptColumnError: what was recorded is damaged or lost.
+            CorruptColumnError: a chunk of the column is damaged or gone.
         """
         if "decoder" not in self._group:
             return np.zeros(self._n_tracks, np.uint8)
-        column, marked = array(self._group, "decoder"), self.n_samples() != NOT_MADE
-        for number, path in absent_chunks(column, range(-(-self._n_tracks // _COLUMN_CHUNK_ROWS))).items():
-            if marked[number * _COLUMN_CHUNK_ROWS : (number + 1) * _COLUMN_CHUNK_ROWS].any():
-                raise CorruptColumnError(f"the column {column.path} is damaged: {path} is not there")
-        return read_column(column, 0, self._n_tracks)
+        return read_column(array(self._group, "decoder"), 0, self._n_tracks)
 
     def decoded_by_an_older_rule(self) -> npt.NDArray[np.bool_]:
         """[track] whether its features are complete, but were decoded by a rule below `DECODER`."""
@@ -269,16 +265,36 @@ class Features:
         try:
             codes = self._read(row, frames)
         except (ValueError, RuntimeError) as error:
-            raise CorruptShardError(
-                f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
-                "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
-            ) from error
+            raise self._damaged(row, error) from error
         if codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is committed, but its {self.recipe.name} shard is gone or incomplete; "
                 "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
             )
         return codes
+
+    def test_shard(self, row: int) -> None:
+        """Test the shard of a row of which it is not known how many samples it has.
+
+        Raises:
+            MissingFeaturesError: there is none.
+            CorruptShardError: it fails its checksum.
+        """
+        try:
+            if self._format is None:
+                np.asarray(self._mel[row])
+            else:
+                self._format.test(self._shard(row).read_bytes())
+        except FileNotFoundError as error:
+            raise MissingFeaturesError(f"row {row} has no {self.recipe.name} shard") from error
+        except (ValueError, RuntimeError) as error:
+            raise self._damaged(row, error) from error
+
+    def _damaged(self, row: int, error: Exception) -> CorruptShardError:
+        return CorruptShardError(
+            f"row {row}: the {self.recipe.name} shard is damaged ({reason(error)}); "
+            "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
+        )
 
     def _read(self, row: int, frames: int) -> npt.NDArray[np.uint8]:
         """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""

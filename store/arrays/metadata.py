@@ -25,6 +25,7 @@ from student_clap.store.storage.errors import CorruptMetadataError
 from student_clap.store.storage.open import open_storage
 
 CHECKSUM = "zarr_json_crc32c"
+WHOLE = "every_chunk_is_a_file"  # attribute of a column: a chunk of its rows that is not there was lost
 Document = dict[str, Any]
 
 
@@ -79,8 +80,10 @@ def is_sealed(document: Document) -> bool:
     return CHECKSUM in document.get("attributes", {})
 
 
-def set_rows(folder: StoragePath, n_tracks: int) -> None:
+def set_rows(folder: StoragePath, n_tracks: int) -> Document:
     """Give the array in `folder` `n_tracks` rows. Chunks are left as they are: rows are written before they count.
+
+    Returns the zarr.json as it is then.
 
     Raises CorruptMetadataError if its zarr.json is damaged, StoreError if it cannot be written.
 
@@ -88,7 +91,9 @@ def set_rows(folder: StoragePath, n_tracks: int) -> None:
     """
     document = read_document(folder)
     if document["shape"][0] != n_tracks:
-        write_document(folder, {**document, "shape": [n_tracks, *document["shape"][1:]]})
+        document = {**document, "shape": [n_tracks, *document["shape"][1:]]}
+        write_document(folder, document)
+    return document
 
 
 def set_attributes(folder: StoragePath, changes: Document) -> Document:
@@ -108,8 +113,23 @@ def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
     """
     files: dict[str, Buffer] = {}
     make(zarr.create_group(MemoryStore(files)))
-    documents = {name.removesuffix("zarr.json").rstrip("/"): data.to_bytes() for name, data in sorted(files.items())}
-    return {name: json.loads(data) for name, data in documents.items()}
+    return _documents(files)
+
+
+def _documents(files: dict[str, Buffer]) -> dict[str, Document]:
+    documents = {name: data.to_bytes() for name, data in sorted(files.items()) if name.endswith("zarr.json")}
+    return {name.removesuffix("zarr.json").rstrip("/"): json.loads(data) for name, data in documents.items()}
+
+
+def is_whole(document: Document) -> bool:
+    """Whether it is of a column whose chunks are all files."""
+    return document.get("attributes", {}).get(WHOLE) is True
+
+
+def fill(column: zarr.Array[Any], begin: int, end: int) -> None:
+    """Write the fill value into rows [begin, end) of a column, as files. Raises StoreError if it cannot."""
+    if begin < end:
+        column.with_config({"write_empty_chunks": True})[begin:end] = column.fill_value
 
 
 def as_files(documents: dict[str, Document], below: str = "") -> dict[str, bytes]:
@@ -126,14 +146,23 @@ def add_members(store: Storage, names: Sequence[str], make: Callable[[zarr.Group
     Args:
         store: the store.
         names: of the members, in the order in which they are to appear, each below the root or a group that is there.
-        make: creates them in an empty group that it is given.
+        make: creates them in an empty group that it is given. Columns that are marked as WHOLE get their chunks too.
 
     Raises:
         StoreError: a file cannot be written.
     """
-    documents = describe(make)
+    made: dict[str, Buffer] = {}
+    group = zarr.create_group(MemoryStore(made))
+    make(group)
+    documents = _documents(made)
+    for name in [name for name, document in documents.items() if is_whole(document)]:
+        column = group[name]
+        if isinstance(column, zarr.Array):
+            fill(column, 0, column.shape[0])
+    chunks = {name: data.to_bytes() for name, data in made.items() if not name.endswith("zarr.json")}
     for name in names:
-        (store / name).create(as_files(documents, name))
+        inside = {key.removeprefix(f"{name}/"): data for key, data in chunks.items() if key.startswith(f"{name}/")}
+        (store / name).create(inside | as_files(documents, name))
 
 
 def _damaged(path: Storage, why: str) -> CorruptMetadataError:

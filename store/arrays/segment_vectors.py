@@ -19,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays.metadata import add_members
+from student_clap.store.arrays.metadata import WHOLE, add_members
 from student_clap.store.arrays.tracks import array, chunk_storage, column_codecs, read_column, update_column
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
@@ -59,7 +59,7 @@ def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
             fill_value=0,
             compressors=column_codecs(),
             dimension_names=("track",),
-            attributes={"long_name": "segments that segment_teacher has of the track"},
+            attributes={WHOLE: True, "long_name": "segments that segment_teacher has of the track"},
         )
 
     return make
@@ -105,11 +105,14 @@ def write(root: zarr.Group, rows: list[int], vectors: list[SegmentVectors]) -> N
     # A row whose vectors are replaced has none while they are.
     update_column(array(root, COUNTS), at, np.zeros(len(rows), np.int32))
     for row, found in zip(rows, vectors, strict=True):
+        chunk = chunk_storage(column, row)
+        if chunk is not None:
+            chunk.parent.sweep()
         if len(found):
             block = np.full((1, MAX_SEGMENTS, EMBEDDING_DIM), np.nan, np.float16)
             block[0, : len(found)] = found
             column[row : row + 1] = block
-        elif (chunk := chunk_storage(column, row)) is not None:
+        elif chunk is not None:
             chunk.unlink()
     update_column(array(root, COUNTS), at, np.array([len(v) for v in vectors], np.int32))
 

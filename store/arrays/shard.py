@@ -142,6 +142,11 @@ class ShardFormat:
                 raise ValueError(f"it holds more than the {n_frames} frames of its track")
         return codes
 
+    def test(self, data: bytes) -> None:
+        """Test the checksums of a shard of which it is not known how many frames it holds. Raises as `decode` does."""
+        used = np.flatnonzero(self._index(data)[:, 0] != _ABSENT)
+        self.decode(data, (int(used[-1]) + 1 if len(used) else 0) * self.chunk_frames)
+
     def can_read(self, data: bytes) -> bool:
         """Whether the first chunk of a shard is of this make; a shard that is damaged there is of none."""
         try:

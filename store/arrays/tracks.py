@@ -22,7 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays.metadata import CHECKSUM
+from student_clap.store.arrays.metadata import CHECKSUM, WHOLE
 from student_clap.store.storage.base import HasStorage, Storage
 from student_clap.store.storage.errors import CorruptColumnError
 
@@ -184,7 +184,7 @@ def read_column(column: zarr.Array[Any], begin: int, end: int) -> npt.NDArray[An
     Raises:
         CorruptColumnError: a chunk is damaged, or one is gone that must be there.
     """
-    if column.path in TABLE_COLUMNS and CHECKSUM in column.attrs:
+    if WHOLE in column.attrs or (column.path in TABLE_COLUMNS and CHECKSUM in column.attrs):
         chunk = column.chunks[0]
         for number, path in absent_chunks(column, range(begin // chunk, -(-end // chunk))).items():
             raise _damaged(column, number * chunk, (number + 1) * chunk, f"{path} is not there")

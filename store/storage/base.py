@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +112,7 @@ class Storage(ABC):
 
     @abstractmethod
     def read_bytes(self) -> bytes:
-        """The content. Raises FileNotFoundError if there is none, StoreError if it cannot be asked."""
+        """The content. Raises FileNotFoundError if there is none, StoreError if it cannot be read."""
 
     @abstractmethod
     def write(self, data: bytes, *, flush_name: bool = True) -> None:
@@ -165,6 +165,14 @@ class Storage(ABC):
 
         Args:
             unfinished: also remove the half-made folders that a killed `create` left next to this one.
+        """
+
+    @abstractmethod
+    def sweep_rows(self, counted: Callable[[], Container[int]]) -> None:
+        """Remove the temporary files that killed writers left next to <row>/0/0 in this folder.
+
+        Args:
+            counted: the rows that need not be looked at, asked for only where there is something to look for.
         """
 
     @abstractmethod

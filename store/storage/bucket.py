@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +28,7 @@ from zarr.storage import ObjectStore
 from student_clap.config.runtime.text import one_line
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.bucket_lock import BucketLock
-from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.errors import StoreError, UnreadableError
 
 _RETRIES = 8
 _RETRY_S = 60
@@ -64,6 +64,7 @@ _REMEDIES = {
     "error sending request": "the object store cannot be reached; check AWS_ENDPOINT_URL and the network",
     "HTTP error": "the object store cannot be reached; check AWS_ENDPOINT_URL and the network",
 }
+_DENIED = ("AccessDenied", "403 Forbidden")  # of one object, while others may be read
 _LONGEST = 200
 
 
@@ -88,7 +89,8 @@ def asking(url: str, *, write: bool = False) -> Iterator[None]:
 def _as_store_error(url: str, text: str, *, write: bool) -> StoreError:
     done = "written" if write else "read"
     remedy = next((remedy for code, remedy in _REMEDIES.items() if code in text), None)
-    return StoreError(f"{url} cannot be {done}: {remedy or _without_secrets(text)}")
+    kind = UnreadableError if not write and any(code in text for code in _DENIED) else StoreError
+    return kind(f"{url} cannot be {done}: {remedy or _without_secrets(text)}")
 
 
 def _without_secrets(text: str) -> str:
@@ -264,6 +266,9 @@ class BucketStorage(Storage):
 
     def sweep(self, *, unfinished: bool = False) -> None:
         """Nothing to do: a PUT that was broken off leaves nothing."""
+
+    def sweep_rows(self, counted: Callable[[], Container[int]]) -> None:
+        """Nothing to do, as above."""
 
     def flush(self) -> None:
         """Nothing to do: a PUT that was answered is safe."""

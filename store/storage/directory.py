@@ -13,19 +13,20 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
-from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.errors import StoreError, UnreadableError
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there and run the same command again",
@@ -35,6 +36,35 @@ _REMEDIES = {
     errno.EACCES: "this user may not write there: change the owner or the permissions, or set another store.path",
     errno.EPERM: "this user may not write there: change the owner or the permissions, or set another store.path",
 }
+_READ_REMEDIES = {
+    errno.EACCES: "this user may not read it: change the owner or the permissions, and run the same command again",
+    errno.EPERM: "this user may not read it: change the owner or the permissions, and run the same command again",
+    errno.EIO: "the disk fails there: look into the system's log, and copy what can be read to another disk",
+    errno.ESTALE: "the network file system has lost it: mount it again, and run the same command again",
+    errno.EISDIR: "a folder lies in the place of that file: move it away, and run `student-clap store repair --deep`",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), and run the same command again",
+}
+
+
+@contextmanager
+def reading(target: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into an UnreadableError that names `target` and the remedy.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableError: the rest.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(*error.args) from error
+    except OSError as error:
+        code = error.errno or 0
+        remedy = _READ_REMEDIES.get(code, "repair that and run the same command again")
+        why = os.strerror(code) if code else reason(error)
+        raise UnreadableError(f"{target} cannot be read: {why}; {remedy}") from error
 
 
 @contextmanager
@@ -99,19 +129,18 @@ class DirectoryStorage(Storage):
         return type(self)(self._path / name)
 
     def read_bytes(self) -> bytes:
-        """The content. Raises FileNotFoundError."""
-        try:
+        """The content. Raises FileNotFoundError, UnreadableError."""
+        with reading(self._path):
             return self._path.read_bytes()
-        except NotADirectoryError as error:
-            raise FileNotFoundError(*error.args) from error
 
     def write(self, data: bytes, *, flush_name: bool = True) -> None:
         """Make `data` the content, by a temporary file and a rename."""
         write_durably(self._path, data, flush_name=flush_name)
 
     def exists(self) -> bool:
-        """Whether it is there."""
-        return self._path.exists()
+        """Whether it is there. Raises UnreadableError where the system does not say."""
+        with reading(self._path):
+            return self._path.exists()
 
     def unlink(self, *, missing_ok: bool = True) -> None:
         """Remove this file."""
@@ -120,27 +149,35 @@ class DirectoryStorage(Storage):
     def folders(self) -> list[str]:
         """Names of the directories in this one."""
         try:
-            with os.scandir(self._path) as entries:
+            with reading(self._path), os.scandir(self._path) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
 
     def row_sizes(self) -> dict[int, int]:
-        """Row -> bytes."""
+        """Row -> bytes; 0 for a file that is there, but that the system does not let look at."""
         # A listing of one directory, then one look per entry: no path objects, which would double the time.
         folder = str(self._path)
         sizes = {}
-        for name in os.listdir(folder) if os.path.isdir(folder) else []:  # noqa: PTH112, PTH208
+        try:
+            with reading(self._path):
+                names = os.listdir(folder)  # noqa: PTH208
+        except FileNotFoundError:
+            return {}
+        for name in names:
             if name.isdecimal():
                 try:
                     sizes[int(name)] = os.stat(f"{folder}/{name}/0/0").st_size  # noqa: PTH116
                 except (FileNotFoundError, NotADirectoryError):
                     continue
+                except OSError:
+                    sizes[int(name)] = 0  # reading it says why
         return sizes
 
     def absent(self, names: Sequence[str]) -> list[str]:
-        """Those that are not there."""
-        return [name for name in names if not (self._path / name).exists()]
+        """Those that are not there, or are not files."""
+        with reading(self._path):
+            return [name for name in names if not (self._path / name).is_file()]
 
     def create(self, files: dict[str, bytes]) -> None:
         """Make this directory. Built aside and renamed, so that it is there whole or not at all."""
@@ -168,6 +205,14 @@ class DirectoryStorage(Storage):
         if unfinished:
             for folder in self._path.parent.glob(f".{self._path.name}.*.part"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep_rows(self, counted: Callable[[], Container[int]]) -> None:
+        """Remove temporary files in the folders of rows."""
+        rows = [name for name in self.folders() if name.isdecimal()]
+        left = counted() if rows else ()
+        for name in rows:
+            if int(name) not in left:
+                sweep_partial_files(self._path / name / "0")
 
     def flush(self) -> None:
         """Bring the names in this directory to the disk."""
@@ -206,6 +251,18 @@ class DirectoryZarrStore(LocalStore):
     def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002  zarr's signature
         """The same directory, read-only or not."""
         return type(self)(self.root, self.storage, read_only=read_only)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The content of a file, or of a part; None where there is none. Raises UnreadableError."""
+        with reading(self.root / key):
+            return await super().get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is a file. Raises UnreadableError where the system does not say."""
+        with reading(self.root / key):
+            return await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write `value`; see `write_durably`."""

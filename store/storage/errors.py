@@ -25,5 +25,9 @@ class CorruptColumnError(StoreError):
     """A chunk of a column fails its checksum or is gone."""
 
 
+class UnreadableError(StoreError):
+    """A file or an object is there, but cannot be read: no permission, a fault of the disk, a folder in its place."""
+
+
 class CorruptMetadataError(StoreError):
     """A zarr.json is gone or fails its checksum."""

@@ -5,7 +5,9 @@ The two dashes keep torchrun from taking the options for its own.
 
 from __future__ import annotations
 
-from student_clap.train.command import train
+import sys
+
+from student_clap.config.__main__ import run
 
 if __name__ == "__main__":
-    train()
+    run(["train", *sys.argv[1:]])

@@ -1,7 +1,4 @@
-"""`student-clap train` in several processes: ``torchrun --nproc-per-node 4 -m student_clap.train -- --run NAME``.
-
-The two dashes keep torchrun from taking the options for its own.
-"""
+"""`student-clap train` as a module: what `launch` starts in each of several processes."""
 
 from __future__ import annotations
 

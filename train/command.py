@@ -18,8 +18,8 @@ from student_clap.config.schema import Config
 def train(config: Config, run_name: str | None) -> None:
     """Distil a student from the store.
 
-    Goes on where the run was left, if it was begun with the same configuration. Several GPUs: torchrun
-    --nproc-per-node N -m student_clap.train -- [OPTIONS].
+    Goes on where the run was left, if it was begun with the same configuration. Several GPUs: python -m
+    student_clap.train.launch --nproc-per-node N -- [OPTIONS].
     """
     from student_clap.train.loop.distributed import join_processes
     from student_clap.train.loop.loop import Interrupted

@@ -125,7 +125,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _again(number: int) -> None:
     """Send the signal again in a moment."""
-    timer = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
+    timer = threading.Timer(_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number))
     timer.daemon = True
     _state.timers.append(timer)
     timer.start()
@@ -152,9 +152,13 @@ class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM is noted in `signal_number`; the next one acts at once.
 
     Outside the main thread, where Python takes no signals, it notes nothing.
+
+    Args:
+        relayed: signals come twice, from who sent them and from the parent process: the next ones are noted too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, relayed: bool = False) -> None:
+        self._relayed = relayed
         self.signal_number: int | None = None
         self._handlers: Any = None
 
@@ -168,7 +172,8 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
+        if not self._relayed:
+            self._restore()
 
     def _restore(self) -> None:
         handlers, self._handlers = self._handlers, None

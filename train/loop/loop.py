@@ -192,7 +192,7 @@ class Trainer:
             click.ClickException: the loss is not finite, the device is out of memory, or data cannot be read.
         """
         self._events = EventLog(self.run.path) if self.distributed.is_main else None
-        with StopRequest() as stop, self._events or nullcontext():
+        with StopRequest(relayed=self.distributed.world_size > 1) as stop, self._events or nullcontext():
             try:
                 while not self.finished:
                     if not self.projecting and Plan.of(self.training).first_stage_over(self._reached):

@@ -93,7 +93,12 @@ def open_stream(config: Config, trainer: Trainer) -> BatchStream:
 
 def open_display(trainer: Trainer) -> Display:
     """The display of how far `trainer` is."""
-    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.total_epochs)
+    return Display(
+        total=trainer.total_steps,
+        done=trainer.progress.step,
+        epochs=trainer.total_epochs,
+        quiet=not trainer.distributed.is_main,
+    )
 
 
 def resolve_device(name: str, distributed: Distributed | None = None) -> torch.device:

@@ -1,8 +1,8 @@
 """Several processes that train together: ``python -m student_clap.train.launch --nproc-per-node 4 -- --run NAME``.
 
-Takes torchrun's options, and those of `student-clap train` behind the two dashes. torchrun itself ends with 1 and its own
-traceback after Ctrl-C, SIGTERM, or a process that ended with an exit code; this ends with that code, 130 or 143 after a
-stop, as a script that asks the batch system for another turn expects it.
+Takes torchrun's options, and those of `student-clap train` behind the two dashes. torchrun itself ends with 1 and its
+own traceback after Ctrl-C, SIGTERM, or a process that ended with an exit code; this ends with that code, 130 or 143
+after a stop, as a script that asks the batch system for another turn expects it.
 """
 
 from __future__ import annotations

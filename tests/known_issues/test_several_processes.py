@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -69,3 +70,18 @@ def test_an_error_of_a_process_is_its_own_message_and_exit_code(library: Library
     assert "Traceback" not in output
     assert "there is no feature store at" in output
     assert "ended with exit code 1; what it says of it stands above" in output.strip().splitlines()[-1]
+
+
+def test_dropout_does_not_depend_on_the_process(library: Library) -> None:
+    # One micro-batch per batch, since BatchNorm takes its statistics per micro-batch.
+    config = library.config(
+        model={"dropout": 0.3}, training={"batch_size": 5, "segments_per_track": 3, "micro_batch": 64, "epochs": 2}
+    )
+    found = []
+    for processes in (1, 2):
+        process = start(library, config, f"with-{processes}", processes)
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        lines = (library.root / "runs" / f"with-{processes}" / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["train_loss"] for line in lines])
+    assert found[1] == pytest.approx(found[0], rel=2e-3)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import click
 import torch
 
-from student_clap.config.runtime.machine import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
@@ -162,6 +162,17 @@ def describe(trainer: Trainer) -> list[str]:
             f"step {trainer.progress.step}"
         )
     return lines
+
+
+def remarks(trainer: Trainer) -> list[str]:
+    """What a user should know before a long run: settings that this machine is bad at."""
+    if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
+        return []
+    text = (
+        "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "
+        "an epoch may take several times as long: auto or float32 is faster here"
+    )
+    return [text]
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:

@@ -33,7 +33,7 @@ FIGURES = ("val_cosine", "val_centred", "val_overlap", "val_ndcg", "val_mixed_re
 COMMON: dict[str, object] = {
     "training.learning_rate": 1e-3,
     "training.warmup_epochs": 1,
-    "training.precision": "bfloat16",
+    "training.precision": "auto",
     "training.early_stopping_patience": 0,
     "training.save_every": 1000,
     "training.validate_every": 1000,

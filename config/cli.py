@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
+from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.signals import Stopped, asked_to_stop, ends_in_order
 from student_clap.config.runtime.text import printable
 
 # name -> (module, function); the modules are heavy, so the group lists them without importing them.
@@ -53,11 +57,20 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, _first_sentence(*place)) for name, place in _COMMANDS.items()])
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
+        """Run what `args` ask for; Ctrl-C and SIGTERM end it in order, at every moment."""
+        given = sys.argv[1:] if args is None else list(args)
+        name = next((word for word in given if word in _COMMANDS), "student-clap")
+        with ends_in_order(lambda line: echo(f"{name}: {line}", err=True)):
+            return super().main(given, *rest, **named)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its error message loses the control codes that foreign text in it may hold."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
+            if (number := asked_to_stop()) is not None:  # the error came of the stop
+                raise Stopped(number) from None
             error.message = printable(error.message)  # type: ignore[misc]  # final in the stubs only
             raise
 

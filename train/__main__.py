@@ -1,11 +1,10 @@
-"""`student-clap train` in several processes: ``torchrun --nproc-per-node 4 -m student_clap.train -- --run NAME``.
-
-The two dashes keep torchrun from taking the options for its own.
-"""
+"""`student-clap train` as a module: what `launch` starts in each of several processes."""
 
 from __future__ import annotations
 
-from student_clap.train.command import train
+import sys
+
+from student_clap.config.__main__ import run
 
 if __name__ == "__main__":
-    train()
+    run(["train", *sys.argv[1:]])

@@ -7,7 +7,7 @@ import signal
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.runtime.signals import exit_code
 from student_clap.config.schema import Config
 
@@ -18,12 +18,12 @@ from student_clap.config.schema import Config
 def train(config: Config, run_name: str | None) -> None:
     """Distil a student from the store.
 
-    Goes on where the run was left, if it was begun with the same configuration. Several GPUs: torchrun
-    --nproc-per-node N -m student_clap.train -- [OPTIONS].
+    Goes on where the run was left, if it was begun with the same configuration. Several GPUs: python -m
+    student_clap.train.launch --nproc-per-node N -- [OPTIONS].
     """
     from student_clap.train.loop.distributed import join_processes
     from student_clap.train.loop.loop import Interrupted
-    from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, summarise
+    from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, remarks, summarise
 
     with (
         join_processes(config.training.device) as distributed,
@@ -32,6 +32,8 @@ def train(config: Config, run_name: str | None) -> None:
         if not trainer.finished:
             if distributed.is_main:
                 echo("\n".join(describe(trainer)))
+                for remark in remarks(trainer):
+                    warn(remark)
             try:
                 with open_stream(config, trainer) as stream, open_display(trainer) as display:
                     trainer.train(stream, display)

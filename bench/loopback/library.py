@@ -19,7 +19,7 @@ import numpy as np
 from loopback.teacher import TeacherOnnx, Vectors
 from loopback.tunes import TUNES, write_tunes
 from loopback.world import WorldTrack
-from student_clap.config.audio_files import is_audio_name
+from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.config.runtime.container import open_container
 from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM

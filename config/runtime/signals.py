@@ -1,13 +1,17 @@
 """Ctrl-C and SIGTERM (a batch system's cancel): end in order, with the exit code that a shell expects.
 
-A command that may end anywhere runs in `stoppable`; a loop that ends between two steps asks a `StopRequest`; a process
-whose parent ends it ignores Ctrl-C, which reaches a terminal's whole group.
+Every command runs in `ends_in_order`, the one edge where a stop becomes a closing line and an exit code. Inside, a
+block that has something to say about its stop runs in `stoppable`; a loop that ends between two steps asks a
+`StopRequest`; a process whose parent ends it ignores what reaches its whole group.
+
+Guarantee: a signal that was ignored when we were started (by nohup, by a shell in its background) stays ignored.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,34 +39,126 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` in the block on SIGINT and SIGTERM; the handlers before are put back at its end."""
-    timers: list[threading.Timer] = []
+    """Raise `Stopped` in the block on SIGINT and SIGTERM; the handlers before are put back at its end.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if _in_finaliser(frame):
-            # Python prints and drops what a finaliser raises: the signal comes again when it is through.
-            timers.append(threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)))
-            timers[-1].start()
-            return
-        for again in SIGNALS:  # a second signal while we end in order changes nothing
-            signal.signal(again, signal.SIG_IGN)
-        raise Stopped(number)
-
-    with _handlers(stop, SIGNALS):
+    While a `Stopped` unwinds, further signals change nothing. In a block within another one only the outer one acts.
+    """
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        yield
+        return
+    _state.asked = None
+    _state.hook, sys.unraisablehook = sys.unraisablehook, _not_dropped
+    with _handlers(_stop, SIGNALS):
         try:
             yield
         finally:
-            for timer in timers:
+            sys.unraisablehook = _state.hook
+            for timer in _state.timers:
                 timer.cancel()
+            _state.timers.clear()
+
+
+def asked_to_stop() -> int | None:
+    """The signal that came in the `stoppable` block that is under way, or in the last one."""
+    return _state.asked
+
+
+@contextmanager
+def ends_in_order(say: Callable[[str], None]) -> Iterator[None]:
+    """The edge of a command: a stop that nothing inside has dealt with is one line, and the exit code.
+
+    What a library made of the stop (an ImportError, say) is a stop too.
+
+    Args:
+        say: told the line.
+
+    Raises:
+        SystemExit: with 130 or 143, where the block was stopped.
+    """
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            number = asked_to_stop()
+            if number is None or (isinstance(error, SystemExit) and error.code == exit_code(number)):
+                raise
+            say(f"stopped by {signal.Signals(number).name}; what is done is kept, run the same command again")
+            raise SystemExit(exit_code(number)) from None
+
+
+def leave_at_once(message: str = "") -> None:
+    """From here on end the process where it is, with the exit code: for its first moments and its last ones.
+
+    Args:
+        message: is printed then.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        if message:
+            os.write(2, f"{message} by {signal.Signals(number).name}\n".encode())
+        os._exit(exit_code(number))
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+class _State:
+    """Of the `stoppable` block that is under way: signals belong to the process, and so does this."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self.timers: list[threading.Timer] = []
+        self.hook: Callable[[Any], Any] = sys.unraisablehook
+
+
+_state = _State()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _in_finaliser(frame):
+        _again(number)  # when the finaliser is through: Python prints and drops what it raises
+    elif not _unwinds(sys.exception()):
+        _state.asked = number
+        raise Stopped(number)
+
+
+def _again(number: int) -> None:
+    """Send the signal again in a moment."""
+    timer = threading.Timer(_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number))
+    timer.daemon = True
+    _state.timers.append(timer)
+    timer.start()
+
+
+def _not_dropped(dropped: Any) -> None:
+    """In place of `sys.unraisablehook`: a stop that was raised where nothing may be raised is asked for again."""
+    if isinstance(dropped.exc_value, Stopped):
+        _again(dropped.exc_value.exit_code - 128)
+    else:
+        _state.hook(dropped)
+
+
+def _unwinds(error: BaseException | None) -> bool:
+    """Whether what is being handled is a stop, or came of one."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM is noted in `signal_number`; the next one acts at once.
 
     Outside the main thread, where Python takes no signals, it notes nothing.
+
+    Args:
+        relayed: signals come twice, from who sent them and from the parent process: the next ones are noted too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, relayed: bool = False) -> None:
+        self._relayed = relayed
         self.signal_number: int | None = None
         self._handlers: Any = None
 
@@ -76,7 +172,8 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
+        if not self._relayed:
+            self._restore()
 
     def _restore(self) -> None:
         handlers, self._handlers = self._handlers, None
@@ -91,18 +188,23 @@ def children_ignore_interrupts() -> Iterator[None]:
         yield
 
 
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C from here on, in a process whose parent ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals() -> None:
+    """Ignore Ctrl-C and SIGTERM from here on, in a process whose parent ends it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def _handlers(handler: Handler, numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Set `handler` for the block's time; only Python's main thread takes signals, elsewhere nothing is set."""
+    """Set `handler` for the block's time.
+
+    A signal that is ignored stays so; only Python's main thread takes signals, elsewhere nothing is set.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

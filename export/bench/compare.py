@@ -23,6 +23,7 @@ import click
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.screen import table
+from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.featurize.onnx.graph import model_files, read_graph
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.store import Recipe
@@ -170,7 +171,8 @@ def take_turns(asks: Sequence[Ask], task: str, rounds: int) -> list[list[float]]
 def subject_process(model: Path, threads: int, spec: InputSpec) -> Iterator[tuple[Ask, float]]:
     """A process that has loaded `model`: a function that asks it, and its load time in seconds. Raises BenchError."""
     command = [sys.executable, "-m", "student_clap.export.bench.subject"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with children_ignore_interrupts():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def send(message: dict[str, Any]) -> dict[str, float]:
         try:

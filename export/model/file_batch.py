@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.audio_files import is_audio_name
+from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.config.runtime.parallel import in_order
 from student_clap.export.model.embedding import NOT_FINITE, Embedder, NoAudioError
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from student_clap.config.runtime.signals import children_ignore_interrupts
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import FeaturizeConfig
 
 if TYPE_CHECKING:
@@ -117,23 +118,51 @@ def local_cluster(
 
 
 @contextmanager
-def running_cluster(address: str, config: FeaturizeConfig) -> Iterator[Cluster]:
-    """A scheduler that runs at `address`. Raises ClusterError if none answers."""
+def running_cluster(address: str, config: FeaturizeConfig, started_by: str = "") -> Iterator[Cluster]:
+    """A scheduler that runs at `address`. Raises ClusterError if none answers, or none can be at such an address."""
+    check_address(address)
     client = _connect(address, min(_CONNECT_S, config.wait_s))
     if client is None:
         raise ClusterError(
             f"no Dask scheduler answers at {address}; start one with `dask scheduler`, "
             "or leave --scheduler out to use this machine"
+            if not started_by
+            else f"no Dask scheduler answers at {address}; {started_by}"
         )
-    with _until_closed(client, address, config, f"start some with `dask worker {address}`") as cluster:
+    hint = started_by or f"start some with `dask worker {address}`"
+    with _until_closed(client, address, config, hint) as cluster:
         yield cluster
 
 
+def check_address(address: str) -> None:
+    """Raise ClusterError where no scheduler can have this address: Dask itself would try for its whole patience."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import backends
+
+    try:
+        protocol, location = parse_address(address)
+        if protocol not in backends:
+            raise ValueError(f"there is no protocol {protocol}://")  # noqa: TRY301
+        if protocol != "inproc":
+            host, port = parse_host_port(location)
+            if not host or not 0 < port < 1 << 16:
+                raise ValueError("host or port is missing")  # noqa: TRY301
+    except ValueError as error:
+        raise ClusterError(
+            f"{address!r} is not the address of a Dask scheduler ({one_line(error)}); write such as "
+            "tcp://10.0.0.2:8786, which `dask scheduler` prints when it starts"
+        ) from None
+
+
 @contextmanager
-def cluster_of_a_file(path: Path, config: FeaturizeConfig, say: Callable[[str], None]) -> Iterator[Cluster]:
+def cluster_of_a_file(
+    path: Path, config: FeaturizeConfig, say: Callable[[str], None], started_by: str = ""
+) -> Iterator[Cluster]:
     """The scheduler that wrote `path`, which is waited for. Raises ClusterError if none answers in time."""
-    client, address = _from_file(path, config.wait_s, say)
-    with _until_closed(client, address, config, f"start some with `dask worker --scheduler-file {path}`") as cluster:
+    remedy = started_by or f"`dask scheduler --scheduler-file {path}` writes it"
+    client, address = _from_file(path, config.wait_s, say, remedy)
+    hint = started_by or f"start some with `dask worker --scheduler-file {path}`"
+    with _until_closed(client, address, config, hint) as cluster:
         yield cluster
 
 
@@ -150,28 +179,33 @@ def _connect(address: str, timeout_s: float = _CONNECT_S) -> Client | None:
     from distributed import Client
 
     _quiet()
+    before = set(Client._instances)  # noqa: SLF001  a client that could not connect is known to nothing else
     try:
         return Client(address, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError):
+        for half_made in set(Client._instances) - before:  # noqa: SLF001
+            half_made.close(timeout=1)
         return None
 
 
-def _from_file(path: Path, wait_s: float, say: Callable[[str], None]) -> tuple[Client, str]:
+def _from_file(path: Path, wait_s: float, say: Callable[[str], None], remedy: str) -> tuple[Client, str]:
     """Connect to the scheduler that `path` names. The file may appear later, or be rewritten by a new scheduler."""
     deadline = time.monotonic() + wait_s
     told = ""
     while True:
         try:
             address = str(json.loads(path.read_text(encoding="utf-8"))["address"])
+            check_address(address)
         except FileNotFoundError:
             address, trouble = "", f"there is no scheduler file {path} yet"
+        except ClusterError as error:
+            address, trouble = "", f"{path}: {error.message}"
         except (OSError, ValueError, KeyError, TypeError) as error:
             address, trouble = "", f"{path} is not a scheduler file of Dask's ({type(error).__name__}: {error})"
         else:
             trouble = f"{path} names {address}, where no scheduler answers: it is left from an earlier run"
             if client := _connect(address, max(1.0, min(_CONNECT_S, deadline - time.monotonic()))):
                 return client, address
-        remedy = f"`dask scheduler --scheduler-file {path}` writes it"
         if time.monotonic() >= deadline:
             raise ClusterError(f"{trouble}; waited {wait_s:g} s (featurize.wait_s). {remedy}")
         if trouble != told:

@@ -58,6 +58,10 @@ class BatchSystem(Protocol):
         """
         ...
 
+    def obstacle(self, config: FeaturizeConfig, state: str) -> str:
+        """Why a job in `state` can never start, with what it asks for and what there is; "" where it may start."""
+        ...
+
     def cancel(self, jobs: tuple[str, ...]) -> None:
         """End `jobs`; some may have ended."""
         ...
@@ -78,6 +82,9 @@ class BatchJobs:
         self._came: set[str] = set()  # jobs of which a worker was seen
         self._failed_to_start: list[str] = []  # jobs in a row that ended before
         self._looked_at = 0.0
+        self._stuck_since = 0.0  # when it was first seen that no job can start
+        self._judged: dict[str, str] = {}  # the states of which `_why` tells
+        self._why = ""
         self.wanted = True  # whether jobs that end are replaced
 
     @property
@@ -103,7 +110,14 @@ class BatchJobs:
             self._submit()
 
     def check(self) -> None:
-        """Raise ClusterError if jobs end as soon as they start."""
+        """Raise ClusterError if jobs end as soon as they start, or if none can start for `featurize.wait_s`."""
+        now = time.monotonic()
+        obstacle = self._obstacle()
+        self._stuck_since = (self._stuck_since or now) if obstacle else 0.0
+        if obstacle and now - self._stuck_since > self._config.wait_s:
+            raise ClusterError(
+                f"no {self.system.name} job can start, for {self._config.wait_s:g} s (featurize.wait_s): {obstacle}"
+            )
         if len(self._failed_to_start) >= _MOST_FAILED_STARTS and not self._states:
             job = self._failed_to_start[-1]
             raise ClusterError(
@@ -117,6 +131,8 @@ class BatchJobs:
         counted = Counter(self._states.values())
         listed = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
         name = self.system.name
+        obstacle = self._obstacle()
+        listed += f"; {obstacle}" if obstacle else ""
         return f"{len(self._states)} {name} jobs: {listed}" if listed else f"no {name} job is left"
 
     def cancel(self) -> None:
@@ -143,6 +159,13 @@ class BatchJobs:
         ended = [job for job in self._states if job not in found and job not in self._came]
         self._failed_to_start += ended
         self._states = found
+
+    def _obstacle(self) -> str:
+        """Why none of the jobs can ever start; "" where one may, or has."""
+        if self._states != self._judged:
+            found = [self.system.obstacle(self._config, state) for state in set(self._states.values())]
+            self._judged, self._why = dict(self._states), found[0] if found and all(found) else ""
+        return self._why
 
     def _printed(self, job: str) -> str:
         lines: list[str] = []

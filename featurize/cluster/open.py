@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from student_clap.featurize.cluster.connection import (
     running_cluster,
 )
 from student_clap.featurize.cluster.jobs import BatchJobs, BatchSystem
-from student_clap.featurize.cluster.registry import LOCAL, batch_system
+from student_clap.featurize.cluster.registry import LOCAL, batch_system, batch_systems
 
 
 @contextmanager
@@ -36,15 +37,24 @@ def dask_cluster(config: FeaturizeConfig, say: Callable[[str], None]) -> Iterato
         # Versions are compared by the preflight check, which knows what matters.
         warnings.filterwarnings("ignore", message=r"\s*Mismatched versions found")
         if config.scheduler is not None:
-            chosen = running_cluster(config.scheduler, config)
+            chosen = running_cluster(config.scheduler, config, started_by=_script())
         elif config.scheduler_file is not None:
-            chosen = cluster_of_a_file(config.scheduler_file, config, say)
+            chosen = cluster_of_a_file(config.scheduler_file, config, say, started_by=_script())
         elif config.cluster != LOCAL:
             chosen = batch_cluster(batch_system(config.cluster), config, say)
         else:
             chosen = local_cluster(config.workers or available_cores(), config.memory_limit)
         with chosen as cluster:
             yield cluster
+
+
+def _script() -> str:
+    """Who starts scheduler and workers where this command runs in a batch job itself: not a person."""
+    for name in batch_systems():
+        variable = batch_system(name).job_variable
+        if job := os.environ.get(variable):
+            return f"the script of this batch job ({variable} {job}) starts it; see what it printed"
+    return ""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Guarantee: workers end by themselves within a minute should the scheduler be gon
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -21,13 +22,47 @@ from student_clap.featurize.cluster.jobs import BatchSystem
 _DEATH_TIMEOUT_S = 60  # a worker that cannot find its scheduler for so long ends
 _STARTUP_BYTES = 1_000_000_000  # of a job, for the processes that start and watch its workers
 _JOB_NAME = "student-clap"
-_ENDED = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_ENDED = (
+    "",
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "PREEMPTED",
+    "REVOKED",
+)
+# squeue's reasons for which a job waits for ever: what it asks for is more than it may have, or than there is.
+_NEVER = re.compile(
+    r"BadConstraints|PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|AccountNotAllowed|QOSNotAllowed|InvalidAccount"
+    r"|InvalidQOS|DependencyNeverSatisfied|NodeNotFound|(QOS|Assoc|MaxMem)\w*Per(Job|Node)\w*|QOSMin\w+"
+)
 _ENVIRONMENT = (
     "export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1",
     # In place of Dask's, with which featurize takes 1.6 times the CPU (docs/log.md).
     "export " + " ".join(f"{name}={value}" for name, value in WORKER_MALLOC_ENVIRONMENT.items()),
     "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL=500ms",
 )
+
+
+def job_memory(config: FeaturizeConfig) -> int:
+    """Bytes that a job asks for. Raises click.ClickException where a setting is not a size, or they do not agree."""
+    from dask.utils import parse_bytes
+
+    try:
+        worker_bytes = parse_bytes(config.memory_limit)
+        job_bytes = parse_bytes(config.memory_per_job) if config.memory_per_job else 0
+    except ValueError as error:
+        raise click.ClickException(f"featurize.memory_limit or memory_per_job: {error}; write such as 2GB") from None
+    if 0 < job_bytes < config.cores_per_job * worker_bytes:
+        raise click.ClickException(
+            f"featurize.memory_per_job {config.memory_per_job} is less than cores_per_job {config.cores_per_job} times "
+            f"memory_limit {config.memory_limit}; lower one of these, or leave memory_per_job out"
+        )
+    return job_bytes or config.cores_per_job * worker_bytes + _STARTUP_BYTES
 
 
 def job_script(config: FeaturizeConfig, address: str, name: str) -> str:
@@ -46,17 +81,7 @@ def job_script(config: FeaturizeConfig, address: str, name: str) -> str:
         ) from None
     from dask.utils import parse_bytes
 
-    try:
-        worker_bytes = parse_bytes(config.memory_limit)
-        job_bytes = parse_bytes(config.memory_per_job) if config.memory_per_job else 0
-    except ValueError as error:
-        raise click.ClickException(f"featurize.memory_limit or memory_per_job: {error}; write such as 2GB") from None
-    if 0 < job_bytes < config.cores_per_job * worker_bytes:
-        raise click.ClickException(
-            f"featurize.memory_per_job {config.memory_per_job} is less than cores_per_job {config.cores_per_job} times "
-            f"memory_limit {config.memory_limit}; lower one of these, or leave memory_per_job out"
-        )
-    job_bytes = job_bytes or config.cores_per_job * worker_bytes + _STARTUP_BYTES
+    job_bytes = job_memory(config)
     walltime_s = walltime_seconds(config.walltime)
     margin_s = min(180, walltime_s // 4)
     job = SLURMJob(
@@ -64,7 +89,7 @@ def job_script(config: FeaturizeConfig, address: str, name: str) -> str:
         name=name,
         cores=config.cores_per_job,
         processes=config.cores_per_job,
-        memory=f"{config.cores_per_job * worker_bytes}B",
+        memory=f"{config.cores_per_job * parse_bytes(config.memory_limit)}B",
         job_mem=f"{-(-job_bytes // (1 << 20))}M",
         walltime=config.walltime,
         queue=config.queue,
@@ -75,6 +100,8 @@ def job_script(config: FeaturizeConfig, address: str, name: str) -> str:
         job_script_prologue=[*_ENVIRONMENT, *config.job_prologue],
         worker_extra_args=[
             "--no-dashboard",
+            # Dask opens its HTTP port all the same; so it is closed to the network.
+            *("--dashboard-address", "127.0.0.1:0"),
             *("--lifetime", f"{walltime_s - margin_s}s", "--lifetime-stagger", f"{margin_s // 3}s"),
         ],
         death_timeout=_DEATH_TIMEOUT_S,
@@ -118,6 +145,19 @@ class Slurm:
                 found[job] = f"{state} ({reason})" if reason not in ("", "None") else state
         return found
 
+    def obstacle(self, config: FeaturizeConfig, state: str) -> str:
+        """Judged by squeue's reason; what the partition has is sinfo's answer."""
+        reason = state.partition("(")[2].rstrip(")")
+        if not state.startswith("PENDING") or not _NEVER.fullmatch(reason):
+            return ""
+        asked = f"{config.cores_per_job} cores, {job_memory(config) >> 20} MB and {config.walltime}"
+        account = f", account {config.account}" if config.account else ""
+        return (
+            f"{reason} does not pass by waiting: a job asks for {asked} of {config.queue or 'the default partition'}"
+            f"{account}, {_partition(config.queue)}; change featurize.cores_per_job, memory_per_job (memory_limit), "
+            "walltime, queue or account"
+        )
+
     def cancel(self, jobs: tuple[str, ...]) -> None:
         """Cancel by scancel."""
         _call("scancel", *jobs)
@@ -128,6 +168,18 @@ class Slurm:
 
 
 SYSTEM: BatchSystem = Slurm()
+
+
+def _partition(name: str | None) -> str:
+    """What a partition's nodes have, in words."""
+    chosen = [f"--partition={name}"] if name else []
+    done = _call("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l", *chosen)
+    rows = [line.strip().split("|") for line in done.stdout.splitlines()]
+    kinds = [row for row in rows if len(row) == 5 and (name or row[0].endswith("*"))]
+    listed = " and ".join(
+        f"{nodes} nodes of {cores} cores and {mb} MB, at most {limit}" for _, nodes, cores, mb, limit in kinds
+    )
+    return f"which has {listed}" if listed else "of which sinfo says nothing"
 
 
 def _call(command: str, *arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from typing import Self
 
 import numpy as np
 
-from student_clap.config.audio_files import is_audio_name
+from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.config.runtime.machine import available_cores
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import Config

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from student_clap.config.audio_files import AUDIO_SUFFIXES
+from student_clap.config.runtime.audio_files import AUDIO_SUFFIXES
 from student_clap.export.model.file_batch import audio_files
 from student_clap.featurize.audio.decode import decode
 from student_clap.ingest.cache.container import audio_extension

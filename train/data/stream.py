@@ -19,7 +19,7 @@ from typing import Any
 import click
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from student_clap.config.runtime.signals import ignore_interrupts
+from student_clap.config.runtime.signals import children_ignore_interrupts, ignore_signals
 from student_clap.train.data.batches import Batch, BatchRequest, TrackReader
 
 _AHEAD = 2
@@ -71,7 +71,9 @@ class BatchStream:
             return
         self._requests.items = list(requests)
         try:
-            yield from self._loader
+            with children_ignore_interrupts():  # they start here, and take a second to come to `_begin_worker`
+                batches = iter(self._loader)
+            yield from batches
         except click.ClickException as error:
             # torch puts a worker's traceback around the message, which is its last line.
             *_, message = error.message.strip().splitlines()
@@ -149,11 +151,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin_worker(_worker: int) -> None:
-    """Leave Ctrl-C, which reaches the whole process group, to the trainer; end when the trainer is killed.
+    """Leave signals, which reach the whole process group, to the trainer; end when the trainer is killed.
 
     torch's own watch sees only the fork server die, and that lives as long as its children.
     """
-    ignore_interrupts()
+    ignore_signals()
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         threading.Thread(target=_end_with, args=(trainer,), name="trainer-watch", daemon=True).start()

@@ -30,6 +30,7 @@ class Display:
         epochs: of the whole run.
         line_every_s: longest time without a line where there is no bar.
         clock: seconds.
+        quiet: print nothing: another process of this run speaks.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Display:
         epochs: int,
         line_every_s: float = _LINE_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self._total, self._done, self._epochs = total, done, epochs
         self._line_every_s, self._clock = line_every_s, clock
         self._began = self._spoke = clock()
@@ -48,7 +51,7 @@ class Display:
         self._bar = tqdm(
             total=total,
             initial=done,
-            disable=None,
+            disable=True if quiet else None,
             dynamic_ncols=True,
             leave=False,
             smoothing=0,
@@ -98,6 +101,8 @@ class Display:
     def line(self, text: str) -> None:
         """Print `text` above the bar."""
         self._spoke = self._clock()
+        if self._quiet:
+            return
         with tqdm.external_write_mode():
             echo(text)
 

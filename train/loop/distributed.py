@@ -1,7 +1,8 @@
 """The processes that train together, one per device: which one this is, and how they exchange numbers.
 
 Started by ``torchrun``, whose environment variables say how many there are; otherwise there is one. The gradient is the
-sum over the processes of their parts of the batch's mean; with `SyncedNorm` a batch of two processes is that of one.
+sum over the processes of their parts of the batch's mean; with `SyncedNorm` and `SharedDropout` a batch of two
+processes is that of one.
 
 Guarantee: every collective is called by all processes in the same order, also by one that has no track of a batch.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -26,12 +28,22 @@ from student_clap.train.data.order import share
 _TIMEOUT = timedelta(minutes=30)  # a process may wait while another one makes checkpoints
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where this process's segments of a micro-batch lie among those of all processes."""
+
+    first: int = 0
+    own: int = 0
+    total: int = 0
+
+
 class Distributed:
     """The group of `world_size` processes, of which this is number `rank`."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
         self.world_size = world_size
+        self.place = Place()
 
     @property
     def is_main(self) -> bool:
@@ -166,3 +178,33 @@ def synchronise_norms(module: nn.Module) -> None:
             setattr(module, name, synced.to(child.weight.device))
         else:
             synchronise_norms(child)
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout whose mask is cut out of that of all processes' segments: which process has a segment changes nothing.
+
+    All processes must draw from the same seed. `distributed.place` says which part is this process's.
+    """
+
+    def __init__(self, p: float, distributed: Distributed) -> None:
+        super().__init__(p)
+        self._distributed = distributed
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the place changes from step to step
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[segment, ...] -> the same shape."""
+        place = self._distributed.place
+        if not self.training or not self.p or not place.own:
+            return input
+        each = len(input) // place.own  # rows of a segment
+        whole = F.dropout(input.new_ones((each * place.total, *input.shape[1:])), self.p)
+        return input * whole[each * place.first : each * (place.first + place.own)]
+
+
+def share_dropouts(module: nn.Module, distributed: Distributed) -> None:
+    """Replace every Dropout in `module` by one over all processes."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Dropout):
+            setattr(module, name, SharedDropout(child.p, distributed))
+        else:
+            share_dropouts(child, distributed)

@@ -29,7 +29,7 @@ from student_clap.train.data.selection import TrackTable
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S, Checkpoints
 from student_clap.train.loop.display import Display
-from student_clap.train.loop.distributed import Distributed, synchronise_norms
+from student_clap.train.loop.distributed import Distributed, share_dropouts, synchronise_norms
 from student_clap.train.loop.epoch import epoch_metrics, judge, next_epoch
 from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.reference_vectors import build_loss
@@ -116,6 +116,7 @@ class Trainer:
             load_pretrained(student, self.origin.model, self.origin.recipe)
         if self.distributed.world_size > 1:
             synchronise_norms(student)
+            share_dropouts(student, self.distributed)
         student.checkpoint_blocks = self.training.gradient_checkpointing
         student = student.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Learner(student, self.training)
@@ -192,7 +193,7 @@ class Trainer:
             click.ClickException: the loss is not finite, the device is out of memory, or data cannot be read.
         """
         self._events = EventLog(self.run.path) if self.distributed.is_main else None
-        with StopRequest() as stop, self._events or nullcontext():
+        with StopRequest(relayed=self.distributed.world_size > 1) as stop, self._events or nullcontext():
             try:
                 while not self.finished:
                     if not self.projecting and Plan.of(self.training).first_stage_over(self._reached):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import click
 import torch
 
-from student_clap.config.runtime.machine import keep_freed_memory
+from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
@@ -93,7 +93,12 @@ def open_stream(config: Config, trainer: Trainer) -> BatchStream:
 
 def open_display(trainer: Trainer) -> Display:
     """The display of how far `trainer` is."""
-    return Display(total=trainer.total_steps, done=trainer.progress.step, epochs=trainer.total_epochs)
+    return Display(
+        total=trainer.total_steps,
+        done=trainer.progress.step,
+        epochs=trainer.total_epochs,
+        quiet=not trainer.distributed.is_main,
+    )
 
 
 def resolve_device(name: str, distributed: Distributed | None = None) -> torch.device:
@@ -157,6 +162,17 @@ def describe(trainer: Trainer) -> list[str]:
             f"step {trainer.progress.step}"
         )
     return lines
+
+
+def remarks(trainer: Trainer) -> list[str]:
+    """What a user should know before a long run: settings that this machine is bad at."""
+    if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
+        return []
+    text = (
+        "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "
+        "an epoch may take several times as long: auto or float32 is faster here"
+    )
+    return [text]
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:

@@ -26,7 +26,7 @@ from student_clap.store import Recipe
 from student_clap.train.data.augment import Mixture, augment
 from student_clap.train.data.batches import Batch, make_segments, plan_micro_batches
 from student_clap.train.data.order import derive_seed
-from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.distributed import Distributed, Place
 from student_clap.train.loop.loss import Loss, Pairs, Targets
 from student_clap.train.students.student import frozen_statistics
 
@@ -87,6 +87,7 @@ class Step:
         self._student, self._optimizer, self._loss = student, optimizer, loss
         self._training, self._augmentation, self._recipe = training, augmentation, recipe
         self._distributed, self._device, self._forward = distributed, device, forward
+        self._segments: list[list[int]] = []  # [process][micro-batch] of the step that is under way
 
     def __call__(self, batch: Batch, teacher: Tensor, number: int) -> StepResult:
         """Make step `number` with this process's part of the batch.
@@ -101,9 +102,13 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         here = batch.to(self._device)
         parts = _micro_batches(batch.segments_of, self._training.micro_batch)
-        counted = self._distributed.gather((len(batch.rows), batch.n_segments, len(parts)))
-        n_tracks = sum(tracks for tracks, _, _ in counted)
-        n_parts = max(count for _, _, count in counted)
+        # Of each process: its tracks, and the segments of its micro-batches.
+        counted = self._distributed.gather(
+            (len(batch.rows), [part.segments.stop - part.segments.start for part in parts])
+        )
+        n_tracks = sum(tracks for tracks, _ in counted)
+        n_parts = max(len(segments) for _, segments in counted)
+        self._segments = [[*segments, *[0] * (n_parts - len(segments))] for _, segments in counted]
         nothing = _MicroBatch(slice(0, 0), slice(0, 0), ())
         parts += [nothing] * (n_parts - len(parts))
         cached = self._cache(here, teacher, parts, number) if self._needs_cache(n_parts) else None
@@ -130,7 +135,7 @@ class Step:
             cosine_sum=figures[1],
             gradient=figures[2],
             tracks=n_tracks,
-            segments=sum(segments for _, segments, _ in counted),
+            segments=sum(sum(segments) for _, segments in counted),
             losses=np.array(figures[3:], np.float32),
         )
         if result.finite:
@@ -143,8 +148,11 @@ class Step:
         self, here: Batch, teacher: Tensor, part: _MicroBatch, number: int, which: int
     ) -> tuple[Tensor, Targets]:
         """The student's vectors of a micro-batch, [segment, 512], and their targets."""
-        # Random choices inside the student, such as dropout, differ between micro-batches and processes.
-        torch.manual_seed(derive_seed("step", self._training.seed, number, which, self._distributed.rank))
+        # Random choices inside the student, such as dropout, differ between micro-batches; processes share them.
+        torch.manual_seed(derive_seed("step", self._training.seed, number, which, 0))
+        of_each = [segments[which] for segments in self._segments]
+        rank = self._distributed.rank
+        self._distributed.place = Place(sum(of_each[:rank]), of_each[rank], sum(of_each))
         mel_db, mixture = augment(
             make_segments(here.codes, here.index[part.segments], self._recipe),
             here.random_numbers[part.segments],

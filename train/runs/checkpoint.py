@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import torch
@@ -21,6 +21,7 @@ from student_clap.config.runtime.files import atomic_file
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
+from student_clap.train.runs.history import not_written
 from student_clap.train.students.registry import build_student
 from student_clap.train.students.student import Student
 
@@ -79,6 +80,24 @@ class CheckpointError(click.ClickException):
     """A file is missing or damaged, or it is not a checkpoint."""
 
 
+class _Written:
+    """A file as torch writes to it: what the disk refuses is kept, which torch's own error does not say."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def write_checkpoint(
     path: Path,
     info: CheckpointInfo,
@@ -117,13 +136,16 @@ def write_checkpoint(
         content |= {"optimizer": optimizer.state_dict(), "progress": asdict(progress)}
     if average is not None:
         content["average"] = average.state_dict()
+    written = None
     try:
         with atomic_file(path) as file:
-            torch.save(content, file)
+            written = _Written(file)
+            torch.save(content, written)  # type: ignore[arg-type]  # it needs no more of a file
             if previous is not None and path.exists():
                 path.replace(previous)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}; make room and run the same command again") from error
+        refusal = (written and written.error) or error
+        raise CheckpointError(not_written(path, refusal).message) from error
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointInfo, dict[str, Any]]:

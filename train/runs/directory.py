@@ -25,6 +25,7 @@ from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.selection import Selection, TrackTable
 from student_clap.train.runs.environment import describe_environment, git_revision
+from student_clap.train.runs.history import not_written
 from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
 from student_clap.train.runs.resume import changed_settings, settings
 
@@ -121,9 +122,9 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
     }
     run.metrics.unlink(missing_ok=True)
     write_bytes_atomically(run.tracks, rows.getvalue())
-    write_text_atomically(run.split, _json(split))
-    write_text_atomically(run.config, dump_yaml(masked(config)))
-    write_text_atomically(run.description, _json(description))  # last: it says that the others are there
+    _write(run.split, _json(split))
+    _write(run.config, dump_yaml(masked(config)))
+    _write(run.description, _json(description))  # last: it says that the others are there
     return run
 
 
@@ -158,8 +159,8 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
         )
     training = settings(config)["training"]
     if training != description["training"]:
-        write_text_atomically(folder.config, dump_yaml(masked(config)))
-        write_text_atomically(folder.description, _json({**description, "training": training}))
+        _write(folder.config, dump_yaml(masked(config)))
+        _write(folder.description, _json({**description, "training": training}))
     return Run(directory, selection, resumed=True)
 
 
@@ -186,3 +187,10 @@ def _digest(table: TrackTable, selection: Selection) -> str:
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text_atomically(path, text)
+    except OSError as error:
+        raise not_written(path, error) from error

@@ -13,7 +13,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from student_clap.config.runtime.files import write_bytes_atomically
+from student_clap.config.runtime.text import reason
 
 Metrics = dict[str, float | int]
 _MOST_EPOCHS = 10**9
@@ -87,10 +90,22 @@ def append_metrics(path: Path, metrics: Metrics) -> None:
     """Add an epoch's line.
 
     Raises:
-        OSError: the file cannot be written.
+        click.ClickException: the disk refuses.
     """
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(metrics) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: Exception) -> click.ClickException:
+    """The error of a run's file that cannot be written, in one line."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
+    return click.ClickException(
+        f"{path} cannot be written ({why}); what was there stays: make room, or see to the folder's permissions, and "
+        "run the same command again"
+    )
 
 
 class _Lines:

@@ -35,6 +35,9 @@ class Ledger:
     def look(self, jobs: tuple[str, ...]) -> dict[str, str] | None:
         return {job: "WAITING" for job in jobs if job in self.there}
 
+    def obstacle(self, config: FeaturizeConfig, state: str) -> str:  # noqa: ARG002
+        return ""
+
     def cancel(self, jobs: tuple[str, ...]) -> None:
         self.there = [job for job in self.there if job not in jobs]
 

@@ -65,8 +65,13 @@ def _kind(value: dict[str, Any]) -> str:
     if value["type"] == "array":
         items = value["items"]["type"]
         return f"list of {_PLURALS.get(items, _KINDS[items])}"
-    limits = [f"{sign} {value[name]}" for name, sign in _LIMITS.items() if value.get(name, LARGEST) != LARGEST]
+    limits = [f"{sign} {_limit(value[name])}" for name, sign in _LIMITS.items() if value.get(name, LARGEST) != LARGEST]
     return " ".join([_FORMATS.get(value.get("format", ""), _KINDS[value["type"]]), ", ".join(limits)]).strip()
+
+
+def _limit(number: float) -> str:
+    # Some versions of pydantic write a whole limit of a float with its .0, others without.
+    return str(int(number) if number == int(number) else number)
 
 
 def _unit(key: str, value: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from student_clap.store.layout.segments import segment_starts
 from student_clap.store.storage.directory import writing
 from student_clap.store.storage.errors import StoreError
 
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 _FAILURE_COLUMNS = ("row", "server_id", "track_id", "artist", "title", "state", "stage", "error")
 _STATE_NAMES = np.array([state.name.lower() for state in State])
 
@@ -61,8 +61,8 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
     states, n_segments = store.states(), store.n_segment_teacher()
     features = {name: store.features(recipe) for name, recipe in store.recipes().items()}
     n_samples = {name: of.n_samples() for name, of in features.items()}
-    for begin in range(0, store.n_tracks, _BATCH_ROWS):
-        end = min(begin + _BATCH_ROWS, store.n_tracks)
+    for begin in range(0, store.n_tracks, BATCH_ROWS):
+        end = min(begin + BATCH_ROWS, store.n_tracks)
         vectors = store.teacher(begin, end)
         columns: list[Any] = [np.arange(begin, end), *(store.strings(name, begin, end) for name in STRING_COLUMNS)]
         columns.append(_STATE_NAMES[states[begin:end]])
@@ -151,8 +151,8 @@ def write_failures(store: FeatureStore, out: Path) -> int:
 def _failures(store: FeatureStore) -> Iterator[tuple[int, str, str, str, str, str, str, str]]:
     states = store.states()
     features = {name: store.features(recipe) for name, recipe in store.recipes().items()}
-    for begin in range(0, store.n_tracks, _BATCH_ROWS):
-        end = min(begin + _BATCH_ROWS, store.n_tracks)
+    for begin in range(0, store.n_tracks, BATCH_ROWS):
+        end = min(begin + BATCH_ROWS, store.n_tracks)
         errors = {"ingest": store.strings("error", begin, end)}
         errors |= {f"featurize {name}": of.errors(begin, end) for name, of in features.items()}
         found = [(at, stage, texts[at]) for stage, texts in errors.items() for at in range(end - begin) if texts[at]]

@@ -61,7 +61,7 @@ def object_server() -> Iterator[ObjectServer]:
 def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a fresh, empty bucket; the environment leads to it."""
     # Reading processes come from a server process that keeps the environment it was started with.
-    forkserver._forkserver._stop()
+    forkserver._forkserver._stop()  # noqa: SLF001  Python has no public way
     for name, value in object_server.environment.items():
         monkeypatch.setenv(name, value)
     name = f"b{uuid.uuid4().hex}"

@@ -74,13 +74,13 @@ class AudioMuseApi:
         if request.path == "/api/servers" and self.servers:
             return 200, {"servers": [_public(s) for s in self.servers], "default_id": self._default()}
         if request.path == "/api/sync" and self.has_sync:
-            return self._sync(request.query)
+            return self.sync(request.query)
         return 404, {"error": "Not found"}
 
     def _default(self) -> str | None:
         return next((s.server_id for s in self.servers if s.is_default), None)
 
-    def _sync(self, query: dict[str, str]) -> tuple[int, Any]:
+    def sync(self, query: dict[str, str]) -> tuple[int, Any]:
         server_id, kind = "", self.provider_type
         if self.servers:
             wanted = query.get("server") or self._default()
@@ -102,7 +102,7 @@ class AudioMuseApi:
             begin, end = (page - 1) * limit, page * limit
         has_more = end < total
         return 200, {
-            "tracks": [self._payload(t, query) for t in rows[begin:end]],
+            "tracks": [self.payload(t, query) for t in rows[begin:end]],
             "total_tracks": total,
             "provider_type": kind,
             "has_more": has_more,
@@ -119,7 +119,7 @@ class AudioMuseApi:
             return server_id == self._default()
         return track.mapped and track.server_id == server_id
 
-    def _payload(self, track: LoopbackTrack, query: dict[str, str]) -> dict[str, Any]:
+    def payload(self, track: LoopbackTrack, query: dict[str, str]) -> dict[str, Any]:
         payload: dict[str, Any] = {
             "id": track.track_id,
             "title": track.title or None,

@@ -68,7 +68,7 @@ class PostgresServer:
     address: Database  # its first database, `audiomusedb`, which starts empty
     _process: Any  # the wheel's PostgresServer
 
-    def _superuser(self) -> psycopg2.extensions.connection:
+    def superuser(self) -> psycopg2.extensions.connection:
         return replace(self.address, user="postgres", password="", database="postgres").connect()
 
     def stop(self) -> None:
@@ -90,13 +90,13 @@ class PostgresServer:
             statement += sql.SQL(" ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0").format(
                 sql.Literal(encoding)
             )
-        with closing(self._superuser()) as connection, connection.cursor() as cursor:
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
         return replace(self.address, database=name)
 
     def drop_database(self, database: Database) -> None:
         """Delete a database, cutting off whoever is connected to it."""
-        with closing(self._superuser()) as connection, connection.cursor() as cursor:
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.database)))
 
 
@@ -119,7 +119,7 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 
 def _set_up(server: PostgresServer, data: Path) -> None:
-    with closing(server._superuser()) as connection, connection.cursor() as cursor:  # noqa: SLF001
+    with closing(server.superuser()) as connection, connection.cursor() as cursor:
         cursor.execute(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
                 sql.Identifier(server.address.user), sql.Literal(server.address.password)

@@ -124,7 +124,7 @@ class Slurm:
 
     def submit(self, script: str) -> str:
         """Submit by sbatch. Returns the job's number."""
-        done = _call("sbatch", "--parsable", script=script)
+        done = call("sbatch", "--parsable", script=script)
         if done.returncode:
             raise ClusterError(f"sbatch refuses the job: {one_line(done.stderr) or one_line(done.stdout)}")
         job = done.stdout.strip().partition(";")[0]
@@ -134,7 +134,7 @@ class Slurm:
 
     def look(self, jobs: tuple[str, ...]) -> dict[str, str] | None:
         """Ask squeue; the reason stands behind the state."""
-        done = _call("squeue", "--noheader", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}")
+        done = call("squeue", "--noheader", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}")
         if done.returncode and "Invalid job id" not in done.stderr:
             return None  # SLURM's controller is away for a moment; the jobs are what they were
         found = {}
@@ -160,7 +160,7 @@ class Slurm:
 
     def cancel(self, jobs: tuple[str, ...]) -> None:
         """Cancel by scancel."""
-        _call("scancel", *jobs)
+        call("scancel", *jobs)
 
     def logs_of(self, job: str) -> str:
         """dask-jobqueue's names of them."""
@@ -173,7 +173,7 @@ SYSTEM: BatchSystem = Slurm()
 def _partition(name: str | None) -> str:
     """What a partition's nodes have, in words."""
     chosen = [f"--partition={name}"] if name else []
-    done = _call("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l", *chosen)
+    done = call("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l", *chosen)
     rows = [line.strip().split("|") for line in done.stdout.splitlines()]
     kinds = [row for row in rows if len(row) == 5 and (name or row[0].endswith("*"))]
     listed = " and ".join(
@@ -182,7 +182,7 @@ def _partition(name: str | None) -> str:
     return f"which has {listed}" if listed else "of which sinfo says nothing"
 
 
-def _call(command: str, *arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
+def call(command: str, *arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of SLURM's commands. Raises ClusterError if it is not there or hangs."""
     try:
         return subprocess.run(

@@ -36,7 +36,7 @@ def read_tags(path: Path, path_below: str) -> Tags:
         path: the file.
         path_below: its path below the library's folder, with `/`.
     """
-    tags = _embedded(path)
+    tags = embedded_tags(path)
     folders = path_below.split("/")[:-1]
     named_artist, separator, named_title = path.stem.partition(" - ")
     if not separator or re.fullmatch(r"[\d\s.-]*", named_artist):
@@ -45,23 +45,23 @@ def read_tags(path: Path, path_below: str) -> Tags:
     if not artist or artist.casefold() in _COMPILATIONS:
         artist = tags.get("artist") or artist
     return Tags(
-        title=tags.get("title") or _clean(path.stem if folders else named_title),
-        artist=artist or _clean(folders[0] if folders else named_artist),
-        album=tags.get("album") or _clean(folders[-1] if len(folders) > 1 else ""),
+        title=tags.get("title") or clean_text(path.stem if folders else named_title),
+        artist=artist or clean_text(folders[0] if folders else named_artist),
+        album=tags.get("album") or clean_text(folders[-1] if len(folders) > 1 else ""),
     )
 
 
-def _embedded(path: Path) -> dict[str, str]:
+def embedded_tags(path: Path) -> dict[str, str]:
     """The tags by lower-case name; the container's before the stream's."""
     try:
         with open_container(path) as container:
             found = [*(stream.metadata for stream in container.streams.audio), container.metadata]
     except (av.error.FFmpegError, OSError, ValueError):
         return {}
-    return {key.lower(): clean for tags in found for key, value in tags.items() if (clean := _clean(value))}
+    return {key.lower(): clean for tags in found for key, value in tags.items() if (clean := clean_text(value))}
 
 
-def _clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """One line of text that UTF-8 and a database can hold."""
     text = text.encode("utf-8", "replace").decode()
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MOST_CHARACTERS]

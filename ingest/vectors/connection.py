@@ -69,7 +69,7 @@ def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
             **more,
         )
     except psycopg2.OperationalError as error:
-        raise DatabaseError(_why_not_connected(str(error), _where(config), config)) from None
+        raise DatabaseError(why_not_connected(str(error), _where(config), config)) from None
     _limits[connection] = config.statement_timeout_s + SILENCE_S
     psycopg2.extensions.set_wait_callback(_wait)
     if has_no_encoding(connection):
@@ -166,7 +166,7 @@ def _decode(data: Buffer, _errors: str = "") -> tuple[str, int]:
     return codecs.utf_8_decode(data, "replace", True)  # noqa: FBT003  `final`, which is positional
 
 
-def _why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
+def why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
     # libpq has a line per address it tried, and hints below them.
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
     tried = [line.partition("failed: ")[2] for line in lines if "failed: " in line]

@@ -42,7 +42,7 @@ _LATER_COLUMNS = ("decoder",)  # those that features of an older package lack
 # The rule by which audio is decoded. It goes up when the decoder begins to hear some files differently; features that a
 # lower one made stay valid, `verify` remarks on them. 2: nothing stale behind the end of a file that promises more.
 DECODER = 2
-_COLUMN_CHUNK_ROWS = 65_536
+COLUMN_CHUNK_ROWS = 65_536
 
 
 def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
@@ -82,7 +82,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
         group.create_array(
             "n_samples",
             shape=(n_tracks,),
-            chunks=(_COLUMN_CHUNK_ROWS,),
+            chunks=(COLUMN_CHUNK_ROWS,),
             dtype="int64",
             fill_value=NOT_MADE,
             compressors=column_codecs(),
@@ -92,7 +92,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
         group.create_array(
             "error",
             shape=(n_tracks,),
-            chunks=(_COLUMN_CHUNK_ROWS,),
+            chunks=(COLUMN_CHUNK_ROWS,),
             dtype="string",
             fill_value="",
             compressors=column_codecs(),
@@ -102,7 +102,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
         group.create_array(
             "decoder",
             shape=(n_tracks,),
-            chunks=(_COLUMN_CHUNK_ROWS,),
+            chunks=(COLUMN_CHUNK_ROWS,),
             dtype="uint8",
             fill_value=0,
             compressors=column_codecs(),

@@ -25,7 +25,7 @@ from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
 
 MAX_SEGMENTS = 120  # of 600 s
-_COUNT_CHUNK_ROWS = 65_536
+COUNT_CHUNK_ROWS = 65_536
 VECTORS, COUNTS = "segment_teacher", "n_segment_teacher"
 SEGMENT_COLUMNS = (VECTORS, COUNTS)
 SegmentVectors = npt.NDArray[np.float16]
@@ -54,7 +54,7 @@ def segment_arrays(n_tracks: int) -> Callable[[zarr.Group], None]:
         root.create_array(
             COUNTS,
             shape=(n_tracks,),
-            chunks=(_COUNT_CHUNK_ROWS,),
+            chunks=(COUNT_CHUNK_ROWS,),
             dtype="int32",
             fill_value=0,
             compressors=column_codecs(),

@@ -30,9 +30,9 @@ from student_clap.store.storage.base import Storage
 from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
-_RETRIES = 8
+RETRIES = 8
 _RETRY_S = 60
-_TIMEOUT_S = 30
+TIMEOUT_S = 30
 _CONNECT_S = 5
 _FEW = 2  # up to this many names are asked for one by one
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -127,8 +127,8 @@ def _client(bucket: str, prefix: str | None) -> S3Store:
     return S3Store(
         bucket,
         prefix=prefix,
-        client_options={"allow_http": plain, "timeout": f"{_TIMEOUT_S}s", "connect_timeout": f"{_CONNECT_S}s"},
-        retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
+        client_options={"allow_http": plain, "timeout": f"{TIMEOUT_S}s", "connect_timeout": f"{_CONNECT_S}s"},
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
     )
 
 

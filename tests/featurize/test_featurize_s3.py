@@ -89,7 +89,7 @@ def test_a_store_out_of_reach_ends_the_training_and_blames_no_track(bucket, monk
     reader = TrackReader(str(place), RECIPE, seed=1, segments_per_track=2)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(objects_module, "_RETRIES", 1)
+        monkeypatch.setattr(objects_module, "RETRIES", 1)
         real = objects_module.BucketStorage.read_bytes
 
         def lost(self):

@@ -97,7 +97,7 @@ class Answers:
 @pytest.fixture
 def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], BatchJobs]:
     def build(squeue: str, wait_s: float) -> BatchJobs:
-        monkeypatch.setattr(slurm_module, "_call", Answers(squeue))
+        monkeypatch.setattr(slurm_module, "call", Answers(squeue))
         monkeypatch.setattr(jobs_module, "LOOK_EVERY_S", 0.0)
         config = FeaturizeConfig(cores_per_job=4, queue="short", job_logs=tmp_path, wait_s=wait_s)
         kept = BatchJobs(slurm_module.SYSTEM, config, "tcp://10.0.0.1:8786", lambda _: None)
@@ -137,7 +137,7 @@ def test_jobs_that_may_start_are_waited_for(state: str, keep: Any) -> None:
 def test_the_ends_of_a_job(state: str) -> None:
     system = slurm_module.Slurm()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slurm_module, "_call", Answers(f"7|{state}|None"))
+        patch.setattr(slurm_module, "call", Answers(f"7|{state}|None"))
         assert system.look(("7",)) == {}
 
 

@@ -18,6 +18,7 @@ from student_clap.store.arrays.metadata import WHOLE, read_document, write_docum
 from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.layout.strip import strip_frames
 from student_clap.store.storage.errors import CorruptColumnError
+from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
 RECIPE = Recipe.from_config(AudioConfig())
@@ -92,8 +93,8 @@ def test_train_does_not_begin_with_a_column_that_lost_a_chunk(column: str, fille
 def test_columns_that_nothing_was_written_to_have_their_chunks_as_rows_are_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "_COLUMN_CHUNK_ROWS", 4)
-    monkeypatch.setattr(segment_vectors, "_COUNT_CHUNK_ROWS", 4)
+    monkeypatch.setattr(features_module, "COLUMN_CHUNK_ROWS", 4)
+    monkeypatch.setattr(segment_vectors, "COUNT_CHUNK_ROWS", 4)
     path = tmp_path / "features.zarr"
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(tracks(0, 3))
@@ -115,7 +116,7 @@ def test_a_store_that_was_made_before_is_read_and_its_next_writer_completes_it(t
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(tracks(0, 3))
         store.features(RECIPE)
-        segment_vectors.create_segment_vectors(store._storage, 3)
+        segment_vectors.create_segment_vectors(open_storage(path), 3)
     for column in LATER:
         document = read_document(path / column)
         del document["attributes"][WHOLE]

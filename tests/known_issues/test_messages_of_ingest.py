@@ -16,7 +16,7 @@ from loopback.schema import create_schema
 from student_clap.config.schema import DatabaseConfig, IngestConfig
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import SourceError
-from student_clap.ingest.vectors.connection import DatabaseError, _why_not_connected
+from student_clap.ingest.vectors.connection import DatabaseError, why_not_connected
 from student_clap.ingest.vectors.database import open_database
 
 
@@ -43,13 +43,13 @@ def test_addresses_of_ipv6_stand_in_brackets() -> None:
 )
 def test_what_postgresql_refuses_is_led_to_its_setting(says: str, remedy: str) -> None:
     text = f'connection to server at "database" (10.0.0.1), port 5432 failed: {says}\n'
-    assert remedy in _why_not_connected(text, "database:5432", DatabaseConfig())
+    assert remedy in why_not_connected(text, "database:5432", DatabaseConfig())
 
 
 @pytest.mark.slow
 def test_a_missing_right_is_named_with_its_statement(postgres_server: PostgresServer, database: Database) -> None:
     create_schema(database, "A")
-    with closing(postgres_server._superuser()) as connection, connection.cursor() as cursor:
+    with closing(postgres_server.superuser()) as connection, connection.cursor() as cursor:
         cursor.execute("DROP ROLE IF EXISTS reader")
         cursor.execute(f"CREATE ROLE reader LOGIN PASSWORD '{database.password}'")
         cursor.execute(f'REVOKE CONNECT ON DATABASE "{database.database}" FROM PUBLIC')

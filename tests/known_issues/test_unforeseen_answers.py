@@ -9,6 +9,7 @@ import pytest
 
 from loopback.mediaserver import running_media_server
 from student_clap.ingest.http.body import whole_number
+from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.jellyfin import JellyfinSource
 from student_clap.ingest.sources.subsonic import SubsonicError, parse_error
@@ -77,11 +78,14 @@ def test_a_wrong_path_of_certificates_is_named(servers: Any, monkeypatch: pytest
             source.check()
 
 
-def test_json_without_a_bottom_is_not_json(servers: Any) -> None:
-    with running_media_server(servers.files) as media, servers.open(media) as source:
-        source._client.body = lambda *_: type("Body", (), {"blocks": lambda _: iter([DEEP])})()
-        with pytest.raises(SourceError, match="the answer is not JSON"):
-            source.check()
+def test_json_without_a_bottom_is_not_json(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpClient, "body", lambda *_: type("Body", (), {"blocks": lambda _: iter([DEEP])})())
+    with (
+        running_media_server(servers.files) as media,
+        servers.open(media) as source,
+        pytest.raises(SourceError, match="the answer is not JSON"),
+    ):
+        source.check()
     assert parse_error(DEEP) is None
 
 

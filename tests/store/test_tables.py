@@ -36,7 +36,7 @@ def run(store, *arguments: object) -> Result:
 
 
 def test_rows_as_parquet(filled, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 4)
     done = run(filled, "--out", tmp_path / "rows.parquet")
     assert done.exit_code == 0, done.output
     assert "rows.parquet, 6 rows" in done.output

@@ -253,12 +253,12 @@ def test_a_vector_that_is_no_base64_is_one_failed_row(
     make_api: Any, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = make_api(library(2))
-    payload = AudioMuseApi._payload
+    payload = AudioMuseApi.payload
 
     def damaged(self: AudioMuseApi, track: LoopbackTrack, query: dict[str, str]) -> dict[str, Any]:
         return payload(self, track, query) | ({"clap_embedding": "no base64!"} if track.track_id == "0001" else {})
 
-    monkeypatch.setattr(AudioMuseApi, "_payload", damaged)
+    monkeypatch.setattr(AudioMuseApi, "payload", damaged)
     take(api, store)
     assert states(store) == {"0000": State.LISTED, "0001": State.FAILED}
     assert "track 0001: clap_embedding is not base64" in caplog.text
@@ -361,8 +361,8 @@ def test_many_that_did_not_come_are_asked_for_in_short_addresses(make_api: Any, 
 
 def test_pages_that_repeat_are_an_error(make_api: Any, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     api = make_api(library(30), max_limit=10)
-    first_page = AudioMuseApi._sync
-    monkeypatch.setattr(AudioMuseApi, "_sync", lambda self, _: first_page(self, {"page": "1"}))
+    first_page = AudioMuseApi.sync
+    monkeypatch.setattr(AudioMuseApi, "sync", lambda self, _: first_page(self, {"page": "1"}))
     with pytest.raises(ApiError, match="brought nothing new"):
         read(api, store)
 

@@ -357,7 +357,9 @@ def test_tags_come_before_folders(
     if tags:
         from student_clap.ingest.sources import tags as module
 
-        monkeypatch.setattr(module, "_embedded", lambda _: {k: c for k, v in tags.items() if (c := module._clean(v))})
+        monkeypatch.setattr(
+            module, "embedded_tags", lambda _: {k: c for k, v in tags.items() if (c := module.clean_text(v))}
+        )
     found = read_tags(path, name)
     assert (found.title, found.artist, found.album) == wanted
 

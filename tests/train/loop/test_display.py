@@ -71,6 +71,14 @@ def test_steps_of_before_are_not_counted_into_the_pace(capsys: pytest.CaptureFix
     assert second.endswith("about 6 min left")
 
 
+def test_the_last_moment_is_not_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Display(total=100, done=0, epochs=100, clock=clock) as display:
+        clock.now = 9.9
+        display.epoch({**EPOCH, "epoch": 99, "step": 99}, best=False)
+    assert capsys.readouterr().out.rstrip().endswith("segments/s, less than 1 s left")
+
+
 def test_a_long_epoch_is_heard_of_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with Display(total=100, done=0, epochs=1, line_every_s=300.0, clock=clock) as display:

@@ -142,7 +142,7 @@ def verify(config: Config, *, deep: bool) -> None:
 
 
 def _uncounted(findings: list[Finding]) -> list[str]:
-    """What stopped runs left, a line per recipe."""
+    """The remains of stopped runs, a line per recipe."""
     from collections import Counter
 
     numbers = Counter((f.kind, f.recipe) for f in findings if not f.is_fault)

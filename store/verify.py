@@ -162,7 +162,7 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
 
 
 def remarks(path: StoragePath) -> list[str]:
-    """What is no fault of the store at `path`, which must be whole, but worth knowing; with the remedy."""
+    """Remarks on the store at `path`, which must be whole: no faults, but worth knowing; with the remedy."""
     with FeatureStore.open(path) as store:
         older = {n: int(store.features(r).decoded_by_an_older_rule().sum()) for n, r in store.recipes().items()}
     return [

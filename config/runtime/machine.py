@@ -1,4 +1,4 @@
-"""What machine this is: its cores, its processor, and how its C library keeps freed memory."""
+"""The machine: its cores, its processor, and how its C library keeps freed memory."""
 
 from __future__ import annotations
 

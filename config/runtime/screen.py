@@ -1,4 +1,4 @@
-"""What a person sees: lines without control codes, tables, bars. Every command prints through here.
+"""The screen: lines without control codes, tables, bars. Every command prints through here.
 
 Titles, names, versions and paths come from files and servers; none of them may move a terminal's cursor. So `echo`, the
 logging handler and the command group's error messages all pass `text.printable`.

@@ -26,7 +26,7 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 def exit_code(signal_number: int) -> int:
-    """What a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    """The exit code that a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + signal_number
 
 

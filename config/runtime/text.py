@@ -28,7 +28,7 @@ def one_line(text: object, limit: int = _LONGEST) -> str:
 
 
 def reason(error: BaseException) -> str:
-    r"""What an exception of a library says, on one line; its type where it says nothing.
+    r"""The message of a library's exception, on one line; its type where it says nothing.
 
     >>> reason(ValueError("bad\nvalue")), reason(TimeoutError())
     ('bad value', 'TimeoutError')

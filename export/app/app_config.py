@@ -108,7 +108,7 @@ def compare(rows: Mapping[str, str], wanted: Wanted) -> list[Setting]:
 
 
 def changes_to(rows: Mapping[str, str], wanted: Wanted) -> dict[str, str | None]:
-    """What is to be written so that every row holds what is wanted, whatever the environment says."""
+    """The rows to write so that every row holds what is wanted, whatever the environment says."""
     found = {key: value for key, value in wanted.items() if rows.get(key) != value}
     return {
         key: value

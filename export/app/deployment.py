@@ -175,7 +175,7 @@ def rollback(directory: Path, name: str, kept_name: str | None = None, stamp: st
 
 
 def mark_of_leaving(restored: Path) -> str:
-    """What stands behind the time of what leaves when the kept model `restored` comes back."""
+    """The ending, behind the time, of the model that leaves when the kept model `restored` comes back."""
     return "" if is_withdrawn(restored) else WITHDRAWN
 
 

@@ -32,7 +32,7 @@ class SettingsDisagreeError(click.ClickException):
 
 @dataclass(frozen=True)
 class App:
-    """What is known of the app's settings."""
+    """The app's settings, as far as they are known."""
 
     where: str = ""  # the database that was read
     rows: Mapping[str, str] | None = None  # None: not known, or there is no table
@@ -77,7 +77,7 @@ def settings_table(settings: Sequence[Setting]) -> str:
 
 
 def disagreement(settings: Sequence[Setting]) -> str:
-    """What differs and what follows from it, in one line; "" where nothing does."""
+    """The differences and their consequence, in one line; "" where nothing does."""
     differing = [s for s in settings if not s.agrees]
     if not differing:
         return ""
@@ -114,7 +114,7 @@ def check_agreement(model: Path, settings: Sequence[Setting], *, anyway: bool) -
 
 
 def why_another_folder(directory: Path, app: App) -> str:
-    """What to look at where the app loads its model from a folder that is not, by its name, `directory`."""
+    """The remedy where the app loads its model from a folder that is not, by its name, `directory`."""
     path = (app.rows or {}).get(MODEL_PATH)
     if path is None or PureWindowsPath(path).parent in {
         PureWindowsPath(folder) for folder in (MODEL_FOLDER, directory.absolute(), directory.resolve())

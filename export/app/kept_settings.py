@@ -55,7 +55,7 @@ def settings_of_kept(directory: Path, name: str, stamp: str) -> tuple[Path, Want
 
 
 def last_settings(directory: Path, name: str) -> tuple[Path, Wanted] | None:
-    """What the last change of settings has taken away; None where there is none, or a rollback has put it back."""
+    """The rows that the last change of settings removed; None where there is none, or a rollback has put it back."""
     files = _files(directory, name)
     if not files or is_withdrawn(files[-1].path):
         return None

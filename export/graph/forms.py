@@ -80,7 +80,7 @@ class Material:
 
 
 def gather(form: str, source: Source, store: FeatureStore, cache_dir: Path) -> Material:
-    """What `form` needs of the store. Raises StoreError where it has no features, or no tracks of a side."""
+    """The material for `form` from the store. Raises StoreError where it has no features, or no tracks of a side."""
     preferred = held_out_rows(store.teacher(), store.strings("artist"), source.held_out_artists).tolist()
     features = store.features(source.info.recipe)
     segments_db, n_tracks = real_segments(features, preferred)

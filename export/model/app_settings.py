@@ -26,7 +26,7 @@ APP_CHECKS: Checks[InputSpec] = Checks()
 
 
 def app_mel(spec: InputSpec) -> dict[str, str]:
-    """What the six CLAP_AUDIO_* variables of the mel have to be for the model, in the app's order."""
+    """The values that the model needs of the six CLAP_AUDIO_* variables of the mel, in the app's order."""
     wanted = {
         "N_MELS": str(spec.recipe.n_mels),
         "N_FFT": str(spec.recipe.n_fft),

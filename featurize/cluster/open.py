@@ -49,7 +49,7 @@ def dask_cluster(config: FeaturizeConfig, say: Callable[[str], None]) -> Iterato
 
 
 def _script() -> str:
-    """Who starts scheduler and workers where this command runs in a batch job itself: not a person."""
+    """The one that starts scheduler and workers where this command runs in a batch job itself: not a person."""
     for name in batch_systems():
         variable = batch_system(name).job_variable
         if job := os.environ.get(variable):

@@ -171,7 +171,7 @@ SYSTEM: BatchSystem = Slurm()
 
 
 def _partition(name: str | None) -> str:
-    """What a partition's nodes have, in words."""
+    """The nodes of a partition, in words."""
     chosen = [f"--partition={name}"] if name else []
     done = call("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l", *chosen)
     rows = [line.strip().split("|") for line in done.stdout.splitlines()]

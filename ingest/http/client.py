@@ -51,7 +51,7 @@ class Credentials:
     secret: str = field(default="", repr=False)
 
     def secrets(self) -> Iterator[str]:
-        """What must not be shown: the secret, and what is sent in its place."""
+        """The texts that must not be shown: the secret, and those that are sent in its place."""
         yield self.secret
         yield from (value.rpartition(" ")[2].rstrip("=") for value in self.headers.values())
         yield from (value for name, value in self.query.items() if name not in _PUBLIC)

@@ -111,7 +111,7 @@ class PlexSource(RemoteServer[PlexConfig]):
 
 
 def _contained(document: Any, key: str) -> list[dict[str, Any]] | None:
-    """What a container has under `key`, which an empty one leaves out; None where it does not say that it is empty."""
+    """A container's entries under `key`, which an empty one leaves out; None where it does not say that it is empty."""
     found = entries(document, "MediaContainer", key, optional=True)
     return found if found or (found is not None and text(document["MediaContainer"].get("size")) == "0") else None
 

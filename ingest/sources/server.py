@@ -250,7 +250,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         probe(self._client, address.path, query=address.query, explain=self.explain)
 
     def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
-        """What `ask` returns for the first address that the account may read."""
+        """The result of `ask` for the first address that the account may read."""
         addresses, unauthorised = self.addresses(track_id), False
         if self._download_refused:  # to this account: it would cost each track two requests more
             addresses = [*addresses[1:], addresses[0]]

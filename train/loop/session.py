@@ -165,7 +165,7 @@ def describe(trainer: Trainer) -> list[str]:
 
 
 def remarks(trainer: Trainer) -> list[str]:
-    """What a user should know before a long run: settings that this machine is bad at."""
+    """Remarks for a user before a long run: settings that this machine is bad at."""
     if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
         return []
     text = (

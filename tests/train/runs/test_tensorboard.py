@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: py
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_stops_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = set(threading.enumerate())
     log = EventLog(tmp_path)
     (file,) = events(tmp_path)
     file.unlink()
@@ -130,6 +132,8 @@ def test_a_full_disk_stops_no_training(tmp_path: Path, caplog: pytest.LogCapture
         log.epoch(metrics(1))
         log.epoch(metrics(2))
         log.close()
+    for writer in set(threading.enumerate()) - before:  # its end, with an error, belongs to this test
+        writer.join(timeout=60)
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
     assert str(tmp_path / "tensorboard") in caplog.text

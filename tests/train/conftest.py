@@ -63,7 +63,8 @@ class Library:
     def config_file(self, config: Config) -> Path:
         """`config` as a file that the command reads."""
         path = self.root / "config.yaml"
-        tree = {k: v for k, v in masked(config).items() if k in ("audio", "store", "model", "split", "training")}
+        sections = ("audio", "store", "model", "split", "loss", "augmentation", "training")
+        tree = {name: values for name, values in masked(config).items() if name in sections}
         path.write_text(dump_yaml(tree), encoding="utf-8")
         load_config(path, environment={})
         return path

@@ -36,7 +36,7 @@ from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.loss import Loss
-from student_clap.train.loop.step import Step
+from student_clap.train.loop.step import Step, settle
 from student_clap.train.students.registry import build_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stream.json"
@@ -136,12 +136,12 @@ class TrainingStep:
     def __init__(self, subject: Subject, model: ModelConfig) -> None:
         self._device = subject.device
         store = FeatureStore.open(subject.path)
-        # teacher: [track, 512]; a direction of its own for a track that has none
+        # teacher: [row, 512]; a direction of its own for a track that has none
         teacher = store.teacher()
         unknown = ~np.isfinite(teacher).all(axis=1)
         teacher[unknown] = np.random.default_rng(SEED).normal(size=(int(unknown.sum()), teacher.shape[1]))
         teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
-        self._teacher = torch.from_numpy(teacher)
+        self._teacher = torch.from_numpy(teacher).to(subject.device)
         torch.manual_seed(SEED)
         student = build_student(model, subject.recipe.n_mels)
         mean, std = band_statistics(store.features(subject.recipe), subject.rows[:8], subject.n_samples, SEED)
@@ -163,8 +163,7 @@ class TrainingStep:
 
     def __call__(self, batch: Batch) -> tuple[int, int]:
         """Make a step. Returns its tracks and segments. The device is idle afterwards."""
-        teacher = self._teacher[list(batch.rows)].to(self._device, non_blocking=True)
-        result = self._step(batch, teacher, self._number)
+        (result,) = settle([self._step(batch, self._teacher, self._number)])
         if not result.finite:
             raise ValueError(f"step {self._number}: the loss is {result.loss_sum}")
         self._number += 1

@@ -116,7 +116,7 @@ class Trainer:
         if self.projecting:
             self.learner.freeze_all_but_projection()
         self._step, self._validator = self._build_step_and_validator(config)
-        self._teacher = torch.from_numpy(table.teacher).to(device)
+        self.teacher = torch.from_numpy(table.teacher).to(device)  # [row, 512] of the whole store
         self._pending: list[_Unsettled] = []
         if self.distributed.is_main:
             cut_metrics(run.metrics, self.progress.epoch)
@@ -289,7 +289,7 @@ class Trainer:
         """
         progress = self.progress
         self.learner.set_rate(rate_of(self.training, progress, self.steps_per_epoch))
-        pending = self._step(batch, self._teacher, progress.step)
+        pending = self._step(batch, self.teacher, progress.step)
         self._pending.append(_Unsettled(pending, batch.rows, progress.step, progress.position))
         if self.learner.ema is not None:
             self.learner.ema.update(self.student, progress.step + 1)

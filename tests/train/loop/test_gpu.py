@@ -37,7 +37,7 @@ def train(config: Config, name: str) -> tuple[Trainer, list[dict[str, float]]]:
         open_display(trainer) as display,
     ):
         trainer.train(stream, display)
-    return trainer, RunFolder(trainer.run.path).history.epochs
+    return trainer, RunFolder(trainer.run.path).history().epochs
 
 
 def assert_near(one: list[dict[str, float]], other: list[dict[str, float]], within: float) -> None:
@@ -67,7 +67,7 @@ def test_a_library_larger_than_its_room(
     library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, whole = train(library.config(training={"device": "cuda", "cache": "none"}), "whole")
-    monkeypatch.setattr(session, "memory_bytes", lambda _: 400_000)  # a setting below 100 MB is refused
+    monkeypatch.setattr(session, "memory_bytes", lambda _: 40_000)  # a setting below 100 MB is refused
     config = library.config(training={"device": "cuda", "cache": "device", "cache_size": "100MB"})
     assert_near(whole, train(config, "part")[1], within=1e-3)
     assert "the rest is read from the store" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import click
@@ -22,6 +22,8 @@ from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
+from student_clap.train.runs.log import log_to
+from student_clap.train.runs.reader import RunFolder
 from student_clap.train.students.registry import check_buildable
 from student_clap.train.students.student import count_parameters, float32_megabytes
 
@@ -47,18 +49,18 @@ def open_trainer(
     store = FeatureStore.open(config.store.path)
     features = store.features(Recipe.from_config(config.audio))
     table = TrackTable.read(store, features)
-    lock = None
-    try:
+    with ExitStack() as held:
         begun = False
         if distributed.is_main:
             # The split and the student are checked before the directory is made.
             selection = None if is_run(directory) else select(table, config.split)
             if selection is not None:
                 check_buildable(config.model, table.recipe)
-            lock = lock_run(directory)
+            held.callback(lock_run(directory).release)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection)
                 begun = True
+            held.enter_context(log_to(RunFolder(directory).log))
         distributed.wait()
         run = replace(reopen_run(directory, config, store, table), resumed=not begun)
         origin = CheckpointInfo(
@@ -73,9 +75,6 @@ def open_trainer(
         yield Trainer(
             run, origin, config, table, features, device, distributed, checkpoint_interval_s=checkpoint_interval_s
         )
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def open_stream(config: Config, trainer: Trainer) -> BatchStream:

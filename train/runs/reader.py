@@ -5,6 +5,7 @@
     split.json      the held-out artists
     tracks.npz      training_rows and held_out_rows of the store
     metrics.jsonl   one object per epoch
+    train.log       what the screen showed, with the time
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
     last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
@@ -88,6 +89,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One line per epoch."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the screen showed, line by line with the time."""
+        return self.path / "train.log"
 
     @property
     def curves(self) -> Path:

@@ -8,6 +8,7 @@
     train.log       what the screen showed, with the time
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
+    parent.pt       the student that `train --from` began with
     last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
     student.onnx student-VARIANT.onnx    by `student-clap export`
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
@@ -104,6 +105,11 @@ class RunFolder:
     def events(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def parent(self) -> Path:
+        """The student that the run began with, where it began with one."""
+        return self.path / "parent.pt"
 
     @property
     def last(self) -> Path:

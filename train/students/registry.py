@@ -38,6 +38,7 @@ class Family:
 
     module: str  # in this package
     check: Callable[[ModelConfig], None] | None = None  # of settings; raises ValueError with the remedy
+    shape: Callable[[ModelConfig], Mapping[str, object]] = lambda _: {}  # settings that make the network another one
     weights: Weights | None = None
 
 
@@ -56,6 +57,14 @@ def _check_tinyclap(model: ModelConfig) -> None:
         raise ValueError(f"attention_heads {model.attention_heads} does not divide the last of cnn_channels {width}")
 
 
+def _shape_of_tinyclap(model: ModelConfig) -> Mapping[str, object]:
+    return model.model_dump(include={"cnn_channels", "transformer_layers", "attention_heads", "hidden_dim"})
+
+
+def _shape_of_mobile(model: ModelConfig) -> Mapping[str, object]:
+    return {"pretrained": "set" if model.pretrained else None}  # EfficientAT's input normalisation
+
+
 def _of_the_same_network(model: ModelConfig) -> bool:
     if model.pretrained is None:  # timm_pretrained
         return True
@@ -68,10 +77,10 @@ _TIMM_NAME = r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?"
 _EFFICIENTAT = Weights("pretrained", "a file of EfficientAT", lambda model: not model.timm_pretrained)
 _PUBLISHED_BY_TIMM = Weights("timm", "the same timm/NAME, or timm/NAME.TAG", _of_the_same_network)
 
-_TINYCLAP = Family("tinyclap", check=_check_tinyclap)
+_TINYCLAP = Family("tinyclap", check=_check_tinyclap, shape=_shape_of_tinyclap)
 _HYBRID = Family("hybrid")
 _HGNET = Family("hgnet")
-_MOBILE = Family("mobile", weights=_EFFICIENTAT)
+_MOBILE = Family("mobile", shape=_shape_of_mobile, weights=_EFFICIENTAT)
 _TIMM = Family("timm", weights=_PUBLISHED_BY_TIMM)
 
 _STUDENTS: dict[str, Entry] = {
@@ -124,6 +133,12 @@ def check(model: ModelConfig) -> None:
         )
     if family.check is not None:
         family.check(model)
+
+
+def shape(model: ModelConfig) -> dict[str, object]:
+    """The settings, by key, that two students have alike where one can take the other's weights."""
+    network = model.architecture.partition(".")[0]  # timm's tag names weights, not another network
+    return {"architecture": network, **_entry(model.architecture).family.shape(model)}
 
 
 def build_student(model: ModelConfig, n_mels: int) -> Student:

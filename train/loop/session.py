@@ -12,7 +12,7 @@ import click
 import torch
 
 from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
-from student_clap.config.runtime.screen import warn
+from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
@@ -27,6 +27,8 @@ from student_clap.train.runs.directory import begin_run, is_run, lock_run, reope
 from student_clap.train.runs.log import log_to
 from student_clap.train.runs.parent import Parent, read_parent, refuse_other_parent
 from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.rewind import finish as finish_rewind
+from student_clap.train.runs.rewind import go_back, resolve_checkpoint
 from student_clap.train.students.registry import check_buildable
 from student_clap.train.students.student import count_parameters, float32_megabytes
 
@@ -38,6 +40,7 @@ def open_trainer(
     distributed: Distributed | None = None,
     *,
     parent: Path | None = None,
+    resume: Path | None = None,
     checkpoint_interval_s: float = INTERVAL_S,
 ) -> Iterator[Trainer]:
     """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
@@ -47,6 +50,7 @@ def open_trainer(
         run_name: the run's; None: the default name.
         distributed: the processes that train together.
         parent: the run, or the checkpoint, whose student a new run begins with.
+        resume: a kept checkpoint that the run goes back to.
         checkpoint_interval_s: longest time without a checkpoint, give or take a step.
 
     Raises:
@@ -57,6 +61,9 @@ def open_trainer(
     if device.type == "cpu":
         keep_freed_memory()
     directory = run_directory(config, run_name)
+    if resume is not None:
+        home, resume = resolve_checkpoint(resume, RunFolder(directory), named=run_name is not None)
+        directory = home.path
     store = FeatureStore.open(config.store.path)
     features = store.features(Recipe.from_config(config.audio))
     table = TrackTable.read(store, features)
@@ -77,6 +84,10 @@ def open_trainer(
             held.enter_context(log_to(RunFolder(directory).log))
             if parent is not None and not begun:
                 _check_parent(directory, parent, config)
+            finish_rewind(RunFolder(directory))
+            if resume is not None:
+                reopen_run(directory, config, store, table)  # nothing is moved for a run that cannot go on
+                echo(go_back(RunFolder(directory), resume))
         distributed.wait()
         run = replace(reopen_run(directory, config, store, table), resumed=not begun)
         origin = CheckpointInfo(

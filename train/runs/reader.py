@@ -9,7 +9,8 @@
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
     parent.pt       the student that `train --from` began with
-    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
+    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt checkpoints/best_NNNN.pt
+    set_aside/N/    what `train --resume` went back behind
     student.onnx student-VARIANT.onnx    by `student-clap export`
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
 
@@ -129,6 +130,10 @@ class RunFolder:
     def kept(self, epoch: int) -> Path:
         """The checkpoint kept after `epoch` complete epochs."""
         return self.path / "checkpoints" / f"epoch_{epoch:04d}.pt"
+
+    def kept_best(self, epoch: int) -> Path:
+        """What `best` was when the checkpoint of `epoch` complete epochs was kept."""
+        return self.path / "checkpoints" / f"best_{epoch:04d}.pt"
 
     def resumable(self) -> list[Path]:
         """Checkpoints to go on from, the newest first."""

@@ -63,6 +63,10 @@ def resolve_checkpoint(given: Path, run: RunFolder, *, named: bool) -> tuple[Run
     path = given if given.is_file() else run.path / given
     if not path.is_file():
         raise RewindError(f"--resume {given}: there is no such checkpoint; {_choice(run)}")
+    if path.suffix.lower() == ".onnx":
+        raise RewindError(
+            f"--resume {given}: an ONNX file holds a student alone, a checkpoint is a .pt; {_choice(run)}"
+        )
     home = RunFolder.of_checkpoint(path)
     if home is None or not home.is_begun():
         raise RewindError(

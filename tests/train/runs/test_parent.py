@@ -27,6 +27,8 @@ from student_clap.train.students.registry import build_student
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"epochs": 1, "warmup_epochs": 0.0}
 DURATIONS_S = [0.5, 1.0, 1.5, 2.0, 2.3, 3.0, 3.7, 4.0]
 

@@ -27,6 +27,8 @@ from student_clap.train.runs.rewind import RewindError
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow
+
 MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
 # Held-out cosines by epoch: at epoch 3, which is kept, epoch 2 is the best one; later another one is.
 COSINES = (0.1, 0.5, 0.3, 0.2, 0.6, 0.4)
@@ -151,7 +153,6 @@ def test_the_same_command_again_goes_on_and_another_checkpoint_goes_back_again(
 STEPS = ("link_atomically", "write_bytes_atomically", "cut_metrics", "draw_run", "write_text_atomically")
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_step_is_made_good_when_the_run_is_opened_next(
     run: RunFolder, then: RunFolder, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +200,9 @@ def test_a_checkpoint_of_another_run_or_none_is_refused_and_nothing_is_moved(
     shutil.copy(other.kept(3), run.path / "checkpoints" / "epoch_0004.pt")
     moved = Path(shutil.copy(run.kept(3), library.root / "moved.pt"))
     (renamed := run.path / "renamed.pt").write_bytes(run.kept(3).read_bytes())
+    run.student_onnx.write_bytes(b"an exported student")
     cases = (
+        (run.student_onnx, r"an ONNX file holds a student alone, a checkpoint is a \.pt; .*has kept .*epoch_0003\.pt"),
         (other.kept(3), r"is of the run .*other, and --run names .*run; name one of them"),
         (run.kept(4), r"is of another run than .*run \(another name, held-out cosine\); .*has kept"),
         (run.kept(5), r"is of another run than .*run \(another held-out cosine\); "),

@@ -39,9 +39,11 @@ class ModelConfig(Section):
     architecture: Annotated[str, _STUDENTS] = "tinyclap"
     """The student's network; docs/students.md compares them."""
     pretrained: LocalPath | None = None
-    """A checkpoint that training begins with, for students that can (docs/students.md); nothing reads it afterwards."""
+    """Weights that training begins with: an EfficientAT file for `mobile-*`, `timm/NAME` or `timm/NAME.TAG` for that
+    network of timm; nothing reads it afterwards.
+    """
     timm_pretrained: bool | None = None
-    """Whether `timm/NAME` begins with the weights that timm publishes; null: no."""
+    """The older way to write pretrained: true stands for the architecture's own name."""
     embedding_dim: int = EMBEDDING_DIM
     """Width of the student's vectors; 512, as the text tower fixes it."""
     cnn_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
@@ -61,8 +63,19 @@ class ModelConfig(Section):
             raise ValueError(
                 f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
             )
+        if self.pretrained is not None and self.timm_pretrained:
+            raise ValueError(
+                "pretrained and timm_pretrained are both set; remove timm_pretrained, the older of the two"
+            )
         _STUDENTS.module().check(self)
         return self
+
+    @property
+    def weights_key(self) -> str:
+        """The key that asks for weights to begin with, or an empty text."""
+        if self.pretrained is not None:
+            return "pretrained"
+        return "timm_pretrained" if self.timm_pretrained else ""
 
 
 class SplitConfig(Section):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
+from student_clap.config.options import UserPath, config_options
 from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.schema import Config
-from student_clap.export.options import FILE, FOLDER, UserPath, model_option, run_folder, run_option
+from student_clap.export.options import FILE, FOLDER, model_option, run_folder, run_option
 
 if TYPE_CHECKING:
     from student_clap.export.evaluate.text_figures import Queries

@@ -143,8 +143,9 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {".lock"}
     (events,) = (name for name in made if name.startswith("tensorboard/events.out.tfevents."))
     assert made - {events} == {
-        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "curves.svg"),
+        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "curves.svg", "train.log"),
         *("last.pt", "previous.pt", "best.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"),
+        *("checkpoints/best_0002.pt", "checkpoints/best_0004.pt"),
     }
     for line in ("device    cpu", "training  12 tracks by 12 artists, 69 segments", "held out  4 tracks by 4 artists"):
         assert line in result.output

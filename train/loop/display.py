@@ -1,8 +1,9 @@
 """The display of a running training: a bar with loss, cosine and the time left, and a line per epoch.
 
 On a terminal the bar runs over all epochs. Elsewhere (a log file, a test) there is no bar; an epoch that takes long
-has a line every few minutes. The bar is not `runtime.screen.progress`, because a resumed run begins in the middle of it
-and the time left is by the mean pace of this process, validations included.
+has a line every few minutes, which the run's train.log has in both cases. The bar is not `runtime.screen.progress`,
+because a resumed run begins in the middle of it and the time left is by the mean pace of this process, validations
+included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, to_copies
 from student_clap.config.runtime.text import readable_duration
 from student_clap.train.runs.checkpoint import Progress
 
@@ -73,11 +74,14 @@ class Display:
     def step(self, progress: Progress) -> None:
         """Show that one step was done."""
         epoch = f"epoch {progress.epoch + 1}/{self._epochs}"
+        if self._clock() - self._spoke >= self._line_every_s:
+            line = f"{epoch}: step {progress.step}/{self._total}, {_figures(progress)}{self._left(progress.step)}"
+            if self._bar.disable:
+                self.line(line)
+            else:
+                self._spoke = self._clock()
+                to_copies(line)
         if self._bar.disable:
-            if self._clock() - self._spoke >= self._line_every_s:
-                self.line(
-                    f"{epoch}: step {progress.step}/{self._total}, {_figures(progress)}{self._left(progress.step)}"
-                )
             return
         self._bar.set_description_str(epoch, refresh=False)
         self._bar.set_postfix_str(_figures(progress), refresh=False)

@@ -41,9 +41,10 @@ from student_clap.train.runs.checkpoint import CheckpointInfo, Progress
 from student_clap.train.runs.curves import draw_run
 from student_clap.train.runs.directory import Run
 from student_clap.train.runs.history import append_metrics, cut_metrics
+from student_clap.train.runs.parent import load_first_weights
 from student_clap.train.runs.plan import Plan, Reached
 from student_clap.train.runs.tensorboard import EventLog
-from student_clap.train.students.registry import build_student, load_pretrained
+from student_clap.train.students.registry import build_student
 from student_clap.train.students.student import Student
 
 _log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Trainer:
         torch.manual_seed(derive_seed("weights", self.training.seed))
         student = build_student(self.origin.model, self.origin.recipe.n_mels)
         if not self.run.resumable():
-            load_pretrained(student, self.origin.model, self.origin.recipe)
+            load_first_weights(student, self.run, self.origin)
         if self.distributed.world_size > 1:
             synchronise_norms(student)
             share_dropouts(student, self.distributed)

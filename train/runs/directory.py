@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -28,6 +28,9 @@ from student_clap.train.runs.environment import describe_environment, git_revisi
 from student_clap.train.runs.history import not_written
 from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
 from student_clap.train.runs.resume import changed_settings, settings
+
+if TYPE_CHECKING:
+    from student_clap.train.runs.parent import Beginning
 
 RUN_FORMAT_VERSION = 2
 
@@ -83,14 +86,30 @@ def is_run(directory: Path) -> bool:
     return RunFolder(directory).is_begun()
 
 
-def begin_run(directory: Path, config: Config, store: FeatureStore, table: TrackTable, selection: Selection) -> Run:
+def begin_run(
+    directory: Path,
+    config: Config,
+    store: FeatureStore,
+    table: TrackTable,
+    selection: Selection,
+    beginning: Beginning | None = None,
+) -> Run:
     """Write the files that describe a new run.
 
+    Args:
+        directory: the run's.
+        config: the run's.
+        store: the run's.
+        table: the store's columns.
+        selection: the run's tracks.
+        beginning: the student that it begins with; None: with what the configuration says.
+
     Raises:
-        click.ClickException: checkpoints of another run lie there.
+        click.ClickException: checkpoints of another run lie there, or the disk refuses.
     """
     run = Run(directory, selection, resumed=False)
-    strangers = sorted(path.name for path in directory.glob("*.pt"))
+    # A parent alone is of a run that was killed while it began.
+    strangers = sorted(path.name for path in directory.glob("*.pt") if path != run.parent)
     if strangers:
         raise click.ClickException(
             f"{directory} holds {', '.join(strangers)} but no {run.description.name}; delete it or use `--run NAME`"
@@ -117,6 +136,7 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
         **settings(config),
+        **({} if beginning is None else beginning.write(run)),
         "environment": describe_environment(),
         "git_revision": git_revision(),
     }

@@ -5,9 +5,12 @@
     split.json      the held-out artists
     tracks.npz      training_rows and held_out_rows of the store
     metrics.jsonl   one object per epoch
+    train.log       what the screen showed, with the time
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
-    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
+    parent.pt       the student that `train --from` began with
+    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt checkpoints/best_NNNN.pt
+    set_aside/N/    what `train --resume` went back behind
     student.onnx student-VARIANT.onnx    by `student-clap export`
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
 
@@ -90,6 +93,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def log(self) -> Path:
+        """What the screen showed, line by line with the time."""
+        return self.path / "train.log"
+
+    @property
     def curves(self) -> Path:
         """The metrics as a drawing."""
         return self.path / "curves.svg"
@@ -98,6 +106,11 @@ class RunFolder:
     def events(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def parent(self) -> Path:
+        """The student that the run began with, where it began with one."""
+        return self.path / "parent.pt"
 
     @property
     def last(self) -> Path:
@@ -117,6 +130,10 @@ class RunFolder:
     def kept(self, epoch: int) -> Path:
         """The checkpoint kept after `epoch` complete epochs."""
         return self.path / "checkpoints" / f"epoch_{epoch:04d}.pt"
+
+    def kept_best(self, epoch: int) -> Path:
+        """What `best` was when the checkpoint of `epoch` complete epochs was kept."""
+        return self.path / "checkpoints" / f"best_{epoch:04d}.pt"
 
     def resumable(self) -> list[Path]:
         """Checkpoints to go on from, the newest first."""

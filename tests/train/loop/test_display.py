@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from student_clap.config.runtime.screen import copied
 from student_clap.train.loop.display import Display
 from student_clap.train.runs.checkpoint import Progress
 
@@ -89,6 +90,24 @@ def test_a_long_epoch_is_heard_of_in_a_log_file(capsys: pytest.CaptureFixture[st
         "epoch 1/1: step 3/100, loss 0.5000 cosine 0.2500, about 2 h 42 min left",
         "epoch 1/1: step 6/100, loss 0.5000 cosine 0.2500, about 2 h 37 min left",
     ]
+
+
+def test_behind_a_bar_the_log_hears_of_a_long_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    clock, log = Clock(), list[str]()
+    with copied(log.append), Display(total=100, done=0, epochs=1, line_every_s=300.0, clock=clock) as display:
+        for step in range(1, 8):
+            clock.now = 100.0 * step
+            display.step(progress(step))
+        display.epoch(dict(EPOCH), best=False)
+    assert [line.partition(",")[0] for line in log] == [
+        "epoch 1/1: step 3/100",
+        "epoch 1/1: step 6/100",
+        "epoch 1/1: loss 0.5000 cosine 0.2500",
+    ]
+    assert capsys.readouterr().out == f"{log[-1]}\n"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,14 +114,16 @@ def shared_index(model: Path, evaluated: Evaluated) -> str:
 def _trained(model: Path) -> str:
     """A sentence on the checkpoint that the file was made of; "" where the file does not say."""
     try:
-        known = json.loads(_metadata(model).get("held_out_metrics") or "{}")
+        said = _metadata(model)
+        # Files from before there were test tracks call the validation side held out.
+        known = json.loads(said.get("validation_metrics") or said.get("held_out_metrics") or "{}")
         recall = float(
             known["cross_model_recall_at_1"] if "cross_model_recall_at_1" in known else known["mixed_recall_at_1"]
         )
     except (ValueError, KeyError, TypeError):
         return ""
     return (
-        "In training, among held-out tracks, a new vector of the checkpoint found its own old one first in"
+        "In training, among validation tracks, a new vector of the checkpoint found its own old one first in"
         f" {recall:.1%} of cases (cross-model retrieval R@1 {recall:.3f}); `student-clap evaluate` measures this file."
     )
 

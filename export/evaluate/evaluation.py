@@ -25,7 +25,7 @@ from student_clap.featurize.onnx.graph import ModelError
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
-from student_clap.train.data.selection import held_out_rows
+from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.loop import metrics
 from student_clap.train.runs.reader import RunFolder
 
@@ -146,13 +146,14 @@ class _Split:
 def _split(store: FeatureStore, features: Features, run: RunFolder) -> _Split:
     teacher, artists, n_samples = store.teacher(), store.strings("artist"), features.n_samples()
     held_out = run.held_out_artists()
-    rows = held_out_rows(teacher, artists, held_out)
+    rows = rows_by_artists(teacher, artists, held_out.validation)
     if not len(rows):
         raise EvaluationError(
-            f"no track of {store.path} is by one of the {len(held_out)} held-out artists of {run.path}; "
+            f"no track of {store.path} is by one of the {len(held_out.validation)} held-out artists of {run.path}; "
             "is store.path the store it was trained from?"
         )
-    training = np.setdiff1d(np.flatnonzero(np.isfinite(teacher).all(axis=1) & (n_samples > 0)), rows)
+    unseen = rows_by_artists(teacher, artists, held_out.all)
+    training = np.setdiff1d(np.flatnonzero(np.isfinite(teacher).all(axis=1) & (n_samples > 0)), unseen)
     if not len(training):
         raise EvaluationError(f"{store.path} has no training tracks to take the mean vector of; run featurize first")
     return _Split(rows, training, teacher, artists, n_samples)

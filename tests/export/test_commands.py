@@ -51,7 +51,7 @@ def test_export_then_evaluate(copied_library: Library) -> None:
     assert re.search(r"(?m)^in all +\d+ +1\d{3}\.\d$", done.stdout)  # kB of weights
     first = copied_library.run.student_onnx.read_bytes()
     said = {p.key: p.value for p in onnx.load(str(copied_library.run.student_onnx)).metadata_props}
-    assert json.loads(said[METADATA_PREFIX + "held_out_metrics"]) == {
+    assert json.loads(said[METADATA_PREFIX + "validation_metrics"]) == {
         "cosine": pytest.approx(1 - 1.1 / 7, abs=1e-6),
         "loss": pytest.approx(1.1 / 7, abs=1e-6),
     }

@@ -2,8 +2,8 @@
 
     config.yaml     the configuration, secrets masked
     run.json        store, recipe, model, split, training settings, environment, git revision; written last
-    split.json      the held-out artists
-    tracks.npz      training_rows and held_out_rows of the store
+    split.json      the artists of the validation and the test tracks
+    tracks.npz      training_rows, validation_rows and test_rows of the store
     metrics.jsonl   one object per epoch
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
@@ -38,6 +38,19 @@ _log = logging.getLogger(__name__)
 
 class RunError(click.ClickException):
     """A run's folder lacks something. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class HeldOutArtists:
+    """The artists no track of which was trained on."""
+
+    validation: frozenset[str] = frozenset()  # they picked the epoch
+    test: frozenset[str] = frozenset()  # by them nothing was chosen; none without split.test_folds
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Of both sides."""
+        return self.validation | self.test
 
 
 @dataclass(frozen=True)
@@ -76,12 +89,12 @@ class RunFolder:
 
     @property
     def split(self) -> Path:
-        """The held-out artists."""
+        """The artists of the validation and the test tracks."""
         return self.path / "split.json"
 
     @property
     def tracks(self) -> Path:
-        """The store's rows on both sides of the split."""
+        """The store's rows on all sides of the split."""
         return self.path / "tracks.npz"
 
     @property
@@ -111,7 +124,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The student of the epoch with the best held-out figure."""
+        """The student of the epoch with the best validation figure."""
         return self.path / BEST_CHECKPOINT
 
     def kept(self, epoch: int) -> Path:
@@ -173,8 +186,8 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def held_out_artists(self) -> frozenset[str]:
-        """The artists no track of which was trained on.
+    def held_out_artists(self) -> HeldOutArtists:
+        """The artists no track of which was trained on, as split.json has them.
 
         Raises:
             RunError: there is no such run, or its split cannot be read.
@@ -188,10 +201,13 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.split} cannot be read: {error}") from error
-        artists = split.get("held_out_artists") if isinstance(split, dict) else None
-        if not isinstance(artists, list):
-            raise RunError(f"{self.split} has no held_out_artists; train the run again")
-        return frozenset(str(artist) for artist in artists)
+        split = split if isinstance(split, dict) else {}
+        # Runs from before there were test tracks call the validation side held out.
+        validation = split.get("validation_artists", split.get("held_out_artists"))
+        test = split.get("test_artists", [])
+        if not isinstance(validation, list) or not isinstance(test, list):
+            raise RunError(f"{self.split} has no validation_artists; train the run again")
+        return HeldOutArtists(frozenset(map(str, validation)), frozenset(map(str, test)))
 
     def read_description(self) -> tuple[dict[str, Any], str]:
         """run.json, and the reason why it cannot be read; one of the two is empty."""

@@ -150,6 +150,12 @@ class RunFolder:
         """The folder that evaluate writes to."""
         return self.path / EVALUATION
 
+    def evaluation_on(self, side: str) -> Path:
+        """The folder of an evaluation on "test" or "validation" tracks; the latter have their own beside a test's."""
+        if side == "validation" and self.held_out_artists().test:
+            return self.path / f"{EVALUATION}-{side}"
+        return self.evaluation
+
     @property
     def evaluation_record(self) -> Path:
         """The figures of the evaluation."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from student_clap.config.choices import Choice
-from student_clap.config.quantities import LocalPath
+from student_clap.config.quantities import LocalPath, MemorySize
 from student_clap.config.section import (
     LARGEST,
     Fraction,
@@ -223,6 +223,12 @@ class TrainingConfig(Section):
     """Learning rate of the projection epochs."""
     loader_workers: NonNegativeInt = 0
     """Processes that read the store; 0: a thread of the trainer."""
+    cache: Literal["auto", "none", "memory", "device"] = "auto"
+    """Where codes stay that were read once: none, memory, or device; auto: on a GPU device, on a CPU none."""
+    cache_size: MemorySize | None = None
+    """Most that the cache takes, such as 4GB; null: half of the free memory, or 60 % of a GPU's."""
+    log_every: PositiveInt = 20
+    """Steps of a GPU after which it is asked for loss and gradient; a CPU is asked after every step."""
     device: str = "auto"
     """auto, cpu, cuda, or one GPU such as cuda:1."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import click
+import numpy as np
 import torch
 
+from student_clap.config.quantities import memory_bytes
 from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
+from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader
+from student_clap.train.data.keep import keep
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
@@ -43,6 +47,9 @@ def open_trainer(
     device = resolve_device(config.training.device, distributed)
     if device.type == "cpu":
         keep_freed_memory()
+    elif device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.benchmark = True
     directory = run_directory(config, run_name)
     store = FeatureStore.open(config.store.path)
     features = store.features(Recipe.from_config(config.audio))
@@ -78,17 +85,34 @@ def open_trainer(
             lock.release()
 
 
-def open_stream(config: Config, trainer: Trainer) -> BatchStream:
-    """The stream that feeds `trainer`."""
-    reader = TrackReader(
-        config.store.path,
-        trainer.table.recipe,
-        seed=config.training.seed,
-        segments_per_track=config.training.segments_per_track,
-        shift_s=config.augmentation.shift_s,
-        segment_targets=config.objective.targets != "track",
-    )
-    return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
+@contextmanager
+def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
+    """The stream that feeds `trainer`, with what `training.cache` keeps, for the length of the block."""
+    store = FeatureStore.open(config.store.path)
+    selection, segment_targets = trainer.run.selection, config.objective.targets != "track"
+    with keep(
+        config.training.cache,
+        None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
+        store.features(trainer.table.recipe),
+        np.concatenate([selection.training_rows, selection.validation_rows]),
+        trainer.table.n_samples,
+        store.n_segment_teacher() if segment_targets else None,
+        trainer.device,
+    ) as keeping:
+        if trainer.distributed.is_main and keeping.mode != "none":
+            echo(keeping.description)
+        trainer.hold(keeping.resident)
+        reader = TrackReader(
+            config.store.path,
+            trainer.table.recipe,
+            seed=config.training.seed,
+            segments_per_track=config.training.segments_per_track,
+            shift_s=config.augmentation.shift_s,
+            segment_targets=segment_targets,
+            kept=keeping.kept,
+        )
+        with BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda") as stream:
+            yield stream
 
 
 def open_display(trainer: Trainer) -> Display:

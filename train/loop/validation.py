@@ -73,6 +73,7 @@ class Validator:
     precision: str
     distributed: Distributed
     device: torch.device
+    resident: Tensor | None = None  # [mel, frame] uint8, strips that are kept on the device
 
     def validate(
         self, student: Student, stream: BatchStream, seen: Callable[[Batch], None], pause: Callable[[], None]
@@ -117,7 +118,7 @@ class Validator:
         at_once = self.micro_batch if self.device.type == "cuda" else min(self.micro_batch, _ON_A_CPU)
         found = torch.cat(
             [
-                embed(student, make_segments(here.codes, index, self.table.recipe), self.precision)
+                embed(student, make_segments(here.codes, index, self.table.recipe, self.resident), self.precision)
                 for index in torch.split(here.index, at_once)
             ]
         )

@@ -21,6 +21,9 @@ FREE_SETTINGS: Mapping[str, str] = {
     "compile": "how the numbers are computed; they agree to rounding",
     "gradient_checkpointing": "memory against time; the numbers are the same",
     "loader_workers": "how fast the batches come; their order and content are the same",
+    "cache": "how fast the batches come; their order and content are the same",
+    "cache_size": "how fast the batches come; their order and content are the same",
+    "log_every": "how often a GPU is asked for its figures; they are the same",
     # BatchNorm takes its statistics over what is on the device at once, so the losses change a little.
     "micro_batch": "memory against time; another machine may have less of it",
     "segments_per_pass": "the name that micro_batch has in older runs",

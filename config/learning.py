@@ -79,19 +79,33 @@ class ModelConfig(Section):
 
 
 class SplitConfig(Section):
-    """The held-out part: whole artists, because tracks of one artist sound alike and a random split flatters."""
+    """Validation and test tracks: whole artists, because tracks of one artist sound alike and a random split flatters.
+
+    The validation tracks pick the best epoch and stop a run early; by the test tracks nothing is chosen.
+    """
 
     method: Literal["hash", "sorted"] = "hash"
-    """hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries."""
+    """hash: an artist stays in its part when the library grows; sorted: every n-th name, for small libraries."""
     folds: Annotated[int, Field(ge=2, le=LARGEST)] = 10
-    """Number of parts, of which one is held out."""
+    """Number of parts that the artists are dealt into."""
     fold: NonNegativeInt = 0
-    """The part that is held out, counted from 0."""
+    """The part that is the validation set, counted from 0."""
+    test_folds: tuple[NonNegativeInt, ...] = ()
+    """Parts that are neither trained on nor validated on, so that `evaluate` can judge by tracks that chose nothing."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} is not one of 0..{self.folds - 1}")
+        last = self.folds - 1
+        if self.fold > last:
+            raise ValueError(f"fold {self.fold} is not one of 0..{last}")
+        if outside := [fold for fold in self.test_folds if fold > last]:
+            raise ValueError(f"test_folds has {outside[0]}, which is not one of 0..{last}")
+        if self.fold in self.test_folds:
+            raise ValueError(f"test_folds has {self.fold}, which is the validation set (split.fold); name others")
+        if len(set(self.test_folds)) != len(self.test_folds):
+            raise ValueError(f"test_folds {list(self.test_folds)} names a part twice")
+        if len(self.test_folds) > self.folds - 2:
+            raise ValueError(f"no part is left to train on: {self.folds} folds, one of them for validation; name fewer")
         return self
 
 
@@ -183,7 +197,7 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """The learning rate after the warm-up: half a cosine down to 1e-6, lower at every plateau, or constant."""
     plateau_patience: PositiveInt = 5
-    """Epochs without a better held-out figure before the rate falls."""
+    """Epochs without a better validation figure before the rate falls."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Factor by which the rate falls at a plateau."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -201,11 +215,11 @@ class TrainingConfig(Section):
     save_every: PositiveInt = 5
     """Epochs between kept checkpoints."""
     monitor: Literal["cosine", "overlap"] = "cosine"
-    """The held-out figure that picks the best epoch."""
+    """The validation figure that picks the best epoch."""
     validate_every: PositiveInt = 1
     """Epochs from one validation to the next; the last epoch is always validated."""
     early_stopping_patience: NonNegativeInt = 10
-    """Epochs without a better held-out figure before the run stops; 0: never."""
+    """Epochs without a better validation figure before the run stops; 0: never."""
     segments_per_track: PositiveInt | None = 4
     """Random segments of a track in an epoch; null: all."""
     micro_batch: Annotated[PositiveInt, Field(alias="segments_per_pass")] = 128

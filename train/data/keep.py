@@ -73,7 +73,7 @@ class Keeping:
         """A line about it."""
         where = {"memory": "in memory", "device": "on the device"}[self.mode]
         rest = "" if self.share == 1 else "; the rest is read from the store in every epoch (training.cache_size)"
-        return f"cache     {self.n_bytes / 1e6:.0f} MB of codes {where}, {self.share:.0%} of the library{rest}"
+        return f"cache       {self.n_bytes / 1e6:.0f} MB of codes {where}, {self.share:.0%} of the library{rest}"
 
 
 @contextmanager

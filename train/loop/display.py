@@ -89,16 +89,16 @@ class Display:
 
     def epoch(self, metrics: dict[str, float | int], *, best: bool) -> None:
         """Print the figures of an epoch that is over."""
-        held_out = ""
+        validated = ""
         if "val_cosine" in metrics:  # not every epoch is validated
             overlap = f" overlap {metrics['val_overlap']:.4f}" if "val_overlap" in metrics else ""
-            held_out = (
-                f"held out loss {metrics['val_loss']:.4f} cosine {metrics['val_cosine']:.4f}{overlap}"
+            validated = (
+                f"validation loss {metrics['val_loss']:.4f} cosine {metrics['val_cosine']:.4f}{overlap}"
                 f"{' (best)' if best else ''}, "
             )
         self.line(
             f"epoch {metrics['epoch']}/{self._epochs}: loss {metrics['train_loss']:.4f} "
-            f"cosine {metrics['train_cosine']:.4f}, {held_out}"
+            f"cosine {metrics['train_cosine']:.4f}, {validated}"
             f"{metrics['seconds']:.1f} s, {metrics['segments_per_s']:.0f} segments/s{self._left(int(metrics['step']))}"
         )
 
@@ -125,5 +125,5 @@ def _figures(progress: Progress) -> str:
         loss, cosine = progress.loss_sum / progress.tracks, progress.cosine_sum / progress.tracks
         parts.append(f"loss {loss:.4f} cosine {cosine:.4f}")
     if progress.last_cosine == progress.last_cosine:  # NaN before the first validation
-        parts.append(f"held out {progress.last_cosine:.4f}")
+        parts.append(f"validation {progress.last_cosine:.4f}")
     return " ".join(parts) or "no figures yet"

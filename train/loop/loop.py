@@ -152,7 +152,7 @@ class Trainer:
         )
         validator = Validator(
             self.table,
-            selection.held_out_rows,
+            selection.validation_rows,
             teacher[selection.training_rows].mean(axis=0),
             loss,
             training.batch_size,
@@ -232,7 +232,7 @@ class Trainer:
                 ) from error
 
     def validate(self, stream: BatchStream, stop: StopRequest | None = None) -> Validation:
-        """Embed all segments of the held-out tracks and compare.
+        """Embed all segments of the validation tracks and compare.
 
         Raises:
             Interrupted: as in `train`.
@@ -242,7 +242,7 @@ class Trainer:
         pause: Callable[[], None] = (lambda: None) if stop is None else (lambda: self._stop_if_asked(stop))
         found = self._validator.validate(judged, stream, self._note_failures, pause)
         if found is None:
-            raise click.ClickException("none of the held-out tracks can be read; run `student-clap featurize` again")
+            raise click.ClickException("none of the validation tracks can be read; run `student-clap featurize` again")
         return found
 
     # --- an epoch

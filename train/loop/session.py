@@ -125,7 +125,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
         config.training.cache,
         None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
         store.features(trainer.table.recipe),
-        np.concatenate([selection.training_rows, selection.held_out_rows]),
+        np.concatenate([selection.training_rows, selection.validation_rows]),
         trainer.table.n_samples,
         store.n_segment_teacher() if segment_targets else None,
         trainer.device,
@@ -196,26 +196,29 @@ def describe(trainer: Trainer) -> list[str]:
     else:
         device += f" ({torch.get_num_threads()} threads)"
     lines = [
-        f"run       {trainer.run.path}",
-        f"device    {device}",
-        f"training  {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
-        f"held out  {_count(selection.held_out_rows, selection.held_out_artists, table)}",
+        f"run         {trainer.run.path}",
+        f"device      {device}",
+        f"training    {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
+        f"validation  {_count(selection.validation_rows, selection.validation_artists, table)}",
     ]
+    if len(selection.test_rows):
+        test = _count(selection.test_rows, selection.test_artists, table)
+        lines.append(f"test        {test}, kept for `student-clap evaluate`")
     if selection.left_out:
-        lines.append("left out  " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+        lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
     lines += [
-        f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
-        f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
+        f"student     {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
+        f"steps       {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
     ]
     if (parent := Parent.of(trainer.run)) is not None:
         lines.insert(1, f"parent    {parent}")
     if training.warmup_steps is None and training.warmup_epochs > training.epochs:
         lines.append(
-            f"warm-up   training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"
+            f"warm-up     training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"
         )
     if trainer.progress.step:
         lines.append(
-            f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
+            f"resuming    after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
             f"step {trainer.progress.step}"
         )
     return lines
@@ -225,7 +228,7 @@ def remarks(trainer: Trainer) -> list[str]:
     """Remarks for a user before a long run: a parent that needs a word, settings that this machine is bad at."""
     found = []
     if (parent := Parent.of(trainer.run)) is not None and not trainer.run.resumed:
-        found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.held_out_rows))
+        found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.validation_rows))
     if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
         return found
     text = (
@@ -243,7 +246,7 @@ def summarise(trainer: Trainer) -> str:
     """The closing line."""
     progress = trainer.progress
     text = (
-        f"{trainer.finished}: best held-out cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
+        f"{trainer.finished}: best validation cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
         f"{trainer.run.best}"
     )
     if progress.unreadable:

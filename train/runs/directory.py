@@ -117,12 +117,19 @@ def begin_run(
     recipe = table.recipe
     split = {
         **config.split.model_dump(mode="json"),
-        "held_out_artists": list(selection.held_out_artists),
+        "validation_artists": list(selection.validation_artists),
+        "test_artists": list(selection.test_artists),
         "training_tracks": len(selection.training_rows),
-        "held_out_tracks": len(selection.held_out_rows),
+        "validation_tracks": len(selection.validation_rows),
+        "test_tracks": len(selection.test_rows),
     }
     rows = io.BytesIO()
-    np.savez(rows, training_rows=selection.training_rows, held_out_rows=selection.held_out_rows)
+    np.savez(
+        rows,
+        training_rows=selection.training_rows,
+        validation_rows=selection.validation_rows,
+        test_rows=selection.test_rows,
+    )
     description = {
         "format": RUN_FORMAT,
         "format_version": RUN_FORMAT_VERSION,
@@ -158,14 +165,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     folder = RunFolder(directory)
     try:
         description = json.loads(folder.description.read_text(encoding="utf-8"))
-        split = json.loads(folder.split.read_text(encoding="utf-8"))
-        with np.load(folder.tracks, allow_pickle=False) as rows:
-            selection = Selection(
-                training_rows=rows["training_rows"],
-                held_out_rows=rows["held_out_rows"],
-                held_out_artists=tuple(split["held_out_artists"]),
-                left_out=dict(description["left_out"]),
-            )
+        selection = _read_selection(folder, dict(description["left_out"]))
         found = _differences(description, config, store, table, selection)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise click.ClickException(
@@ -182,6 +182,21 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
         _write(folder.config, dump_yaml(masked(config)))
         _write(folder.description, _json({**description, "training": training}))
     return Run(directory, selection, resumed=True)
+
+
+def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> Selection:
+    """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks."""
+    split = json.loads(folder.split.read_text(encoding="utf-8"))
+    with np.load(folder.tracks, allow_pickle=False) as rows:
+        older = "validation_rows" not in rows
+        return Selection(
+            training_rows=rows["training_rows"],
+            validation_rows=rows["held_out_rows" if older else "validation_rows"],
+            test_rows=np.empty(0, np.int64) if older else rows["test_rows"],
+            validation_artists=tuple(split["held_out_artists" if older else "validation_artists"]),
+            test_artists=() if older else tuple(split["test_artists"]),
+            left_out=left_out,
+        )
 
 
 def _differences(
@@ -202,7 +217,8 @@ def _differences(
 
 
 def _digest(table: TrackTable, selection: Selection) -> str:
-    return table.digest(np.concatenate([selection.training_rows, selection.held_out_rows]))
+    # Training does not depend on the test tracks.
+    return table.digest(np.concatenate([selection.training_rows, selection.validation_rows]))
 
 
 def _json(value: dict[str, Any]) -> str:

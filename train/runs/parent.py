@@ -249,7 +249,7 @@ def _heard(
         ours = config.split.model_dump(mode="json")
         if split.get("method") == "hash" and {key: split.get(key) for key in ours} == ours:
             return before  # an artist is on the same side in every library
-        artists = [table.artists[row] for row in selection.held_out_rows]
+        artists = [table.artists[row] for row in selection.validation_rows]
         if info.store_uuid == store.uuid:
             with np.load(home.tracks, allow_pickle=False) as rows:
                 trained = {table.artists[row] for row in rows["training_rows"]}

@@ -2,8 +2,8 @@
 
     config.yaml     the configuration, secrets masked
     run.json        store, recipe, model, split, training settings, environment, git revision; written last
-    split.json      the held-out artists
-    tracks.npz      training_rows and held_out_rows of the store
+    split.json      the artists of the validation and the test tracks
+    tracks.npz      training_rows, validation_rows and test_rows of the store
     metrics.jsonl   one object per epoch
     train.log       what the screen showed, with the time
     curves.svg      the same as curves
@@ -44,6 +44,19 @@ class RunError(click.ClickException):
 
 
 @dataclass(frozen=True)
+class HeldOutArtists:
+    """The artists no track of which was trained on."""
+
+    validation: frozenset[str] = frozenset()  # they picked the epoch
+    test: frozenset[str] = frozenset()  # by them nothing was chosen; none without split.test_folds
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Of both sides."""
+        return self.validation | self.test
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`<training.runs_dir>/<name>/`."""
 
@@ -79,12 +92,12 @@ class RunFolder:
 
     @property
     def split(self) -> Path:
-        """The held-out artists."""
+        """The artists of the validation and the test tracks."""
         return self.path / "split.json"
 
     @property
     def tracks(self) -> Path:
-        """The store's rows on both sides of the split."""
+        """The store's rows on all sides of the split."""
         return self.path / "tracks.npz"
 
     @property
@@ -124,7 +137,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The student of the epoch with the best held-out figure."""
+        """The student of the epoch with the best validation figure."""
         return self.path / BEST_CHECKPOINT
 
     def kept(self, epoch: int) -> Path:
@@ -153,6 +166,12 @@ class RunFolder:
     def evaluation(self) -> Path:
         """The folder that evaluate writes to."""
         return self.path / EVALUATION
+
+    def evaluation_on(self, side: str) -> Path:
+        """The folder of an evaluation on "test" or "validation" tracks; the latter have their own beside a test's."""
+        if side == "validation" and self.held_out_artists().test:
+            return self.path / f"{EVALUATION}-{side}"
+        return self.evaluation
 
     @property
     def evaluation_record(self) -> Path:
@@ -190,8 +209,8 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def held_out_artists(self) -> frozenset[str]:
-        """The artists no track of which was trained on.
+    def held_out_artists(self) -> HeldOutArtists:
+        """The artists no track of which was trained on, as split.json has them.
 
         Raises:
             RunError: there is no such run, or its split cannot be read.
@@ -205,10 +224,13 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.split} cannot be read: {error}") from error
-        artists = split.get("held_out_artists") if isinstance(split, dict) else None
-        if not isinstance(artists, list):
-            raise RunError(f"{self.split} has no held_out_artists; train the run again")
-        return frozenset(str(artist) for artist in artists)
+        split = split if isinstance(split, dict) else {}
+        # Runs from before there were test tracks call the validation side held out.
+        validation = split.get("validation_artists", split.get("held_out_artists"))
+        test = split.get("test_artists", [])
+        if not isinstance(validation, list) or not isinstance(test, list):
+            raise RunError(f"{self.split} has no validation_artists; train the run again")
+        return HeldOutArtists(frozenset(map(str, validation)), frozenset(map(str, test)))
 
     def read_description(self) -> tuple[dict[str, Any], str]:
         """run.json, and the reason why it cannot be read; one of the two is empty."""

@@ -33,9 +33,11 @@ FREE_SETTINGS: Mapping[str, str] = {
 def settings(config: Config) -> dict[str, dict[str, Any]]:
     """Everything of the configuration that makes a run what it is, by section; the loss with every weight written."""
     loss = {**config.objective.model_dump(mode="json"), **config.objective.weights}
+    # Without test tracks a run is the one that it was before there was such a setting.
+    unset = None if config.split.test_folds else {"test_folds"}
     return {
         "model": config.model.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json", exclude=unset),
         "loss": {name: value for name, value in loss.items() if name != "preset"},
         "augmentation": config.augmentation.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude={"mse_weight", "cosine_weight"}),

@@ -50,7 +50,7 @@ def test_a_log_file_gets_a_line_per_epoch_with_the_time_left(capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
         (
-            "epoch 1/3: loss 0.5000 cosine 0.2500, held out loss 0.7500 cosine 0.1250 overlap 0.0625 (best), "
+            "epoch 1/3: loss 0.5000 cosine 0.2500, validation loss 0.7500 cosine 0.1250 overlap 0.0625 (best), "
             "60.0 s, 123 segments/s, about 2 min left"
         ),
         "epoch 2/3: loss 0.5000 cosine 0.2500, 60.0 s, 123 segments/s, about 55 s left",
@@ -125,6 +125,6 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     shown = terminal.getvalue()
     assert "step 10/100" in shown
     assert "epoch 3/5 |" in shown
-    assert "| 51 %, step 51/100, 00:00 left, loss 0.5000 cosine 0.2500 held out 0.1250" in shown
+    assert "| 51 %, step 51/100, 00:00 left, loss 0.5000 cosine 0.2500 validation 0.1250" in shown
     assert "nan" not in shown
     assert capsys.readouterr().out == ""

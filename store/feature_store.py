@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays import segment_vectors
+from student_clap.store import teachers
+from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.features import (
     NOT_MADE,
     STRIPS,
@@ -42,6 +42,7 @@ from student_clap.store.arrays.metadata import (
     set_rows,
     write_document,
 )
+from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import (
     STRING_COLUMNS,
     TABLE_COLUMNS,
@@ -52,12 +53,14 @@ from student_clap.store.arrays.tracks import (
     array,
     committed_rows,
     create_table,
+    fill_vectors,
     read_column,
     read_strings,
     update_column,
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage
@@ -66,7 +69,7 @@ _FLUSHES = 8
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
 
 
-class FeatureStore:
+class FeatureStore(SegmentStore):
     """Tracks, teacher vectors and features. Use as a context manager where it is opened for writing."""
 
     def __init__(
@@ -195,6 +198,17 @@ class FeatureStore:
         root, _ = open_root(storage, "r+")
         return _features(storage, root, recipe, committed_rows(root))
 
+    @classmethod
+    def segment_writer(cls, path: StoragePath, name: str) -> SegmentVectors:
+        """The set of segment vectors of that name, to write chunks while another process holds the store for writing.
+
+        For the tasks of a stage: they call `write_chunk` on rows that no other task has, and never `commit`.
+        """
+        storage = open_storage(path)
+        root, attributes = open_root(storage, "r+")
+        sets = teachers.all_sets(storage, root, attributes)
+        return SegmentVectors(root, storage, committed_rows(root), teachers.chosen(sets, name))
+
     def close(self) -> None:
         """Give the writer's lock back."""
         if self._lock is not None:
@@ -231,7 +245,10 @@ class FeatureStore:
 
     @teacher_name.setter
     def teacher_name(self, name: str) -> None:
-        self._attributes = set_attributes(self._storage, {"teacher_name": name})
+        changes = {"teacher_name": name}
+        if self.n_segment_teacher().any():
+            changes = teachers.renamed(self._attributes, name)
+        self._attributes = set_attributes(self._storage, changes)
 
     # --- the track table
 
@@ -301,36 +318,18 @@ class FeatureStore:
         if state is not None:
             update_column(array(self._root, "state"), at, np.array(state, np.uint8))
 
-    # --- the teacher's vectors of segments
+    def write_teacher(self, rows: Sequence[int], vectors: npt.NDArray[np.float32]) -> list[int]:
+        """Write the teacher's vectors of those of `rows` that have none. Returns these rows.
 
-    def n_segment_teacher(self) -> npt.NDArray[np.int32]:
-        """[track] how many segments have a teacher vector of their own; 0 none."""
-        return segment_vectors.counts(self._root, self.n_tracks)
-
-    def segment_teacher(self, row: int, n_segments: int | None = None) -> npt.NDArray[np.float16]:
-        """Teacher vectors of the segments of `row`, [segment, 512]; [0, 512] where there are none.
-
-        `n_segments` is the row's entry of `n_segment_teacher`, which is read where it is not given.
+        Args:
+            rows: the tracks.
+            vectors: [track, 512], unit length.
 
         Raises:
-            CorruptShardError: they are counted, but damaged or gone.
+            CorruptColumnError: a chunk that holds some of `rows` is damaged.
+            StoreError: a vector is not finite or not of unit length, or a chunk cannot be written.
         """
-        n_segments = int(self.n_segment_teacher()[row]) if n_segments is None else n_segments
-        if not n_segments:
-            return np.empty((0, EMBEDDING_DIM), np.float16)
-        return segment_vectors.read(self._root, row, n_segments)
-
-    def write_segment_teacher(self, rows: list[int], vectors: list[npt.NDArray[np.float16]]) -> None:
-        """Write [segment, 512] unit vectors for each of `rows`; [0, 512] takes a track's away.
-
-        Raises:
-            StoreError: a shape or value that cannot be.
-        """
-        if not any(len(v) for v in vectors) and not segment_vectors.has_segment_vectors(self._root):
-            return
-        if not segment_vectors.has_segment_vectors(self._root):
-            segment_vectors.create_segment_vectors(self._storage, self.n_tracks)
-        segment_vectors.write(self._root, rows, vectors)
+        return fill_vectors(array(self._root, "teacher"), list(rows), np.asarray(vectors, np.float32))
 
     # --- features
 
@@ -379,9 +378,15 @@ class FeatureStore:
         return _features(self._storage, self._root, recipe, self.n_tracks)
 
     def outdate_features(self, rows: list[int]) -> None:
-        """Record in every recipe that `rows` have no features yet: their audio is new, so featurize makes them."""
+        """Record that nothing was made of `rows` yet: their audio is new, so featurize makes it.
+
+        That is the features of every recipe, and the segment vectors of every set that featurize writes.
+        """
         for recipe in self.recipes().values():
             self.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
+        for vectors in self.stored_segment_sets():
+            if vectors.set.folder:
+                vectors.commit(rows, [0] * len(rows))
 
     # --- inside
 
@@ -397,44 +402,46 @@ class FeatureStore:
         """The one-dimensional arrays and the teacher's vectors, for code that looks at their chunks."""
         return [array(self._root, name) for name in self._columns()]
 
-    def segment_vector_rows(self) -> set[int]:
-        """Rows whose segment vectors are there, counted or not."""
-        return segment_vectors.rows_with_a_file(self._storage)
-
     def _columns(self) -> list[str]:
         """The arrays that count tracks, without those of shards."""
         there = self._storage.folders()
-        names = [name for name in (*TABLE_COLUMNS, segment_vectors.COUNTS) if name in there]
+        names = [name for name in (*TABLE_COLUMNS, segment_sets.COUNTS) if name in there]
+        names += [of.counts for of in teachers.group_sets(self._storage, there).values()]
         for recipe in self.recipes():
             columns = present_columns(self._storage / "features" / recipe)
             names += [f"features/{recipe}/{column}" for column in columns]
         return names
 
-    def _sharded(self) -> list[str]:
-        """The arrays that have a file per track."""
-        there = [segment_vectors.VECTORS] if segment_vectors.VECTORS in self._storage.folders() else []
-        return there + [f"features/{recipe}/{STRIPS}" for recipe in self.recipes()]
+    def _sharded(self) -> dict[str, str]:
+        """The arrays that have a file per track -> the column that says which of them count."""
+        there = self._storage.folders()
+        found = {segment_sets.VECTORS: segment_sets.COUNTS} if segment_sets.VECTORS in there else {}
+        found |= {of.vectors: of.counts for of in teachers.group_sets(self._storage, there).values()}
+        return found | {f"features/{recipe}/{STRIPS}": f"features/{recipe}/n_samples" for recipe in self.recipes()}
 
     def _sweep(self) -> None:
         """Remove temporary files of a killed writer, and arrays that were never finished."""
         self._storage.sweep(unfinished=True)
         groups = [f"features/{name}" for name in (self._storage / "features").folders()]
+        columns = self._columns()
+        segment_sets.sweep_unfinished(self._storage)
+        taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
+        groups += [segment_sets.GROUP, *taught] if taught else []
         chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]
-        for name in ("features", *groups, *chunks, *self._sharded()):
+        sharded = self._sharded()
+        for name in ("features", *groups, *chunks, *sharded):
             (self._storage / name).sweep()
-        for name in self._columns():
+        for name in columns:
             (self._storage / name).sweep()
             (self._storage / name / "c").sweep()
-        for name in self._sharded():
-            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, name))
+        for name, column in sharded.items():
+            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, column))
 
-    def _counted(self, sharded: str) -> set[int]:
-        """The rows whose file in that array the table counts; none where that cannot be read."""
-        parent = sharded.rpartition("/")[0]
-        column = segment_vectors.COUNTS if sharded == segment_vectors.VECTORS else f"{parent}/n_samples"
+    def _counted(self, column: str) -> set[int]:
+        """The rows that a column of counts or lengths counts; none where it cannot be read."""
         try:
             return set(np.flatnonzero(read_column(array(self._root, column), 0, self.n_tracks) > 0).tolist())
-        except StoreError:
+        except (StoreError, KeyError):
             return set()
 
     def _resize(self, n_tracks: int) -> None:

@@ -23,16 +23,18 @@ import torch
 from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store import Features, FeatureStore, Recipe, frame_index
+from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
 from student_clap.store.layout.strip import strip_frames
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.open import open_storage
 from student_clap.train.data.augment import N_RANDOM
-from student_clap.train.data.keep import NOTHING_KEPT, Kept, segment_vector_bytes
+from student_clap.train.data.cache import BlockCache
+from student_clap.train.data.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import choose_segments, share, uniform
-from student_clap.train.data.shift import interpolate, shift_segments
+from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher
+from student_clap.train.data.shift import columns_at, drawable_starts, shift_segments
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class TrackReader:
         seed: of every random choice.
         segments_per_track: random ones for training; None: all.
         shift_s: training segments begin earlier or later by at most this.
-        segment_targets: whether the teacher's vectors of segments are read where there are any.
+        segment_targets: whether the teacher's vectors of segments are read where there are any. Random segments are
+            then drawn from the starts that they are known for.
+        segment_teacher: whose; None: the only ones.
         kept: what is in memory already, or will be once it was read.
     """
 
@@ -120,6 +124,7 @@ class TrackReader:
         segments_per_track: int | None,
         shift_s: float = 0.0,
         segment_targets: bool = False,
+        segment_teacher: str | None = None,
         kept: Kept = NOTHING_KEPT,
     ) -> None:
         self._store_path = store_path
@@ -128,6 +133,7 @@ class TrackReader:
         self._segments_per_track = segments_per_track
         self._shift_frames = round(shift_s * recipe.sample_rate / recipe.hop_samples)
         self._segment_targets = segment_targets
+        self._segment_teacher = segment_teacher
         self._kept = kept
         self._opened: _Opened | None = None
 
@@ -178,21 +184,28 @@ class TrackReader:
     def _open(self) -> _Opened:
         if self._opened is None:
             store = FeatureStore.open(self._store_path)
-            taught = store.n_segment_teacher() if self._segment_targets else None
-            self._opened = _Opened(
-                store, store.features(self._recipe), taught, open_storage(self._store_path), self._kept
-            )
+            whose = self._segment_teacher
+            if whose is None and self._segment_targets:
+                whose = choose_teacher(store, None, store.teacher_name)
+            vectors = None if self._kept.vectors is None else self._kept.vectors.open()
+            taught = SegmentTargets(store.segment_vectors(whose), vectors) if self._segment_targets and whose else None
+            features, storage = store.features(self._recipe), open_storage(self._store_path)
+            strips = None if self._kept.strips is None else self._kept.strips.open()
+            self._opened = _Opened(features, taught, storage, strips)
         return self._opened
 
     def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
         recipe = self._recipe
-        starts = segment_starts(n_samples, recipe)
+        grid = None if opened.taught is None else opened.taught.grid(row, n_samples, recipe)
+        drawn = epoch is not None and self._segments_per_track is not None
+        starts = drawable_starts(n_samples, recipe, grid) if drawn else segment_starts(n_samples, recipe)
         chosen = choose_segments(
             len(starts), None if epoch is None else self._segments_per_track, self._seed, epoch or 0, row
         )
         _, first, counts = np.unique(starts[chosen], return_index=True, return_counts=True)
         chosen = chosen[first]
-        index, at = frame_index(n_samples, recipe, chosen), starts[chosen]
+        at = starts[chosen]
+        index = columns_at(n_samples, recipe, at)
         if epoch is not None and self._shift_frames:
             moved = uniform((len(chosen),), "shift", self._seed, epoch, row) * (2 * self._shift_frames + 1)
             shifted = shift_segments(n_samples, recipe, at, np.floor(moved).astype(np.int64) - self._shift_frames)
@@ -208,60 +221,35 @@ class TrackReader:
             index=index,
             resident=first_column is not None,
             shares=(counts / counts.sum()).astype(np.float32),
-            teacher=opened.segment_teacher(row, starts, at),
+            teacher=np.zeros((len(at), EMBEDDING_DIM), np.float32)
+            if opened.taught is None
+            else opened.taught.at(row, grid, at),
             random_numbers=np.zeros((len(chosen), N_RANDOM), np.float32)
             if epoch is None
             else uniform((len(chosen), N_RANDOM), "augment", self._seed, epoch, row),
         )
 
 
+@dataclass(frozen=True)
 class _Opened:
     """The store as one process reads it."""
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        features: Features,
-        taught: npt.NDArray[np.int32] | None,
-        storage: Storage,
-        kept: Kept,
-    ) -> None:
-        self._store, self._features, self._taught, self.storage = store, features, taught, storage
-        self._strips = None if kept.strips is None else kept.strips.open()
-        self._vectors = None if kept.vectors is None else kept.vectors.open()
+    features: Features
+    taught: SegmentTargets | None
+    storage: Storage
+    strips: BlockCache | None
 
     def strip(self, row: int, n_samples: int) -> npt.NDArray[np.uint8]:
         """[mel, frame] codes of `row`, kept where there is room."""
-        if self._strips is None:
-            return self._features.strip(row, n_samples)
-        n_mels, frames = self._features.recipe.n_mels, strip_frames(n_samples, self._features.recipe)
-        found = self._strips.get(row, n_mels * frames)
+        if self.strips is None:
+            return self.features.strip(row, n_samples)
+        n_mels, frames = self.features.recipe.n_mels, strip_frames(n_samples, self.features.recipe)
+        found = self.strips.get(row, n_mels * frames)
         if found is not None:
             return found.reshape(n_mels, frames)
-        strip = self._features.strip(row, n_samples)
-        self._strips.put(row, strip.reshape(-1))
+        strip = self.features.strip(row, n_samples)
+        self.strips.put(row, strip.reshape(-1))
         return strip
-
-    def segment_teacher(
-        self, row: int, starts: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """The teacher's vectors of segments that begin at `wanted`, [segment, 512]; zeros where the store has none."""
-        if self._taught is None or self._taught[row] != len(starts):
-            return np.zeros((len(wanted), EMBEDDING_DIM), np.float32)
-        vectors = self._teacher(row, len(starts)).astype(np.float32)
-        at, first = np.unique(starts, return_index=True)
-        return interpolate(vectors[first], at, wanted)
-
-    def _teacher(self, row: int, n_segments: int) -> npt.NDArray[np.float16]:
-        """[segment, 512] of `row` as stored, kept where there is room."""
-        if self._vectors is None:
-            return self._store.segment_teacher(row, n_segments)
-        found = self._vectors.get(row, segment_vector_bytes(n_segments))
-        if found is not None:
-            return found.view(np.float16).reshape(n_segments, EMBEDDING_DIM)
-        vectors = self._store.segment_teacher(row, n_segments)
-        self._vectors.put(row, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1))
-        return vectors
 
 
 def make_segments(codes: Tensor, index: Tensor, recipe: Recipe, resident: Tensor | None = None) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -17,8 +18,10 @@ from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bf
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
+from student_clap.store.layout.segments import PRODUCTION
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.keep import keep
+from student_clap.train.data.segment_targets import learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
@@ -83,6 +86,7 @@ def open_trainer(
                 beginning = read_parent(parent, directory, config, store, table, selection)
             elif selection is not None:
                 check_buildable(config.model, table.recipe)
+                learnt_teacher(store, config)
             held.callback(lock_run(directory).release)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection, beginning)
@@ -120,14 +124,14 @@ def _check_parent(directory: Path, given: Path, config: Config) -> None:
 def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
     """The stream that feeds `trainer`, with what `training.cache` keeps, for the length of the block."""
     store = FeatureStore.open(config.store.path)
-    selection, segment_targets = trainer.run.selection, config.objective.targets != "track"
+    selection, taught = trainer.run.selection, trainer.run.taught
     with keep(
         config.training.cache,
         None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
         store.features(trainer.table.recipe),
         np.concatenate([selection.training_rows, selection.validation_rows]),
         trainer.table.n_samples,
-        store.n_segment_teacher() if segment_targets else None,
+        store.segment_vectors(taught["name"]).counts() if taught else None,
         trainer.device,
     ) as keeping:
         if trainer.distributed.is_main and keeping.mode != "none":
@@ -139,7 +143,8 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
             seed=config.training.seed,
             segments_per_track=config.training.segments_per_track,
             shift_s=config.augmentation.shift_s,
-            segment_targets=segment_targets,
+            segment_targets=taught is not None,
+            segment_teacher=taught["name"] if taught else None,
             kept=keeping.kept,
         )
         with BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda") as stream:
@@ -206,6 +211,8 @@ def describe(trainer: Trainer) -> list[str]:
         lines.append(f"test        {test}, kept for `student-clap evaluate`")
     if selection.left_out:
         lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+    if trainer.run.taught is not None:
+        lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
     lines += [
         f"student     {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
         f"steps       {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
@@ -222,6 +229,12 @@ def describe(trainer: Trainer) -> list[str]:
             f"step {trainer.progress.step}"
         )
     return lines
+
+
+def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
+    finer = taught["hop_samples"] < PRODUCTION.segment_hop_samples
+    starts = f", starts every {taught['hop_samples'] / recipe.sample_rate:g} s" if finer else ""
+    return f"segment vectors of {taught['name']}{starts}"
 
 
 def remarks(trainer: Trainer) -> list[str]:

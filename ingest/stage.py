@@ -9,10 +9,9 @@ from student_clap.config.runtime.screen import progress
 from student_clap.config.schema import Config
 from student_clap.ingest.fetch.stage import fetch_audio
 from student_clap.ingest.id_map import IdMap
-from student_clap.ingest.reports.populations import populations_warning
 from student_clap.ingest.reports.summary import Summary
 from student_clap.ingest.rows.catalogue import BATCH_ROWS, Catalogue, CatalogueCounts
-from student_clap.ingest.vectors.base import MusicServer, VectorSource, VectorSourceError
+from student_clap.ingest.vectors.base import VectorSource, VectorSourceError
 from student_clap.ingest.vectors.open import open_vector_source
 from student_clap.store import FeatureStore
 
@@ -41,7 +40,7 @@ def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, v
             _declare_teacher(store, config.teacher.name)
             searched_by_path = config.ingest.source == "folder" or bool(config.ingest.map)
             catalogue = _list_tracks(vectors, store, n_rows, None if vectors_only or not searched_by_path else paths)
-        _tell_changes(catalogue.counts, store, vectors.server)
+        _tell_changes(catalogue.counts)
         if vectors_only:
             return Summary(catalogue.counts, None)
         server_id = vectors.server.server_id
@@ -85,10 +84,8 @@ def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int, paths:
     return catalogue
 
 
-def _tell_changes(counts: CatalogueCounts, store: FeatureStore, server: MusicServer) -> None:
+def _tell_changes(counts: CatalogueCounts) -> None:
     """Log the findings about the vectors that a user should know of."""
-    if (warning := populations_warning(store, server.server_id)) is not None:
-        logger.warning("%s", warning)
     if counts.off_unit:
         logger.warning("%d vectors were not of unit length; they were normalised", counts.off_unit)
     if counts.changed_vectors:

@@ -33,21 +33,43 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--again", type=click.IntRange(min=0), multiple=True, metavar="ROW", help="Make this row again.")
 @click.option("--again-old-decoder", is_flag=True, help="Make again what an older rule of decoding made.")
+@click.option(
+    "--teacher",
+    metavar="ONNX",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The teacher's ONNX. Replaces teacher.model.",
+)
+@click.option(
+    "--probe",
+    metavar="TRACKS",
+    type=click.IntRange(min=1),
+    help="Write nothing: let the teacher hear so many tracks again, and report whether it made the stored vectors.",
+)
 @config_options(recipe=True)
 def featurize(
-    config: Config, *, retry_failed: bool, again: tuple[int, ...], again_old_decoder: bool, **places: Any
+    config: Config,
+    *,
+    retry_failed: bool,
+    again: tuple[int, ...],
+    again_old_decoder: bool,
+    teacher: Path | None,
+    probe: int | None,
+    **places: Any,
 ) -> None:
     """Write every fetched track's log-mel into the store.
 
     What is there is left alone, so the command may be run again at any time.
     """
+    if probe is not None:
+        _probe(config, teacher, probe)
+        return
     from student_clap.featurize.driver import Selection, featurize_store
 
     settings = _settings(config.featurize, {k: v for k, v in places.items() if v is not None})
     ended = featurize_store(
         config.model_copy(update={"featurize": settings}),
         Selection(retry_failed, again, again_old_decoder),
-        _fetch_command(),
+        _fetch_command(again, again_old_decoder=again_old_decoder),
     )
     echo(ended.closing)
     if ended.exit_code:
@@ -56,10 +78,24 @@ def featurize(
         raise ended.error
 
 
-def _fetch_command() -> str:
-    """The command that fetches the audio of this command's recipe."""
+def _probe(config: Config, teacher: Path | None, n_tracks: int) -> None:
+    """`--probe`: print whether the teacher made the stored vectors."""
+    model = teacher or config.teacher.model
+    if model is None:
+        raise click.UsageError("--probe asks a model whether it made the vectors; name it with --teacher ONNX")
+    from student_clap.featurize.teacher.probe import report
+
+    echo(report(config, model, n_tracks, f"student-clap ingest --sample {n_tracks}"))
+
+
+def _fetch_command(again: tuple[int, ...], *, again_old_decoder: bool) -> str:
+    """The command that fetches the audio of this command's recipe, also of rows whose features are made."""
     recipe = click.get_current_context().params.get("recipe")
-    return f"student-clap ingest --recipe {recipe}" if recipe else "student-clap ingest"
+    words = ["student-clap ingest"]
+    words += [f"--recipe {recipe}"] if recipe else []
+    words += [f"--refetch {row}" for row in again]
+    words += ["--refetch old-decoder"] if again_old_decoder else []
+    return " ".join(words)
 
 
 def _settings(config: FeaturizeConfig, given: dict[str, Any]) -> FeaturizeConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 from student_clap.config.runtime.screen import progress
@@ -20,7 +21,15 @@ logger = logging.getLogger(__name__)
 UNDECLARED = "unknown"  # teacher.name where the user has not said
 
 
-def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, vectors_only: bool = False) -> Summary:
+def run_ingest(
+    config: Config,
+    *,
+    server_name: str | None,
+    retry_failed: bool,
+    vectors_only: bool = False,
+    refetch: AbstractSet[str] = frozenset(),
+    sample: int | None = None,
+) -> Summary:
     """Run the stage.
 
     Args:
@@ -28,6 +37,8 @@ def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, v
         server_name: name or id of the server whose track ids are used; None takes ingest.server or the default.
         retry_failed: try downloads again that failed for good.
         vectors_only: bring the rows up to date and leave the audio alone.
+        refetch: why audio is fetched again that the features no longer need; of `fetch.refetch.REASONS`.
+        sample: fetch no more than so many tracks' audio, spread over the library; None: all.
 
     Raises:
         VectorSourceError, SourceError, StoreError: the run cannot go on. All that was done is in the store.
@@ -44,7 +55,16 @@ def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, v
         if vectors_only:
             return Summary(catalogue.counts, None)
         server_id = vectors.server.server_id
-        fetched = fetch_audio(config, store, catalogue.rows(), server_id, paths, retry_failed=retry_failed)
+        fetched = fetch_audio(
+            config,
+            store,
+            catalogue.rows(),
+            server_id,
+            paths,
+            retry_failed=retry_failed,
+            refetch=refetch,
+            sample=sample,
+        )
         return Summary(catalogue.counts, fetched)
 
 

@@ -36,11 +36,11 @@ class IngestOptions:
 
     def needed_sections(self, config: Config) -> frozenset[str]:
         """The sections whose environment variables must be set: --verify needs none, a run the ones that it reads."""
-        from student_clap.ingest.vectors.open import KINDS
+        from student_clap.ingest.vectors.open import kind_of
 
         if self.verify:
             return frozenset()
-        needs = {KINDS[config.ingest.vectors].section}
+        needs = {kind_of(config).section or config.ingest.source}
         if not (self.from_database or self.vectors_only):
             needs.add(config.ingest.source)
         return frozenset(needs)

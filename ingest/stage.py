@@ -80,7 +80,7 @@ def _declare_teacher(store: FeatureStore, name: str) -> None:
     store.teacher_name = name
 
 
-def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int, paths: IdMap[str] | None) -> Catalogue:
+def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int | None, paths: IdMap[str] | None) -> Catalogue:
     """Bring every track into the store, and the paths that files are searched by into `paths`.
 
     Raises:
@@ -106,6 +106,8 @@ def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int, paths:
 
 def _tell_changes(counts: CatalogueCounts) -> None:
     """Log the findings about the vectors that a user should know of."""
+    if counts.bare:
+        logger.info("%d tracks have no vector yet; `student-clap featurize --teacher ONNX` makes them", counts.bare)
     if counts.off_unit:
         logger.warning("%d vectors were not of unit length; they were normalised", counts.off_unit)
     if counts.changed_vectors:

@@ -89,6 +89,7 @@ def plan_fetch(
     retry_failed: bool,
     recipe: Recipe | None = None,
     again: npt.NDArray[np.bool_] | None = None,
+    needs_vector: bool = True,
 ) -> Plan:
     """Sort the rows of one server into done, there and wanted.
 
@@ -97,8 +98,9 @@ def plan_fetch(
         rows: [row] the rows of the server.
         cache_dir: the folder that the `audio` column is relative to.
         cache: the open cache; None for sources whose files are used where they lie.
-        retry_failed: try failed downloads again. A row without a usable vector is never fetched.
+        retry_failed: try failed downloads again.
         recipe: a track whose features of it are made needs no file; None: those of any recipe.
+        needs_vector: a failed row without a vector failed for want of it, and is not fetched.
         again: [track] those that need one although their features are made; None: none do.
     """
     none = np.zeros(store.n_tracks, np.bool_)
@@ -115,7 +117,8 @@ def plan_fetch(
         made &= ~again
     plan.there = int(np.count_nonzero(mine & made & (states == State.FETCHED)))
     # failed: [track] downloads that failed, not vectors
-    failed = _have_vector(store, mine & (states == State.FAILED))
+    failed = mine & (states == State.FAILED)
+    failed = _have_vector(store, failed) if needs_vector else failed
     plan.failed = 0 if retry_failed else int(np.count_nonzero(failed))
     open_ones = mine & ((states == State.LISTED) | ((states == State.FETCHED) & ~made))
     for begin, block in _rows_by_block(open_ones | failed if retry_failed else open_ones):

@@ -19,6 +19,7 @@ from student_clap.ingest.fetch.plan import plan_fetch
 from student_clap.ingest.fetch.progress import audio_progress
 from student_clap.ingest.fetch.refetch import wanted_again
 from student_clap.ingest.sources.open import open_source
+from student_clap.ingest.vectors.open import kind_of
 from student_clap.store import FeatureStore, Recipe, State
 
 
@@ -49,7 +50,7 @@ def fetch_audio(
         SourceError: nothing more can be fetched. Fetched tracks are in the store.
     """
     stop = threading.Event()
-    recipe = Recipe.from_config(config.audio)
+    recipe, has_vectors = Recipe.from_config(config.audio), kind_of(config).has_vectors
     # A sample may be of tracks whose audio has made room.
     again = wanted_again(store, recipe, refetch if sample is None else {"all"})
     with ExitStack() as stack:
@@ -57,7 +58,14 @@ def fetch_audio(
         if config.ingest.source != "folder":
             cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
         plan = everything = plan_fetch(
-            store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe, again=again
+            store,
+            rows,
+            config.ingest.cache_dir,
+            cache,
+            retry_failed=retry_failed,
+            recipe=recipe,
+            again=again,
+            needs_vector=has_vectors,
         )
         if sample is not None:
             plan = everything.spread(rows[store.states()[rows] != State.GONE], sample)
@@ -72,8 +80,8 @@ def fetch_audio(
             outcomes.flush()
         if cache is not None:
             cache.sweep(wanted.stem for wanted in everything.wanted())
-            # What the teacher is still to hear makes no room where a teacher is set.
-            heard_later = refetch | ({"teacher"} if config.teacher.model is not None else set())
+            # What a teacher is still to hear makes no room.
+            heard_later = refetch | ({"teacher"} if config.teacher.model is not None or not has_vectors else set())
             budget = _open_budget(config, store, recipe, wanted_again(store, recipe, heard_later))
         if plan.n_wanted:
             if budget is not None:

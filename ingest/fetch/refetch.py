@@ -15,27 +15,36 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:  # so that the names of the reasons are there without the store's libraries
-    from student_clap.store import FeatureStore, Recipe
+    from student_clap.config.schema import Config
+    from student_clap.store import FeatureStore
 
 Rows = npt.NDArray[np.bool_]
 
 
-def _untaught(store: FeatureStore, _recipe: Recipe) -> Rows:
-    return np.asarray(store.n_segment_teacher() == 0)
+def _untaught(config: Config, store: FeatureStore) -> Rows:
+    from student_clap.store.teachers import slug
+
+    name = slug(config.teacher.name)
+    if name not in store.segment_sets():
+        return np.ones(store.n_tracks, np.bool_)
+    return np.asarray(store.segment_vectors(name).counts() == 0)
 
 
-def _by_an_older_rule(store: FeatureStore, recipe: Recipe) -> Rows:
+def _by_an_older_rule(config: Config, store: FeatureStore) -> Rows:
+    from student_clap.store import Recipe
+
+    recipe = Recipe.from_config(config.audio)
     if store.recipes().get(recipe.name) != recipe:
         return np.zeros(store.n_tracks, np.bool_)
     return store.features(recipe).decoded_by_an_older_rule()
 
 
-def _all(store: FeatureStore, _recipe: Recipe) -> Rows:
+def _all(_config: Config, store: FeatureStore) -> Rows:
     return np.ones(store.n_tracks, np.bool_)
 
 
 # who asks -> the tracks of the store that it has to hear
-_ASKED: Mapping[str, Callable[[FeatureStore, Recipe], Rows]] = {
+_ASKED: Mapping[str, Callable[[Config, FeatureStore], Rows]] = {
     "teacher": _untaught,
     "old-decoder": _by_an_older_rule,
     "all": _all,
@@ -43,21 +52,22 @@ _ASKED: Mapping[str, Callable[[FeatureStore, Recipe], Rows]] = {
 REASONS = tuple(_ASKED)
 
 
-def wanted_again(store: FeatureStore, recipe: Recipe, reasons: Collection[str]) -> Rows:
-    """[track] whose audio is needed for one of `reasons`, whether or not its features of `recipe` are made.
+def wanted_again(config: Config, store: FeatureStore, reasons: Collection[str]) -> Rows:
+    """[track] whose audio is needed for one of `reasons`, whether or not its features are made.
 
     Args:
+        config: names the recipe and the teacher.
         store: the store.
-        recipe: the mel whose features are made.
         reasons: of REASONS, or numbers of rows.
 
     Raises:
         click.ClickException: a row is not in the store.
+        StoreError: teacher.name cannot name a set of segment vectors.
     """
     wanted = np.zeros(store.n_tracks, np.bool_)
     for reason in reasons:
         if reason in _ASKED:
-            wanted |= _ASKED[reason](store, recipe)
+            wanted |= _ASKED[reason](config, store)
         elif int(reason) < store.n_tracks:
             wanted[int(reason)] = True
         else:

@@ -52,7 +52,7 @@ def fetch_audio(
     stop = threading.Event()
     recipe, has_vectors = Recipe.from_config(config.audio), kind_of(config).has_vectors
     # A sample may be of tracks whose audio has made room.
-    again = wanted_again(store, recipe, refetch if sample is None else {"all"})
+    again = wanted_again(config, store, refetch if sample is None else {"all"})
     with ExitStack() as stack:
         cache, budget = None, None
         if config.ingest.source != "folder":
@@ -82,7 +82,7 @@ def fetch_audio(
             cache.sweep(wanted.stem for wanted in everything.wanted())
             # What a teacher is still to hear makes no room.
             heard_later = refetch | ({"teacher"} if config.teacher.model is not None or not has_vectors else set())
-            budget = _open_budget(config, store, recipe, wanted_again(store, recipe, heard_later))
+            budget = _open_budget(config, store, recipe, wanted_again(config, store, heard_later))
         if plan.n_wanted:
             if budget is not None:
                 budget.check_disk(plan.n_wanted)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
-from student_clap.config.schema import AudioConfig
+from student_clap.config.schema import AudioConfig, Config
 from student_clap.ingest.fetch.refetch import wanted_again
 from student_clap.store import FeatureStore, Recipe, State, Track
 
@@ -34,13 +34,28 @@ def teach(world: Any, rows: list[int]) -> None:
         store.write_segment_teacher(rows, [vectors] * len(rows))
 
 
+def test_another_teacher_has_heard_nothing(make_world: Any) -> None:
+    world = make_world(2)
+    world.run()
+    make_features(world, [0, 1])
+    with FeatureStore.open(world.home / "store.zarr", "r+") as store:
+        for name, rows in (("test-teacher", [0, 1]), ("second", [1])):
+            there = store.add_segment_set(name, hop_samples=240_000, model="aa")
+            there.write(rows, [np.full((1, 512), 512**-0.5, np.float16)] * len(rows))
+    remove_audio(world)
+    assert "0 fetched" in world.run("--refetch", "teacher").stdout
+    assert "1 fetched" in world.run("--refetch", "teacher", teacher={"name": "Second"}).stdout
+    assert there_rows(world) == [0]
+    assert "1 fetched" in world.run("--refetch", "teacher", teacher={"name": "third"}).stdout
+
+
 def remove_audio(world: Any) -> None:
     for path in (world.home / "audio").rglob("*.*"):
         if path.name != "ingest.lock":
             path.unlink()
 
 
-def there(world: Any) -> list[int]:
+def there_rows(world: Any) -> list[int]:
     return [row["row"] for row in world.table().values() if (world.home / "audio" / row["audio"]).is_file()]
 
 
@@ -54,13 +69,13 @@ def test_who_asks_gets_what_it_has_to_hear(make_world: Any) -> None:
     before = world.table()
     assert "0 fetched, 6 already there" in world.run().stdout
     assert "2 fetched" in world.run("--refetch", "old-decoder").stdout
-    assert there(world) == [4, 5]
+    assert there_rows(world) == [4, 5]
     assert "2 fetched" in world.run("--refetch", "teacher").stdout
-    assert there(world) == [2, 3, 4, 5]
+    assert there_rows(world) == [2, 3, 4, 5]
     assert "0 fetched" in world.run("--refetch", "teacher", "--refetch", "old-decoder").stdout
     assert "1 fetched" in world.run("--refetch", "1").stdout
     assert "1 fetched" in world.run("--refetch", "all").stdout
-    assert there(world) == list(range(6))
+    assert there_rows(world) == list(range(6))
     assert world.table() == before
     assert FeatureStore.open(world.home / "store.zarr").features(RECIPE).n_samples().tolist() == [24_000] * 6
 
@@ -91,10 +106,10 @@ def test_audio_that_the_teacher_is_still_to_hear_makes_no_room(make_world: Any, 
         result = world.run("--max-cache", "1B", teacher={"model": "/models/clap.onnx"})
     else:
         result = world.run("--max-cache", "1B", "--refetch", "teacher")
-    assert there(world) == [0, 2, 3]
+    assert there_rows(world) == [0, 2, 3]
     assert "removed to make room" in result.stderr
     world.run("--max-cache", "1B")
-    assert there(world) == []
+    assert there_rows(world) == []
 
 
 def test_a_library_larger_than_the_cache_is_taught_in_turns(make_world: Any) -> None:
@@ -107,7 +122,7 @@ def test_a_library_larger_than_the_cache_is_taught_in_turns(make_world: Any) -> 
     turns = 0
     while "0 fetched" not in world.run("--max-cache", limit, "--refetch", "teacher").stdout:
         turns += 1
-        teach(world, there(world))
+        teach(world, there_rows(world))
     assert 2 <= turns <= 5
     assert (FeatureStore.open(world.home / "store.zarr").n_segment_teacher() == 1).all()
 
@@ -135,4 +150,5 @@ def test_what_is_no_reason_is_refused(make_world: Any, tmp_path: Path) -> None:
     assert "--refetch 7: the store has rows 0 to 0" in world.run("--refetch", "7", ok=False).output
     with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
         store.append_tracks([Track("s", "a", state=State.FETCHED)])
-        assert wanted_again(store, RECIPE, {"old-decoder"}).tolist() == [False]
+        assert wanted_again(Config(), store, {"old-decoder"}).tolist() == [False]
+        assert wanted_again(Config(), store, {"teacher"}).tolist() == [True]

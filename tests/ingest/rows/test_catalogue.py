@@ -246,6 +246,8 @@ def of_changed_files(store: FeatureStore) -> list[SourceTrack]:
     states = [State.FETCHED, State.FETCHED, State.FETCHED, State.FAILED]
     store.update_tracks([0, 1, 2, 3], audio=["a", "b", "c", ""], error=["", "", "", "is not audio"], state=states)
     store.write_segment_teacher([0, 1], [segments(0), segments(1)])
+    other = store.add_segment_set("other", hop_samples=240_000, model="aa")
+    other.write([1, 2], [segments(1), segments(2)])
     store.features(Recipe.from_config(AudioConfig())).commit([0, 1, 2], [480_000] * 3, [""] * 3)
     return [bare("a", "2-0-"), bare("b", "1-1-"), bare("c", "2-2-", title="C"), bare("d", "2-3-")]
 
@@ -254,7 +256,9 @@ def test_a_changed_file_loses_what_heard_the_one_before(store: FeatureStore) -> 
     after = of_changed_files(store)
     counts = bring_in(store, after)
     assert counts == CatalogueCounts(tracks=4, updated=3, changed_audio=3, bare=3)
-    assert store.n_segment_teacher().tolist() == [0, 3, 0, 0]
+    assert {name: store.segment_vectors(name).counts().tolist() for name in store.segment_sets()} == {
+        "t": [0, 3, 0, 0], "other": [0, 3, 0, 0],
+    }  # fmt: skip
     assert np.isfinite(store.teacher()).all(axis=1).tolist() == [False, True, False, False]
     assert store.features(Recipe.from_config(AudioConfig())).made().tolist() == [False, True, False, False]
     assert store.states().tolist() == [State.FETCHED, State.FETCHED, State.FETCHED, State.LISTED]
@@ -327,6 +331,7 @@ def snapshot(store: FeatureStore) -> list[Any]:
     names = ("track_id", "item_id", "title", "artist", "audio", "error")
     of_segments = [store.segment_teacher(at).tobytes() for at in range(store.n_tracks)]
     made = [store.features(recipe).n_samples().tolist() for recipe in store.recipes().values()]
+    made += [store.segment_vectors(name).counts().tolist() for name in store.segment_sets()]
     return [*(store.strings(n) for n in names), store.states().tolist(), store.teacher().tobytes(), of_segments, made]
 
 

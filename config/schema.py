@@ -92,7 +92,7 @@ class TeacherConfig(Section):
     name: str = "unknown"
     """Name that is recorded in the store and in the exported ONNX, such as `dclap-epoch-36`."""
     model: LocalPath | None = None
-    """The teacher's ONNX, for `ingest.vectors: teacher`."""
+    """The teacher's ONNX. Where it is set, `featurize` has it hear every segment."""
     hop_length_stft: Annotated[PositiveInt, Unit("samples")] = 480
     """Hop of the mel of a teacher that takes one; 320 made the vectors of AudioMuse-AI up to v0.8. A teacher that takes
     a waveform does not need it.
@@ -108,8 +108,8 @@ class IngestConfig(Section):
     """Where vectors and audio come from, and how audio is fetched."""
 
     vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
-    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of
-    teacher.model, run over folder.path; table: a file of ids and vectors.
+    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; table: a file of ids and
+    vectors; none: every track of `source` gets a row, and `featurize --teacher` makes the vectors (before: `teacher`).
     """
     source: Annotated[str, Choice("student_clap.config.servers")] = "jellyfin"
     """Source of the audio: a media server, whose section of this name has to be filled in, or a folder."""

@@ -85,11 +85,11 @@ def _moved(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--probe-tracks", hidden=True, expose_value=False)
 @click.option("--all", "all_failures", is_flag=True, help="With --verify: list every failure.")
 def ingest(config: Config, **given: Any) -> None:
-    """Bring teacher vectors into the store, and fetch the audio that they belong to.
+    """Bring tracks and their teacher vectors into the store, and fetch their audio.
 
-    Vectors come from AudioMuse-AI's database or its HTTP interface, from a table, or from a teacher's ONNX
-    (ingest.vectors); audio from a media server or a folder (ingest.source). May be run again at any time: it fetches
-    only what is missing.
+    Vectors come from AudioMuse-AI's database or its HTTP interface, or from a table (ingest.vectors); where there are
+    none, featurize --teacher makes them. Audio comes from a media server or a folder (ingest.source). May be run again
+    at any time: it fetches only what is missing.
     """
     options = IngestOptions(**given)
     # Only now is it known which sections must have their variables set.

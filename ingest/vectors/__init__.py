@@ -1,3 +1,3 @@
-"""Where teacher vectors come from: AudioMuse-AI's database or HTTP interface, tables, a teacher over a folder.
-Writes nothing.
+"""Where teacher vectors come from: AudioMuse-AI's database or HTTP interface, tables; else the source of audio names the
+tracks. Writes nothing.
 """

@@ -83,7 +83,7 @@ def test_verify_tells_apart_where_files_are_and_what_was_removed(make_world: Any
     part.write_bytes(bytes(3000))
     report = world.run("--verify").stdout
     found = values(report)
-    assert found["segments"] == "7 vectors, of 2 tracks"
+    assert found["segments"] == "test-teacher: 7 vectors, of 2 tracks"
     assert found["audio"].startswith("2 files present (")
     assert "2 missing, 1 of them (" in found["audio"]
     assert found["audio"].endswith(f"where they lie, the others in {world.home / 'audio'}")

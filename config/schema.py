@@ -98,6 +98,11 @@ class TeacherConfig(Section):
     a waveform does not need it.
     """
 
+    @property
+    def declared_hop(self) -> int | None:
+        """`hop_length_stft` where the user set it; else None, and the model's file may say."""
+        return self.hop_length_stft if "hop_length_stft" in self.model_fields_set else None
+
 
 class IngestConfig(Section):
     """Where vectors and audio come from, and how audio is fetched."""

@@ -1,17 +1,8 @@
 """`ingest --probe teacher.onnx`: did this model make the vectors? A few tracks are embedded again and compared.
 
 The tracks are spread over the rows, one out of every n-th part, because a library that two models have analysed was
-mostly analysed by one and then by the other. Every track's cosine to its stored vector is judged by itself:
-
-    from SAME, 0.995   the same model behind the same front-end. Another decoder or resampler changes less: production's
-                       vectors come back at 0.9999 and above. The rest is room for a file that was encoded again since.
-    from NEAR, 0.95    the same model behind another front-end: 0.97 to 0.99 is usual between STFT hops and between mels
-                       (AudioMuse-AI up to v0.8 used a hop of 320 samples, later ones 480); a student would have to be
-                       very good to come here.
-    below              another model, or another recording.
-
-Nine tracks of ten decide (MOST), so that a file that was replaced does not; between one and nine of ten it is a
-mixture. A teacher that takes a mel is asked with the other hop too where its own does not fit.
+mostly analysed by one and then by the other. The cosines are judged by `teacher.verdict`. A teacher that takes a mel is
+asked with the other hop too where its own does not fit.
 
 Guarantee: reads only, but for audio that is fetched into the cache. Cost: the model's time for the tracks, twice where
 two hops are tried; 15 s of one core for four minutes of music is usual.
@@ -36,18 +27,15 @@ from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config
 from student_clap.featurize.audio.decode import DecodeError, decode
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
+from student_clap.featurize.teacher.verdict import MOST, SAME, describe, verdict
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, SourceError, StoppedError
 from student_clap.ingest.sources.base import AudioSource, Wanted
 from student_clap.ingest.sources.open import open_source
 from student_clap.ingest.vectors.base import VectorSourceError, parse_vector
-from student_clap.ingest.vectors.folder import declared_hop
 from student_clap.ingest.vectors.open import KINDS, open_vector_source
 from student_clap.store import FeatureStore
 
-SAME = 0.995
-NEAR = 0.95
-MOST = 0.9
 SEED = 0
 _TRIES = 4  # tracks looked at in one part of the rows
 _WORST = 5  # tracks shown
@@ -97,7 +85,7 @@ def report(config: Config, model: Path, n_tracks: int, server_name: str | None =
 def _report(config: Config, model: Path, n_tracks: int, server_name: str | None) -> str:
     cores = available_cores()
     n_workers = min(cores, n_tracks, 8)
-    teacher = Teacher(model, hop_samples=declared_hop(config), threads=max(1, cores // n_workers))
+    teacher = Teacher(model, hop_samples=config.teacher.declared_hop, threads=max(1, cores // n_workers))
     server_id, parts, where = _candidates(config, n_tracks, server_name)
     sample = _with_audio(config, server_id, parts)
     found = {teacher.hop_samples: _cosines(teacher, sample, n_workers)}
@@ -106,47 +94,6 @@ def _report(config: Config, model: Path, n_tracks: int, server_name: str | None)
         for hop in teacher.other_hops():
             found[hop] = _cosines(teacher.with_hop(hop), sample, n_workers)
     return "\n".join(_lines(model, where, sample, found, n_tracks))
-
-
-def verdict(cosines: dict[int | None, npt.NDArray[np.float64]]) -> str:
-    """The conclusion from the cosines, in a sentence or two.
-
-    Args:
-        cosines: for every hop that was tried (None: the model takes waveforms) [track], the same tracks each time; not
-            empty.
-    """
-    for hop, of_hop in cosines.items():
-        if np.mean(of_hop >= SAME) >= MOST:
-            odd = int(np.count_nonzero(of_hop < SAME))
-            tail = f" {odd} of {len(of_hop)} differ: their files may have been replaced since." if odd else ""
-            if hop == next(iter(cosines)):
-                return f"the same model made the vectors.{tail}"
-            return f"the same model made the vectors, with STFT hop {hop}: set teacher.hop_length_stft: {hop}.{tail}"
-    # best: [track] by whichever hop fits it best
-    best = np.max(list(cosines.values()), axis=0)
-    same = best >= SAME
-    n, n_same = len(best), int(np.count_nonzero(same))
-    if n_same >= MOST * n:
-        each = ", ".join(f"{int(np.count_nonzero(c >= SAME))} with hop {hop}" for hop, c in cosines.items())
-        return f"the same model made the vectors, but behind two front-ends: {each}."
-    if np.mean(best >= NEAR) >= MOST:
-        if n_same > (1 - MOST) * n:
-            return (
-                f"the same model, but {n - n_same} of {n} tracks behind another front-end or from other files (cosine"
-                f" {best[~same].min():.3f} to {best[~same].max():.3f})."
-            )
-        hops = ", ".join(str(hop) for hop in cosines if hop is not None)
-        return (
-            "the same model behind another front-end (0.97 to 0.99 is usual between two), or a student very close to it"
-            + (f"; no hop that was tried fits exactly ({hops})." if hops else ".")
-        )
-    if n_same > (1 - MOST) * n:
-        return (
-            f"a mixture: {n_same} of {n} vectors are this model's, {n - n_same} are another's (cosine"
-            f" {best[~same].min():.3f} to {best[~same].max():.3f}). Let AudioMuse-AI analyse the library again with one"
-            " model, or distil from audio with ingest.vectors: teacher."
-        )
-    return f"another model made the vectors (median cosine {np.median(best):.3f})."
 
 
 def _candidates(config: Config, n_tracks: int, server_name: str | None) -> tuple[str, list[list[Probed]], str]:
@@ -309,24 +256,19 @@ def _lines(
     if not embedded:
         yield "verdict: none; no track's audio could be found"
         return
-    compared: dict[str, npt.NDArray[np.floating]] = {
-        "its own input" if hop is None else f"STFT hop {hop}": cosines for hop, (cosines, _) in found.items()
-    }
+    compared = {hop: cosines for hop, (cosines, _) in found.items()}
+    others = None
     if len(embedded) > 1:
         # grams: [stored, embedded]; off the diagonal the tracks differ
         grams = np.stack([t.stored for t, _ in embedded]) @ np.stack([v for _, v in embedded]).T
-        compared["of different tracks"] = grams[~np.eye(len(embedded), dtype=bool)]
-    rows = [
-        (name, *(f"{value:.4f}" for value in (cosines.min(), np.median(cosines), cosines.max())))
-        for name, cosines in compared.items()
-    ]
-    yield screen.table(rows, ("cosine to the stored vectors", "min", "median", "max"), right=(1, 2, 3), indent=2)
+        others = grams[~np.eye(len(embedded), dtype=bool)]
+    yield describe(compared, others)
     best = np.max([cosines for cosines, _ in found.values()], axis=0)
     worst = np.argsort(best, kind="stable")[:_WORST]
     yield f"  the {len(worst)} worst:"
     yield screen.table([(f"{best[i]:.4f}", embedded[i][0].track_id, embedded[i][0].title) for i in worst], indent=4)
     caution = "" if len(embedded) >= min(10, n_wanted) else f" (of {len(embedded)} tracks only)"
-    yield f"verdict{caution}: {verdict({hop: cosines for hop, (cosines, _) in found.items()})}"
+    yield f"verdict{caution}: {verdict(compared)}"
 
 
 def _named(track: Probed) -> str:

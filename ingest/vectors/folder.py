@@ -71,7 +71,7 @@ class TeacherFolder:
         self._n_workers = min(cores, _MOST_TRACKS_AT_ONCE)
         try:
             self._teacher = Teacher(
-                config.teacher.model, hop_samples=declared_hop(config), threads=max(1, cores // self._n_workers)
+                config.teacher.model, hop_samples=config.teacher.declared_hop, threads=max(1, cores // self._n_workers)
             )
         except TeacherError as error:
             raise VectorSourceError(error.message) from error
@@ -209,11 +209,6 @@ class TeacherFolder:
     def _proceed(self) -> None:
         if self._stop.is_set():
             raise StoppedError
-
-
-def declared_hop(config: Config) -> int | None:
-    """teacher.hop_length_stft where the user set it; else None, and the model's file may say."""
-    return config.teacher.hop_length_stft if "hop_length_stft" in config.teacher.model_fields_set else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Whose vectors are these: the verdicts, and the command over a store, a database and a folder."""
+"""Whose vectors are these: the command over a store, a database and a folder."""
 
 from __future__ import annotations
 
@@ -8,45 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-
 from loopback.mel_teachers import write_mel_teacher
 from loopback.schema import Server, vector_bytes
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher
-from student_clap.ingest.reports.probe import verdict
-
-RNG = np.random.default_rng(0)
-
-
-def around(centre: float, n: int, width: float = 0.0005) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return centre + width * RNG.uniform(-1, 1, n)
-
-
-@pytest.mark.parametrize(
-    ("cosines", "said"),
-    [
-        ({None: around(0.9995, 20)}, "the same model made the vectors."),
-        ({None: np.r_[around(0.9995, 19), 0.6]}, "the same model made the vectors. 1 of 20 differ"),
-        ({480: around(0.98, 20), 320: around(0.9995, 20)}, "with STFT hop 320: set teacher.hop_length_stft: 320."),
-        (
-            {480: np.r_[around(0.9995, 12), around(0.98, 8)], 320: np.r_[around(0.98, 12), around(0.9995, 8)]},
-            "two front-ends: 12 with hop 480, 8 with hop 320.",
-        ),
-        ({480: around(0.98, 20), 320: around(0.975, 20)}, "another front-end"),
-        ({None: np.r_[around(0.9995, 12), around(0.97, 8)]}, "8 of 20 tracks behind another front-end"),
-        ({None: np.r_[around(0.9995, 12), around(0.8, 8)]}, "a mixture: 12 of 20 vectors are this model's, 8 are"),
-        (
-            {480: np.r_[around(0.98, 12), around(0.8, 8)], 320: np.r_[around(0.9995, 12), around(0.8, 8)]},
-            "a mixture: 12",
-        ),
-        ({None: around(0.8, 20)}, "another model made the vectors (median cosine 0.80"),
-        ({480: around(0.02, 20), 320: around(0.01, 20)}, "another model made the vectors (median cosine 0.02"),
-    ],
-)
-def test_verdicts(cosines: dict[int | None, Any], said: str) -> None:
-    assert said in verdict(cosines)
 
 
 def with_vectors_of(world: Any, tmp_path: Path, models: list[Teacher]) -> None:

@@ -36,8 +36,7 @@ from student_clap.store import Recipe
 from student_clap.store.layout.segments import segment_starts
 
 _BANDS = frozenset(preset.n_mels for preset in MEL_PRESETS.values())
-_BATCH_SEGMENTS = {CPU: 4}  # as many as keep a core's caches; a GPU wants more
-_GPU_BATCH_SEGMENTS = 32
+_GPU_SEGMENTS = 32  # of a run; a core is a fifth slower with four than with one (docs/log.md)
 Vectors = npt.NDArray[np.float32]
 
 
@@ -53,7 +52,13 @@ class Teacher:
     """An open teacher."""
 
     def __init__(
-        self, path: Path, *, hop_samples: int | None = None, threads: int = 0, provider: str = AUTO
+        self,
+        path: Path,
+        *,
+        hop_samples: int | None = None,
+        threads: int = 0,
+        provider: str = AUTO,
+        at_once: int | None = None,
     ) -> None:
         """Open the model.
 
@@ -62,6 +67,7 @@ class Teacher:
             hop_samples: of the STFT of a mel model; None takes what the file says, else 480.
             threads: inside one run; 0 takes every core, callers that run tracks in parallel want 1.
             provider: where it computes, see `onnx.providers`. AUTO takes a GPU where one can be started.
+            at_once: segments of a run, where the graph leaves its batch open; None takes 1 on a CPU, 32 elsewhere.
 
         Raises:
             TeacherError: there is no such file, onnxruntime cannot load it or does not offer the provider, or the model
@@ -80,9 +86,16 @@ class Teacher:
             raise _refusal(path, declaration)
         hop = hop_samples or (spec.recipe.hop_samples if spec.declared else whole.hop_samples)
         self._spec = replace(spec, recipe=whole if spec.waveform else _with_mel_of(whole, spec.recipe, hop))
+        wanted = at_once or (1 if self.provider == CPU else _GPU_SEGMENTS)
+        self._at_once = wanted if spec.any_batch else 1
         self._mels: dict[int, LogMel] = {}
         if not spec.waveform:
             _check_hop(path, self._spec)
+
+    @property
+    def session(self) -> OnnxSession:
+        """The open model, for who measures it bare."""
+        return self._session
 
     @property
     def recipe(self) -> Recipe:
@@ -117,7 +130,10 @@ class Teacher:
     def with_hop(self, hop_samples: int) -> Teacher:
         """The same open model behind a mel of another hop."""
         other = object.__new__(type(self))
-        other.path, other.provider, other._session, other._mels = self.path, self.provider, self._session, {}
+        other.path, other.provider, other._session, other._at_once = (
+            self.path, self.provider, self._session, self._at_once,
+        )  # fmt: skip
+        other._mels = {}
         other._spec = replace(self._spec, recipe=replace(self.recipe, hop_samples=hop_samples))
         return other
 
@@ -182,11 +198,10 @@ class Teacher:
             self._mels[recipe.segment_hop_samples] = LogMel(recipe)
         segments = replace(self._spec, recipe=recipe).segments(samples, self._mels[recipe.segment_hop_samples])
         _, first, position = np.unique(starts, return_index=True, return_inverse=True)
-        at_once = _BATCH_SEGMENTS.get(self.provider, _GPU_BATCH_SEGMENTS) if self._spec.any_batch else 1
         parts = []
-        for begin in range(0, len(first), at_once):
+        for begin in range(0, len(first), self._at_once):
             between()
-            parts.append(self._run(segments.batch(first[begin : begin + at_once])))
+            parts.append(self._run(segments.batch(first[begin : begin + self._at_once])))
         return np.concatenate(parts)[position].astype(np.float32, copy=False)
 
     def _run(self, batch: npt.NDArray[np.float32]) -> Vectors:

@@ -124,10 +124,7 @@ def verify(config: Config, *, deep: bool) -> None:
     for finding in faults:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {one_line(names[finding.row])})" if 0 <= finding.row < len(names) else ""
-        echo(
-            f"{finding.kind}: {finding.recipe or 'track table'}, {where}{track}: "
-            f"{one_line(finding.detail, limit=_WHOLE)}"
-        )
+        echo(f"{finding.kind}: {finding.where}, {where}{track}: {one_line(finding.detail, limit=_WHOLE)}")
     for remark in _uncounted(findings):
         echo(f"remark: {remark}")
     how = _extent(deep=deep) if n_tracks >= 0 else "only metadata were read: repair these first, then verify again"
@@ -180,7 +177,7 @@ def repair_store(config: Config, *, deep: bool) -> None:
     with progress("shard", label="verify") as bar:
         done = repair_path(config.store.path, deep=deep, advance=bar.advance)
     for finding in done.left:
-        echo(f"left: {finding.kind}: {finding.recipe or 'track table'}: {one_line(finding.detail, limit=_WHOLE)}")
+        echo(f"left: {finding.kind}: {finding.where}: {one_line(finding.detail, limit=_WHOLE)}")
     parts = [
         f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
         f"{done.orphans} uncounted shards removed",

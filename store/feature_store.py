@@ -8,6 +8,7 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import uuid
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays import segment_vectors
+from student_clap.store import teachers
+from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.features import (
     NOT_MADE,
     STRIPS,
@@ -42,6 +43,8 @@ from student_clap.store.arrays.metadata import (
     set_rows,
     write_document,
 )
+from student_clap.store.arrays.segment_sets import SegmentSet
+from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import (
     STRING_COLUMNS,
     TABLE_COLUMNS,
@@ -52,6 +55,7 @@ from student_clap.store.arrays.tracks import (
     array,
     committed_rows,
     create_table,
+    fill_vectors,
     read_column,
     read_strings,
     update_column,
@@ -195,6 +199,17 @@ class FeatureStore:
         root, _ = open_root(storage, "r+")
         return _features(storage, root, recipe, committed_rows(root))
 
+    @classmethod
+    def segment_writer(cls, path: StoragePath, name: str) -> SegmentVectors:
+        """The set of segment vectors of that name, to write chunks while another process holds the store for writing.
+
+        For the tasks of a stage: they call `write_chunk` on rows that no other task has, and never `commit`.
+        """
+        storage = open_storage(path)
+        root, attributes = open_root(storage, "r+")
+        sets = teachers.all_sets(storage, root, attributes)
+        return SegmentVectors(root, storage, committed_rows(root), teachers.chosen(sets, name))
+
     def close(self) -> None:
         """Give the writer's lock back."""
         if self._lock is not None:
@@ -231,7 +246,10 @@ class FeatureStore:
 
     @teacher_name.setter
     def teacher_name(self, name: str) -> None:
-        self._attributes = set_attributes(self._storage, {"teacher_name": name})
+        changes = {"teacher_name": name}
+        if self.n_segment_teacher().any():
+            changes = teachers.renamed(self._attributes, name)
+        self._attributes = set_attributes(self._storage, changes)
 
     # --- the track table
 
@@ -301,36 +319,109 @@ class FeatureStore:
         if state is not None:
             update_column(array(self._root, "state"), at, np.array(state, np.uint8))
 
-    # --- the teacher's vectors of segments
+    def write_teacher(self, rows: Sequence[int], vectors: npt.NDArray[np.float32]) -> list[int]:
+        """Write the teacher's vectors of those of `rows` that have none. Returns these rows.
 
-    def n_segment_teacher(self) -> npt.NDArray[np.int32]:
-        """[track] how many segments have a teacher vector of their own; 0 none."""
-        return segment_vectors.counts(self._root, self.n_tracks)
-
-    def segment_teacher(self, row: int, n_segments: int | None = None) -> npt.NDArray[np.float16]:
-        """Teacher vectors of the segments of `row`, [segment, 512]; [0, 512] where there are none.
-
-        `n_segments` is the row's entry of `n_segment_teacher`, which is read where it is not given.
+        Args:
+            rows: the tracks.
+            vectors: [track, 512], unit length.
 
         Raises:
-            CorruptShardError: they are counted, but damaged or gone.
+            CorruptColumnError: a chunk that holds some of `rows` is damaged.
+            StoreError: a vector is not finite or not of unit length, or a chunk cannot be written.
         """
-        n_segments = int(self.n_segment_teacher()[row]) if n_segments is None else n_segments
-        if not n_segments:
-            return np.empty((0, EMBEDDING_DIM), np.float16)
-        return segment_vectors.read(self._root, row, n_segments)
+        return fill_vectors(array(self._root, "teacher"), list(rows), np.asarray(vectors, np.float32))
+
+    # --- the teachers' vectors of segments
+
+    def segment_sets(self) -> list[str]:
+        """Names of the sets of segment vectors, one per teacher, sorted. Raises CorruptColumnError."""
+        return sorted(self._taught_sets())
+
+    def segment_vectors(self, name: str | None = None) -> SegmentVectors:
+        """The set of segment vectors of that name; None: the only one.
+
+        Raises:
+            StoreError: there is none, or there are several to choose from; the message lists them.
+        """
+        return self._vectors_of(teachers.chosen(self._taught_sets(), name))
+
+    def add_segment_set(self, name: str, *, hop_samples: int, model: str) -> SegmentVectors:
+        """The set of segment vectors of that name, made where it is not there; the store is open for writing.
+
+        Args:
+            name: of the teacher, as `teachers.slug` gives it.
+            hop_samples: from start to start at 48 kHz; divides production's 240000.
+            model: digest of the teacher's file; one that is there without a digest takes this one.
+
+        Raises:
+            StoreError: the name or hop cannot be, or the set is there with another hop or of another model.
+        """
+        there = self._taught_sets()
+        found = teachers.wanted_set(there, name, hop_samples=hop_samples, model=model)
+        if found is None:
+            found = SegmentSet.at(name, model=model, hop_samples=hop_samples)
+            segment_sets.create_segment_vectors(self._storage, self.n_tracks, found)
+        elif found.model != model:
+            found = dataclasses.replace(found, model=model)
+            folder = self._storage / found.folder if found.folder else self._storage
+            written = set_attributes(folder, {"model" if found.folder else teachers.MODEL: model})
+            self._attributes = self._attributes if found.folder else written
+        return self._vectors_of(found)
+
+    def remove_segment_set(self, name: str) -> int:
+        """Remove the set of segment vectors of that name; the store is open for writing.
+
+        Returns:
+            How many tracks had some.
+
+        Raises:
+            StoreError: there is none of that name.
+        """
+        found = teachers.chosen(self._taught_sets(), name)
+        n_tracks = int(np.count_nonzero(self._vectors_of(found).counts()))
+        segment_sets.remove_segment_vectors(self._storage, found)
+        if not found.folder:
+            self._attributes = set_attributes(self._storage, {teachers.MODEL: ""})
+        return n_tracks
+
+    def stored_segment_sets(self) -> list[SegmentVectors]:
+        """All sets, also one of the root that counts no vectors any more; for code that looks at their files."""
+        return [self._vectors_of(of) for of in self._sets().values()]
+
+    def n_segment_teacher(self) -> npt.NDArray[np.int32]:
+        """[track] how many segment vectors each track has in the set that a source brought in; 0 none."""
+        return self._vectors_of(segment_sets.ROOT).counts()
+
+    def segment_teacher(self, row: int, n_segments: int | None = None) -> npt.NDArray[np.float16]:
+        """The vectors of `row` in the set that a source brought in, as `SegmentVectors.read` gives them."""
+        return self._vectors_of(segment_sets.ROOT).read(row, n_segments)
 
     def write_segment_teacher(self, rows: list[int], vectors: list[npt.NDArray[np.float16]]) -> None:
-        """Write [segment, 512] unit vectors for each of `rows`; [0, 512] takes a track's away.
+        """Write [segment, 512] unit vectors that a source brought in for `rows`; [0, 512] takes a track's away.
 
         Raises:
             StoreError: a shape or value that cannot be.
         """
-        if not any(len(v) for v in vectors) and not segment_vectors.has_segment_vectors(self._root):
+        if any(len(v) for v in vectors):
+            if not segment_sets.has_segment_vectors(self._root):
+                segment_sets.create_segment_vectors(self._storage, self.n_tracks)
+            if changes := teachers.brought(self._attributes):
+                self._attributes = set_attributes(self._storage, changes)
+        elif not segment_sets.has_segment_vectors(self._root):
             return
-        if not segment_vectors.has_segment_vectors(self._root):
-            segment_vectors.create_segment_vectors(self._storage, self.n_tracks)
-        segment_vectors.write(self._root, rows, vectors)
+        self._vectors_of(segment_sets.ROOT).write(rows, vectors)
+
+    def _sets(self) -> dict[str, SegmentSet]:
+        return teachers.all_sets(self._storage, self._root, self._attributes)
+
+    def _taught_sets(self) -> dict[str, SegmentSet]:
+        """Without one of the root that counts no vectors."""
+        counted = self.n_segment_teacher().any()
+        return {name: of for name, of in self._sets().items() if of.folder or counted}
+
+    def _vectors_of(self, of: SegmentSet) -> SegmentVectors:
+        return SegmentVectors(self._root, self._storage, self.n_tracks, of)
 
     # --- features
 
@@ -379,9 +470,15 @@ class FeatureStore:
         return _features(self._storage, self._root, recipe, self.n_tracks)
 
     def outdate_features(self, rows: list[int]) -> None:
-        """Record in every recipe that `rows` have no features yet: their audio is new, so featurize makes them."""
+        """Record that nothing was made of `rows` yet: their audio is new, so featurize makes it.
+
+        That is the features of every recipe, and the segment vectors of every set that featurize writes.
+        """
         for recipe in self.recipes().values():
             self.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
+        for vectors in self.stored_segment_sets():
+            if vectors.set.folder:
+                vectors.commit(rows, [0] * len(rows))
 
     # --- inside
 
@@ -397,44 +494,45 @@ class FeatureStore:
         """The one-dimensional arrays and the teacher's vectors, for code that looks at their chunks."""
         return [array(self._root, name) for name in self._columns()]
 
-    def segment_vector_rows(self) -> set[int]:
-        """Rows whose segment vectors are there, counted or not."""
-        return segment_vectors.rows_with_a_file(self._storage)
-
     def _columns(self) -> list[str]:
         """The arrays that count tracks, without those of shards."""
         there = self._storage.folders()
-        names = [name for name in (*TABLE_COLUMNS, segment_vectors.COUNTS) if name in there]
+        names = [name for name in (*TABLE_COLUMNS, segment_sets.COUNTS) if name in there]
+        names += [of.counts for of in teachers.group_sets(self._storage, there).values()]
         for recipe in self.recipes():
             columns = present_columns(self._storage / "features" / recipe)
             names += [f"features/{recipe}/{column}" for column in columns]
         return names
 
-    def _sharded(self) -> list[str]:
-        """The arrays that have a file per track."""
-        there = [segment_vectors.VECTORS] if segment_vectors.VECTORS in self._storage.folders() else []
-        return there + [f"features/{recipe}/{STRIPS}" for recipe in self.recipes()]
+    def _sharded(self) -> dict[str, str]:
+        """The arrays that have a file per track -> the column that says which of them count."""
+        there = self._storage.folders()
+        found = {segment_sets.VECTORS: segment_sets.COUNTS} if segment_sets.VECTORS in there else {}
+        found |= {of.vectors: of.counts for of in teachers.group_sets(self._storage, there).values()}
+        return found | {f"features/{recipe}/{STRIPS}": f"features/{recipe}/n_samples" for recipe in self.recipes()}
 
     def _sweep(self) -> None:
         """Remove temporary files of a killed writer, and arrays that were never finished."""
         self._storage.sweep(unfinished=True)
         groups = [f"features/{name}" for name in (self._storage / "features").folders()]
+        columns = self._columns()
+        taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
+        groups += [segment_sets.GROUP, *taught] if taught else []
         chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]
-        for name in ("features", *groups, *chunks, *self._sharded()):
+        sharded = self._sharded()
+        for name in ("features", *groups, *chunks, *sharded):
             (self._storage / name).sweep()
-        for name in self._columns():
+        for name in columns:
             (self._storage / name).sweep()
             (self._storage / name / "c").sweep()
-        for name in self._sharded():
-            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, name))
+        for name, column in sharded.items():
+            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, column))
 
-    def _counted(self, sharded: str) -> set[int]:
-        """The rows whose file in that array the table counts; none where that cannot be read."""
-        parent = sharded.rpartition("/")[0]
-        column = segment_vectors.COUNTS if sharded == segment_vectors.VECTORS else f"{parent}/n_samples"
+    def _counted(self, column: str) -> set[int]:
+        """The rows that a column of counts or lengths counts; none where it cannot be read."""
         try:
             return set(np.flatnonzero(read_column(array(self._root, column), 0, self.n_tracks) > 0).tolist())
-        except StoreError:
+        except (StoreError, KeyError):
             return set()
 
     def _resize(self, n_tracks: int) -> None:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import zarr
 
-from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import STRIPS, present_columns
 from student_clap.store.arrays.metadata import Document, is_sealed, read_document
+from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, set_members
 from student_clap.store.arrays.tracks import TABLE_COLUMNS
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptMetadataError, StoreError
@@ -24,11 +24,13 @@ def member_folders(storage: Storage) -> list[Storage]:
     """The folders of all groups and arrays of the store that are there or have to be.
 
     Raises:
-        CorruptMetadataError: the zarr.json of a recipe's group is damaged.
+        CorruptMetadataError: the zarr.json of the group of a recipe or of a set of segment vectors is damaged.
     """
     there = storage.folders()
     folders = [storage, *(storage / name for name in TABLE_COLUMNS)]
-    folders += [storage / name for name in segment_vectors.SEGMENT_COLUMNS if name in there]
+    folders += [storage / name for name in SEGMENT_COLUMNS if name in there]
+    if GROUP in there:
+        folders += set_members(storage)
     if "features" in there:
         folders.append(storage / "features")
     for name, document in recipe_documents(storage / "features").items():

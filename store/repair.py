@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store.arrays import segment_vectors
+from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
@@ -80,10 +80,12 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
         done: counts to add to; None begins with zeros.
     """
     done = done or Repaired()
-    vectors = sorted({f.row for f in findings if f.kind in ("damaged segment vectors", "orphan segment vectors")})
-    if vectors:
-        store.write_segment_teacher(vectors, [np.empty((0, EMBEDDING_DIM), np.float16)] * len(vectors))
-    done.segment_vectors += len(vectors)
+    for vectors in store.stored_segment_sets():
+        mine = [f for f in findings if f.segment_set == vectors.name]
+        rows = sorted({f.row for f in mine if f.kind in ("damaged segment vectors", "orphan segment vectors")})
+        if rows:
+            vectors.write(rows, [np.empty((0, EMBEDDING_DIM), np.float16)] * len(rows))
+        done.segment_vectors += len(rows)
     for name, recipe in store.recipes().items():
         features = store.features(recipe)
         mine = [f for f in findings if f.recipe == name and f.row >= 0 and f.kind != "unreadable file"]
@@ -137,9 +139,12 @@ def _repair_metadata(storage: Storage) -> int:
 def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None:
     """The zarr.json of the array in `folder` as a new store would have it; None where it is not an array."""
     name = str(folder).removeprefix(str(storage)).strip("/")
-    make: Callable[[zarr.Group], None] = create_table
-    if name in segment_vectors.SEGMENT_COLUMNS:
-        make = segment_vectors.segment_arrays(n_tracks)
+    make: Callable[[zarr.Group], None] | None = create_table
+    if name in segment_sets.SEGMENT_COLUMNS or name.partition("/")[0] == segment_sets.GROUP:
+        try:
+            make = segment_sets.remake(storage, name, n_tracks)
+        except CorruptMetadataError:
+            return None
     elif name.startswith("features/") and name.count("/") == 2:
         try:
             recipe = Recipe.from_attributes(read_document(folder.parent)["attributes"]["recipe"])
@@ -148,8 +153,11 @@ def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None
         make = feature_arrays(recipe, n_tracks)
     elif name not in TABLE_COLUMNS:
         return None
+    if make is None:
+        return None
     document = describe(make)[name]
-    document["shape"] = [n_tracks, *document["shape"][1:]]
+    if "shape" in document:
+        document["shape"] = [n_tracks, *document["shape"][1:]]
     return _with_the_shards_codec(document, folder) if folder.name == STRIPS else document
 
 

@@ -16,10 +16,18 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
-from student_clap.store.arrays.tracks import STRING_COLUMNS, State, absent_chunks, chunk_spans, read_column
+from student_clap.store.arrays.segment_sets import GROUP
+from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.store.arrays.tracks import (
+    STRING_COLUMNS,
+    UNIT_TOLERANCE,
+    State,
+    absent_chunks,
+    chunk_spans,
+    read_column,
+)
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import member_folders
 from student_clap.store.storage.base import Storage, StoragePath
@@ -58,6 +66,12 @@ class Finding:
     recipe: str  # "" for those of the track table
     row: int  # -1 for those of a whole array or recipe
     detail: str
+    segment_set: str = ""  # the teacher's name, for faults of its segment vectors
+
+    @property
+    def where(self) -> str:
+        """The part of the store that it is in."""
+        return f"segment vectors of {self.segment_set}" if self.segment_set else self.recipe or "track table"
 
     @property
     def is_fault(self) -> bool:
@@ -78,8 +92,8 @@ class DamagedChunk:
     @property
     def finding(self) -> Finding:
         """It as a fault."""
-        parts = self.column.split("/")
-        return Finding(self.kind, parts[1] if len(parts) == 3 else "", -1, self.why)
+        group, _, name = self.column.rpartition("/")[0].partition("/")
+        return Finding(self.kind, name if group == "features" else "", -1, self.why, name if group == GROUP else "")
 
 
 def verify_path(
@@ -127,13 +141,15 @@ def verify_metadata(path: StoragePath) -> list[Finding]:
         return [Finding("unreadable file", "", -1, error.message)]
 
     def look(folder: Storage) -> list[Finding]:
-        recipe = folder.parent.name if str(folder.parent.parent) == str(storage / "features") else ""
+        around = str(folder.parent.parent)
+        recipe = folder.parent.name if around == str(storage / "features") else ""
+        of = folder.parent.name if around == str(storage / GROUP) else ""
         try:
             read_document(folder, sealed=sealed)
         except CorruptMetadataError as error:
-            return [Finding("damaged metadata", recipe, -1, error.message)]
+            return [Finding("damaged metadata", recipe, -1, error.message, of)]
         except UnreadableError as error:
-            return [Finding("unreadable file", recipe, -1, error.message)]
+            return [Finding("unreadable file", recipe, -1, error.message, of)]
         return []
 
     return [finding for found in storage.each(look, folders) for finding in found]
@@ -150,7 +166,8 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
     columns = _Columns({column.path: column for column in store.columns()}, store.n_tracks)
     columns.damaged += damaged_chunks(store, deep=deep)
     findings = list(_table(columns))
-    findings += _segment_vectors(store, columns, deep=deep)
+    for vectors in store.stored_segment_sets():
+        findings += _segment_vectors(vectors, columns, deep=deep)
     for name, recipe in store.recipes().items():
         stored = store.stored_fingerprint(name)
         if stored != recipe.fingerprint:
@@ -236,42 +253,42 @@ def _table(columns: _Columns) -> Iterator[Finding]:
     for begin, vectors in columns.blocks("teacher"):
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         for row, norm in enumerate(norms, begin):
-            if known[row] and states[row] != State.FAILED and not abs(norm - 1) < 1e-3:
+            if known[row] and states[row] != State.FAILED and not abs(norm - 1) < UNIT_TOLERANCE:
                 yield Finding("no vector", "", row, f"the teacher's vector has length {norm:.3g}, expected 1")
 
 
-def _segment_vectors(store: FeatureStore, columns: _Columns, *, deep: bool) -> Iterator[Finding]:
-    if segment_vectors.COUNTS not in columns.members:
-        return
-    counts, known = columns.read(segment_vectors.COUNTS)
+def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) -> Iterator[Finding]:
+    name, longest = vectors.name, vectors.set.max_segments
+    counts, known = columns.read(vectors.set.counts)
     try:
-        files = store.segment_vector_rows()
+        files = vectors.rows_with_a_file()
     except UnreadableError as error:
-        yield Finding("unreadable file", "", -1, f"{error.message}. No segment vectors were looked at")
+        yield Finding("unreadable file", "", -1, f"{error.message}. No segment vectors were looked at", name)
         return
     for row in sorted(files - set(np.flatnonzero(counts | ~known).tolist())):
-        yield Finding("orphan segment vectors", "", row, "segment vectors that the table does not count")
-    for row in range(store.n_tracks):
+        yield Finding("orphan segment vectors", "", row, "segment vectors that the table does not count", name)
+    for row in range(columns.n_tracks):
         if not known[row]:
             # Any vector's checksum is that of all of the track's.
             if deep and row in files:
-                yield from _read_segment_vectors(store, row, 1)
-        elif not 0 <= counts[row] <= segment_vectors.MAX_SEGMENTS:
-            reason = f"{counts[row]} segments, expected at most {segment_vectors.MAX_SEGMENTS}"
-            yield Finding("damaged segment vectors", "", row, reason)
+                yield from _read_segment_vectors(vectors, row, 1)
+        elif not 0 <= counts[row] <= longest:
+            reason = f"{counts[row]} segments, expected at most {longest}"
+            yield Finding("damaged segment vectors", "", row, reason, name)
         elif counts[row] and deep:
-            yield from _read_segment_vectors(store, row, int(counts[row]))
+            yield from _read_segment_vectors(vectors, row, int(counts[row]))
         elif counts[row] and row not in files:
-            yield Finding("damaged segment vectors", "", row, "segment vectors are counted, but there is no file")
+            reason = "segment vectors are counted, but there is no file"
+            yield Finding("damaged segment vectors", "", row, reason, name)
 
 
-def _read_segment_vectors(store: FeatureStore, row: int, n_segments: int) -> Iterator[Finding]:
+def _read_segment_vectors(vectors: SegmentVectors, row: int, n_segments: int) -> Iterator[Finding]:
     try:
-        store.segment_teacher(row, n_segments)
+        vectors.read(row, n_segments)
     except CorruptShardError as error:
-        yield Finding("damaged segment vectors", "", row, _reason(error))
+        yield Finding("damaged segment vectors", "", row, _reason(error), vectors.name)
     except UnreadableError as error:
-        yield Finding("unreadable file", "", row, error.message)
+        yield Finding("unreadable file", "", row, error.message, vectors.name)
 
 
 def _features(features: Features, columns: _Columns, *, deep: bool, advance: Callable[[], None]) -> Iterator[Finding]:

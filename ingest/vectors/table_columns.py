@@ -24,7 +24,7 @@ from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.ingest.id_map import IdMap
 from student_clap.ingest.vectors.base import UNIT_TOLERANCE, VectorSourceError
-from student_clap.store.arrays.segment_vectors import MAX_SEGMENTS
+from student_clap.store.arrays.segment_sets import MAX_SEGMENTS
 
 IDS, SEGMENTS, COUNTS = "track_id", "segment_teacher", "n_segments"
 VECTOR_NAMES = ("teacher", "embedding", "vector")

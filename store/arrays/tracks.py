@@ -24,11 +24,12 @@ from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import CHECKSUM, WHOLE
 from student_clap.store.storage.base import HasStorage, Storage
-from student_clap.store.storage.errors import CorruptColumnError
+from student_clap.store.storage.errors import CorruptColumnError, StoreError
 
 _CHUNK_ROWS = 65_536
 TEXT_CHUNK_ROWS = 4096  # a chunk of texts is rewritten for every batch of new rows, and is read as Python objects
 _TEACHER_CHUNK_ROWS = 1024  # 2 MiB
+UNIT_TOLERANCE = 1e-3  # of the length of the teacher's vectors
 STRING_COLUMNS = ("track_id", "server_id", "item_id", "title", "artist", "album", "audio", "error")
 TABLE_COLUMNS = (*STRING_COLUMNS, "teacher", "state")
 _UNREADABLE = (ValueError, RuntimeError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
@@ -158,6 +159,31 @@ def update_column(column: zarr.Array[Any], rows: npt.NDArray[np.int64], values: 
         if not np.array_equal(block[rows[here] - begin], values[here]):
             block[rows[here] - begin] = values[here]
             column[begin:stop] = block
+
+
+def fill_vectors(column: zarr.Array[Any], rows: list[int], vectors: npt.NDArray[np.float32]) -> list[int]:
+    """Write [row, 512] unit vectors into those of `rows` whose entry is not finite. Returns these rows.
+
+    Raises:
+        CorruptColumnError: a chunk that holds some of `rows` is damaged or gone.
+        StoreError: a vector is not finite or not of unit length, or a chunk cannot be written.
+    """
+    if vectors.shape != (len(rows), column.shape[1]):
+        raise StoreError(f"{len(rows)} rows, but the vectors are {list(vectors.shape)}")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    for row, length in zip(rows, lengths, strict=True):
+        if not abs(length - 1) < UNIT_TOLERANCE:
+            raise StoreError(f"row {row}: the teacher's vector has length {length:.3g}, expected 1")
+    at = np.asarray(rows, np.int64)
+    empty = np.zeros(len(rows), np.bool_)
+    for chunk in np.unique(at // column.chunks[0]):
+        begin = int(chunk) * column.chunks[0]
+        here = at // column.chunks[0] == chunk
+        block = read_column(column, begin, min(begin + column.chunks[0], column.shape[0]))
+        empty[here] = ~np.isfinite(block[at[here] - begin]).all(axis=1)
+    update_column(column, at[empty], vectors[empty])
+    filled: list[int] = at[empty].tolist()
+    return filled
 
 
 def chunk_spans(begin: int, end: int, chunk: int) -> list[tuple[int, int]]:

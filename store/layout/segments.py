@@ -5,10 +5,15 @@ Source: AudioMuse-AI, tasks/clap_analyzer.py (described in the original README, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.schema import AudioConfig
 from student_clap.store.layout.recipe import Recipe
+
+PRODUCTION = Recipe.from_config(AudioConfig())  # a segment of 10 s every 5 s, of at most 600 s
 
 
 def segment_starts(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:
@@ -42,3 +47,34 @@ def segment_starts(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:
 def segment_count(n_samples: int, recipe: Recipe) -> int:
     """Number of segments of a track of `n_samples`."""
     return len(segment_starts(n_samples, recipe))
+
+
+def grid_starts(n_samples: int, recipe: Recipe, hop_samples: int) -> npt.NDArray[np.int64]:
+    """First sample of every segment of a grid that is as fine as production's, or finer.
+
+    It is production's rule with another hop: 0, hop, 2 hop, ..., and then the tail, which is last and may repeat the
+    one before. Production's own segments are among them.
+
+    Args:
+        n_samples: as of `segment_starts`.
+        recipe: gives segment and production's hop, samples.
+        hop_samples: from start to start; divides production's hop.
+
+    Returns:
+        [segment] int64.
+
+    Raises:
+        ValueError: the hop is not positive or does not divide production's; or as `segment_starts` does.
+    """
+    if hop_samples <= 0 or recipe.segment_hop_samples % hop_samples:
+        raise ValueError(f"a hop of {hop_samples} samples; expected one that divides {recipe.segment_hop_samples}")
+    return segment_starts(n_samples, replace(recipe, segment_hop_samples=hop_samples))
+
+
+def most_segments(hop_samples: int) -> int:
+    """Segments of the longest track that production hears, on a grid of that hop.
+
+    >>> most_segments(240_000), most_segments(120_000)
+    (120, 238)
+    """
+    return len(grid_starts(PRODUCTION.max_samples + 1, PRODUCTION, hop_samples))

@@ -13,7 +13,7 @@ from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.arrays import features as features_module
-from student_clap.store.arrays import segment_vectors
+from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.metadata import WHOLE, read_document, write_document
 from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.layout.strip import strip_frames
@@ -94,7 +94,7 @@ def test_columns_that_nothing_was_written_to_have_their_chunks_as_rows_are_added
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "COLUMN_CHUNK_ROWS", 4)
-    monkeypatch.setattr(segment_vectors, "COUNT_CHUNK_ROWS", 4)
+    monkeypatch.setattr(segment_sets, "COUNT_CHUNK_ROWS", 4)
     path = tmp_path / "features.zarr"
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(tracks(0, 3))
@@ -116,7 +116,7 @@ def test_a_store_that_was_made_before_is_read_and_its_next_writer_completes_it(t
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(tracks(0, 3))
         store.features(RECIPE)
-        segment_vectors.create_segment_vectors(open_storage(path), 3)
+        segment_sets.create_segment_vectors(open_storage(path), 3)
     for column in LATER:
         document = read_document(path / column)
         del document["attributes"][WHOLE]

@@ -2,8 +2,8 @@
 
 The model hears the same segments in the same session, one core, rounds interleaved: bare (its inputs are there
 already), then as the task of `featurize --teacher` does it, once for tracks that have their features and once for those
-that do not. Everything that the task does counts: decoding, the mel, the strip, the store. A track's figure is the median
-of its rounds. Run `make corpus` first.
+that do not. Everything that the task does counts: decoding, the mel, the strip, the store. A track's figure is the
+median of its rounds. Run `make corpus` first.
 """
 
 from __future__ import annotations

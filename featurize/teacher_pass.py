@@ -22,6 +22,7 @@ from student_clap.featurize.cluster.registry import LOCAL
 from student_clap.featurize.cluster.task import Outcome, Taught
 from student_clap.featurize.cluster.teaching import Teaching
 from student_clap.featurize.onnx.providers import CPU, chosen
+from student_clap.featurize.onnx.segments import NORM_GUARD
 from student_clap.featurize.plan import Heard, Plan
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 from student_clap.featurize.teacher.verdict import describe, verdict
@@ -80,7 +81,6 @@ class TeacherPass:
             return
         given = [(row, taught.track) for row, taught in good if row in self.lacking and taught.track is not None]
         if given:
-            self.vectors.note_given()
             self.store.write_teacher([row for row, _ in given], np.stack([vector for _, vector in given]))
         for row, taught in good:
             if row not in self.lacking and taught.track is not None:
@@ -95,7 +95,8 @@ class TeacherPass:
         begin = row - row % _BLOCK_ROWS
         if self._block[0] != begin:  # tracks come about in order
             self._block = (begin, self.store.teacher(begin, begin + _BLOCK_ROWS))
-        return self._block[1][row - begin]
+        vector: npt.NDArray[np.float32] = self._block[1][row - begin]
+        return vector
 
     def __str__(self) -> str:
         hop_s = self.vectors.hop_samples / SAMPLE_RATE
@@ -133,9 +134,7 @@ class TeacherPass:
 
     def _compared(self) -> npt.NDArray[np.float64]:
         """[track] cosines of rows whose own vector came from elsewhere, also of earlier runs."""
-        rows = sorted(self.cosines)
-        if not self.vectors.gave_tracks:  # else some rows of earlier runs have this teacher's own vector
-            rows = sorted({*rows, *np.flatnonzero(self.vectors.counts()).tolist()})
+        rows = np.flatnonzero((self.vectors.counts() > 0) & ~self.store.given_vectors()).tolist()
         if len(rows) > _MOST_COMPARED:
             rows = [rows[i] for i in np.linspace(0, len(rows) - 1, _MOST_COMPARED).astype(int)]
         found = []
@@ -143,7 +142,7 @@ class TeacherPass:
             cosine = self.cosines.get(row)
             if cosine is None:
                 mean = self._mean(row)
-                cosine = float(self._stored(row) @ mean / max(np.linalg.norm(mean), 1e-9))
+                cosine = float(self._stored(row) @ mean / (np.linalg.norm(mean) + NORM_GUARD))
             if np.isfinite(cosine):
                 found.append(cosine)
         return np.array(found, np.float64)
@@ -154,7 +153,8 @@ class TeacherPass:
         # Without the row's length: of a finer grid every n-th start is production's, and the tail.
         step = 5 * SAMPLE_RATE // self.vectors.hop_samples
         own = sorted({0, *range(0, len(vectors) - 1, step), len(vectors) - 1})
-        return vectors[own].astype(np.float64).mean(axis=0)
+        mean: npt.NDArray[np.float64] = vectors[own].mean(axis=0, dtype=np.float64)
+        return mean
 
 
 def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPass:
@@ -178,6 +178,8 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPas
     teacher = _judged(wanted.model, config, grid_samples)
     name, digest = slug(wanted.name), teacher.digest
     if again and name in store.segment_sets():
+        if slug(store.teacher_name) == name:
+            store.withdraw_given_vectors()
         store.remove_segment_set(name)
     try:
         vectors = store.add_segment_set(name, hop_samples=grid_samples, model=digest)

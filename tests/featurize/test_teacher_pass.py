@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +168,7 @@ def test_rows_without_a_vector_get_it_and_what_is_there_stays(tmp_path, write_au
         assert store.segment_vectors().counts().tolist() == [1, 3, 4, 0]
         for row in (0, 2):
             np.testing.assert_allclose(store.teacher()[row], heard(model, files[row])[0], atol=1e-6)
+        assert store.given_vectors().tolist() == [True, False, True, False]
         for row in (1, 3):
             np.testing.assert_array_equal(store.teacher()[row], known)
 
@@ -210,6 +210,9 @@ def test_another_model_has_a_set_of_its_own_or_replaces_the_first(tmp_path, writ
     assert "2 heard by the teacher" in replaced.stdout
     check(tmp_path, other, files)
     check(tmp_path, other, files, name="other", grid=120_000)
+    with FeatureStore.open(tmp_path / STORE) as store:  # the first model takes what it gave with it
+        np.testing.assert_allclose(store.teacher()[1], heard(other, files[1])[0], atol=1e-6)
+        assert store.given_vectors().all()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,8 @@ def test_a_model_that_cannot_be_used_is_one_error_before_any_work(tmp_path, writ
     (tmp_path / "text.onnx").write_text("no model")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 512]) for name in ("mel", "out")]
     graph = helper.make_graph([helper.make_node("Identity", ["mel"], ["out"])], "g", ends[:1], ends[1:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "ends.onnx")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "ends.onnx")
     make_store(tmp_path, [write_audio("a.wav", 3.0)])
     before = {name for name in content(tmp_path) if "/c/" in name and "segment" in name}
     done = run(tmp_path, *arguments)

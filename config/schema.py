@@ -97,6 +97,14 @@ class TeacherConfig(Section):
     """Hop of the mel of a teacher that takes one; 320 made the vectors of AudioMuse-AI up to v0.8. A teacher that takes
     a waveform does not need it.
     """
+    hop_s: PositiveFloat = 5.0
+    """From the start of a segment to the next, for the vectors that `featurize` makes: production's 5 s, or a part of
+    it, such as 2.5: more targets per track, each 1 KB and a run of the teacher.
+    """
+    provider: str = "auto"
+    """Where the teacher computes, by the name of onnxruntime's execution provider: cpu, cuda, ... auto: a GPU where
+    onnxruntime can use one.
+    """
 
     @property
     def declared_hop(self) -> int | None:

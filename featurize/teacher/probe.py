@@ -92,14 +92,16 @@ def report(config: Config, model: Path, n_tracks: int, fetch: str) -> str:
 
 
 def _sample(store: FeatureStore, cache_dir: Path, n_tracks: int, fetch: str) -> Sample:
-    """Of each of `n_tracks` equal parts of the rows with a vector, one track whose audio is there."""
+    """Of each of `n_tracks` equal parts of the rows with a vector of a source, one track whose audio is there."""
     finite = np.zeros(store.n_tracks, np.bool_)
     for begin in range(0, store.n_tracks, _BATCH_ROWS):
         finite[begin : begin + _BATCH_ROWS] = np.isfinite(store.teacher(begin, begin + _BATCH_ROWS)).all(axis=1)
-    rows = np.flatnonzero(finite)
+    rows = np.flatnonzero(finite & ~store.given_vectors())
     if not len(rows):
         raise click.ClickException(
-            f"store {store.path} has no track vectors to compare with; those of a database come with student-clap"
+            f"store {store.path} has no track vectors to compare with but those that featurize --teacher gave"
+            if finite.any()
+            else f"store {store.path} has no track vectors to compare with; those of a database come with student-clap"
             " ingest, and where there is none, student-clap featurize --teacher makes them"
         )
     audio, sample, n_without = store.strings("audio"), Sample(), 0

@@ -22,6 +22,7 @@ from student_clap.config.schema import AudioConfig
 from student_clap.featurize import driver
 from student_clap.featurize.cluster.connection import Cluster
 from student_clap.featurize.cluster.preflight import versions
+from student_clap.featurize.plan import Selection, plan
 from student_clap.store import FeatureStore, Recipe
 
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"})
@@ -62,7 +63,7 @@ def run(folder: Path) -> driver.Totals:
     recipe, totals = Recipe.from_config(AudioConfig()), driver.Totals()
     driver.MARK_EVERY_S = 0.0  # so that there are moments between one mark and the next
     with FeatureStore.open(folder / "features.zarr", "r+") as store:
-        found = driver.plan(store, store.features(recipe), folder, driver.Selection())
+        found = plan(store, store.features(recipe), folder, Selection())
         if found.jobs:
             cluster = Cluster(HereClient(), "here")
             driver.run(cluster, store, recipe, found.jobs, 1, totals, lambda _: None, lambda _: None)

@@ -125,7 +125,10 @@ def test_rows_without_a_vector_are_not_compared(library: Library) -> None:
     assert "2 of 9 wanted tracks" in library.probe(9, "--teacher", str(model)).output
     with FeatureStore.open(library.home / "store.zarr", "r+") as store:
         store.update_tracks([0, 1], teacher=np.full((2, 512), np.nan, np.float32))
-    assert "has no track vectors to compare with" in library.probe(9, "--teacher", str(model), ok=False).output
+    assert "has no track vectors to compare with;" in library.probe(9, "--teacher", str(model), ok=False).output
+    with FeatureStore.open(library.home / "store.zarr", "r+") as store:
+        store.write_teacher([0], np.full((1, 512), 512**-0.5, np.float32))
+    assert "but those that featurize --teacher gave" in library.probe(9, "--teacher", str(model), ok=False).output
 
 
 def test_what_is_missing_is_named(library: Library) -> None:

@@ -148,3 +148,11 @@ def test_what_is_missing_is_named(serve: Any) -> None:
     said = library.run("--vectors-only", ok=False, jellyfin={"token": "${UNSET_TOKEN_3C}"}).output
     assert "jellyfin.token: the variable UNSET_TOKEN_3C is not set" in said
     assert "ingest.vectors is 'none'" in library.run("--from-database", ok=False).output
+
+
+def test_a_title_that_repeats_the_token_does_not_reach_the_store(serve: Any) -> None:
+    library = serve("jellyfin")
+    library.media.titles = dict.fromkeys(library.media.files, (f"key {library.media.token}", "A", "B"))
+    result = library.run()
+    assert library.store().strings("title") == ["key ***"] * 3
+    assert library.media.token not in result.output

@@ -1,7 +1,7 @@
 """The driver without Dask, run after run in forks of one process that has everything imported.
 
-Each line of the standard input, "FOLDER N", is one run of `FOLDER/features.zarr`, with the teacher `FOLDER/teacher.onnx`
-where there is one. At its N-th step towards the disk
+Each line of the standard input, "FOLDER N", is one run of `FOLDER/features.zarr`, with the teacher
+`FOLDER/teacher.onnx` where there is one. At its N-th step towards the disk
 the run kills itself; N = 0 lets it end. A step is a file that is opened for writing, flushed, renamed or removed, or a
 directory that is made. At every other flush half of the file is missing, as in the middle of a write.
 Answers one line: "ended STEPS" or "killed".

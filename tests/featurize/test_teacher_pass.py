@@ -116,11 +116,13 @@ def test_a_library_of_track_vectors_is_taught_killed_and_taught_again(tmp_path, 
         [COMMAND, "featurize", *options], cwd=killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, **gates.environment},
     )  # fmt: skip
-    while len(vector_files(killed)) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    try:
+        while len(vector_files(killed)) < 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert content(killed) != content(calm)
     again = run(killed, *options)
     assert again.returncode == 0, again.stderr

@@ -7,12 +7,14 @@ store ends as if it had never been killed. A bounded number of tasks is in fligh
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from student_clap.config.runtime.screen import echo, progress
 from student_clap.config.runtime.signals import Stopped, stoppable
+from student_clap.config.runtime.text import readable_duration
 from student_clap.config.schema import Config, FeaturizeConfig
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.open import dask_cluster
@@ -27,6 +29,7 @@ from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.open import open_storage
 
 MARK_EVERY_S = 2.0
+_SAY_EVERY_S = 600.0  # where there is no terminal for a bar
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,15 @@ def _run_on_a_cluster(
     totals: Totals,
     teacher: TeacherPass | None,
 ) -> None:
-    titles = store.strings("title")
+    titles, told = store.strings("title"), _Told(len(jobs))
     with stoppable(), progress("track", len(jobs), keep=True) as bar, dask_cluster(config, bar.write) as cluster:
 
         def report(outcome: Outcome) -> None:
             if teacher is not None:
                 bar.note(f"{teacher.segments} segments heard")
             bar.advance()
+            if line := told.line(outcome):
+                bar.write(line)
             track = f"row {outcome.row} {titles[outcome.row]!r}"
             if outcome.error:
                 bar.write(f"failed: {track}: {outcome.error}")
@@ -119,6 +124,29 @@ def _run_on_a_cluster(
         served = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
         echo(f"featurize: Dask scheduler {cluster.address}{served}")
         run(cluster, store, recipe, jobs, config.tracks_per_task, totals, report, bar.write, teacher)
+
+
+class _Told:
+    """How far a run is, for a log: a line every ten minutes."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self._n_jobs, self._done, self._segments = n_jobs, 0, 0
+        self._first_at = self._said_at = time.monotonic()
+
+    def line(self, outcome: Outcome) -> str:
+        """Count `outcome`; the line where it is time for one, else ""."""
+        self._done += 1
+        self._segments += outcome.taught.n_segments if outcome.taught is not None else 0
+        now = time.monotonic()
+        if sys.stderr.isatty() or now - self._said_at < _SAY_EVERY_S or self._done == self._n_jobs:
+            return ""
+        self._said_at = now
+        took_s = now - self._first_at
+        heard = f", {self._segments / took_s:.1f} segments/s" if self._segments else ""
+        left = readable_duration(took_s / self._done * (self._n_jobs - self._done))
+        return (
+            f"{self._done} of {self._n_jobs} tracks, {60 * self._done / took_s:.1f} a minute{heard}, about {left} left"
+        )
 
 
 def run(

@@ -70,6 +70,7 @@ bench: $(READY)
 	$(BIN)/python bench/students.py
 	$(BIN)/python bench/teachers.py
 	$(BIN)/python bench/embed.py --corpus "$(CORPUS)" --model "$(CORPUS)/generation-b/runs/yardstick-fold-0/student.onnx"
+	$(BIN)/python bench/teacher_pass.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --memory
 	$(BIN)/python bench/ingest.py

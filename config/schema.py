@@ -92,19 +92,32 @@ class TeacherConfig(Section):
     name: str = "unknown"
     """Name that is recorded in the store and in the exported ONNX, such as `dclap-epoch-36`."""
     model: LocalPath | None = None
-    """The teacher's ONNX, for `ingest.vectors: teacher`."""
+    """The teacher's ONNX. Where it is set, `featurize` has it hear every segment."""
     hop_length_stft: Annotated[PositiveInt, Unit("samples")] = 480
     """Hop of the mel of a teacher that takes one; 320 made the vectors of AudioMuse-AI up to v0.8. A teacher that takes
     a waveform does not need it.
     """
+    hop_s: PositiveFloat = 5.0
+    """From the start of a segment to the next, for the vectors that `featurize` makes: production's 5 s, or a part of
+    it, such as 2.5: more targets per track, each 1 KB and a run of the teacher.
+    """
+    provider: str = "auto"
+    """Where the teacher computes, by the name of onnxruntime's execution provider: cpu, cuda, ... auto: a GPU where
+    onnxruntime can use one.
+    """
+
+    @property
+    def declared_hop(self) -> int | None:
+        """`hop_length_stft` where the user set it; else None, and the model's file may say."""
+        return self.hop_length_stft if "hop_length_stft" in self.model_fields_set else None
 
 
 class IngestConfig(Section):
     """Where vectors and audio come from, and how audio is fetched."""
 
     vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
-    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of
-    teacher.model, run over folder.path; table: a file of ids and vectors.
+    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; table: a file of ids and
+    vectors; none: every track of `source` gets a row, and `featurize --teacher` makes the vectors (before: `teacher`).
     """
     source: Annotated[str, Choice("student_clap.config.servers")] = "jellyfin"
     """Source of the audio: a media server, whose section of this name has to be filled in, or a folder."""

@@ -10,9 +10,10 @@ import click
 
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo
-from student_clap.config.schema import Config, FeaturizeConfig
+from student_clap.config.schema import Config, FeaturizeConfig, TeacherConfig
 from student_clap.featurize.cluster import registry
 
+_TEACHER = {"teacher": "model", "provider": "provider", "teacher_hop": "hop_s"}  # option -> key of the section
 _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at most
 
 
@@ -33,21 +34,61 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--again", type=click.IntRange(min=0), multiple=True, metavar="ROW", help="Make this row again.")
 @click.option("--again-old-decoder", is_flag=True, help="Make again what an older rule of decoding made.")
+@click.option(
+    "--teacher",
+    metavar="ONNX",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Have this model hear every segment, and store its vectors.  [default: teacher.model]",
+)
+@click.option("--no-teacher", is_flag=True, help="Leave out the teacher that teacher.model names.")
+@click.option(
+    "--teacher-hop",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="From the start of a segment to the next, such as 2.5.  [default: teacher.hop_s, production's 5]",
+)
+@click.option(
+    "--provider",
+    metavar="NAME",
+    help="Where the teacher computes: cpu, cuda, ..., or auto.  [default: teacher.provider]",
+)
+@click.option("--again-teacher", is_flag=True, help="Remove the teacher's vectors that are there, and make all again.")
+@click.option(
+    "--probe",
+    metavar="TRACKS",
+    type=click.IntRange(min=1),
+    help="Write nothing: let the teacher hear so many tracks again, and report whether it made the stored vectors.",
+)
 @config_options(recipe=True)
 def featurize(
-    config: Config, *, retry_failed: bool, again: tuple[int, ...], again_old_decoder: bool, **places: Any
+    config: Config,
+    *,
+    retry_failed: bool,
+    again: tuple[int, ...],
+    again_old_decoder: bool,
+    again_teacher: bool,
+    no_teacher: bool,
+    probe: int | None,
+    **given: Any,
 ) -> None:
-    """Write every fetched track's log-mel into the store.
+    """Write every fetched track's log-mel into the store, and a teacher's vectors of its segments.
 
     What is there is left alone, so the command may be run again at any time.
     """
-    from student_clap.featurize.driver import Selection, featurize_store
+    wanted = {name: value for name, value in given.items() if value is not None}
+    for_teacher = {_TEACHER[name]: wanted.pop(name) for name in _TEACHER if name in wanted}
+    teacher = _teacher(config.teacher, for_teacher, no_teacher=no_teacher, again=again_teacher)
+    if probe is not None:
+        _probe(config.model_copy(update={"teacher": teacher}), probe)
+        return
+    from student_clap.featurize.driver import featurize_store
+    from student_clap.featurize.plan import Selection
 
-    settings = _settings(config.featurize, {k: v for k, v in places.items() if v is not None})
+    settings = _settings(config.featurize, wanted)
     ended = featurize_store(
-        config.model_copy(update={"featurize": settings}),
-        Selection(retry_failed, again, again_old_decoder),
-        _fetch_command(),
+        config.model_copy(update={"featurize": settings, "teacher": teacher}),
+        Selection(retry_failed, again, again_old_decoder, again_teacher),
+        _fetch_command(again, again_old_decoder=again_old_decoder),
     )
     echo(ended.closing)
     if ended.exit_code:
@@ -56,10 +97,39 @@ def featurize(
         raise ended.error
 
 
-def _fetch_command() -> str:
-    """The command that fetches the audio of this command's recipe."""
+def _probe(config: Config, n_tracks: int) -> None:
+    """`--probe`: print whether the teacher made the stored vectors."""
+    if config.teacher.model is None:
+        raise click.UsageError("--probe asks a model whether it made the vectors; name it with --teacher ONNX")
+    from student_clap.featurize.teacher.probe import report
+
+    echo(report(config, config.teacher.model, n_tracks, f"student-clap ingest --sample {n_tracks}"))
+
+
+def _fetch_command(again: tuple[int, ...], *, again_old_decoder: bool) -> str:
+    """The command that fetches the audio of this command's recipe, also of rows whose features are made."""
     recipe = click.get_current_context().params.get("recipe")
-    return f"student-clap ingest --recipe {recipe}" if recipe else "student-clap ingest"
+    words = ["student-clap ingest"]
+    words += [f"--recipe {recipe}"] if recipe else []
+    words += [f"--refetch {row}" for row in again]
+    words += ["--refetch old-decoder"] if again_old_decoder else []
+    return " ".join(words)
+
+
+def _teacher(config: TeacherConfig, given: dict[str, Any], *, no_teacher: bool, again: bool) -> TeacherConfig:
+    """`config` with the values of the command line, which win; without a model where no teacher is to hear anything."""
+    options = [f"--{name.replace('_', '-')}" for name, key in _TEACHER.items() if key in given]
+    options += ["--again-teacher"] if again else []
+    if no_teacher:
+        if options:
+            raise click.UsageError(f"--no-teacher and {options[0]} exclude one another")
+        return config.model_copy(update={"model": None})
+    if "model" in given:
+        given = {**given, "model": given["model"].expanduser()}
+    chosen = config.model_copy(update=given)
+    if options and chosen.model is None:
+        raise click.UsageError(f"{options[0]} is about the teacher; name its model with --teacher ONNX (teacher.model)")
+    return chosen
 
 
 def _settings(config: FeaturizeConfig, given: dict[str, Any]) -> FeaturizeConfig:

@@ -1,43 +1,35 @@
-"""The stage: finds the tracks that lack features, hands them to Dask, marks what comes back, and says what it did.
+"""The stage: finds the tracks that lack features, or the teacher's vectors, hands them to Dask, marks what comes back,
+and says what it did.
 
-Guarantee: a track is marked after its shard is written, by this process alone; killed at any time and run again, the
+Guarantee: a track is marked after its files are written, by this process alone; killed at any time and run again, the
 store ends as if it had never been killed. A bounded number of tasks is in flight, whatever the library's size.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import click
-import numpy as np
+from dataclasses import dataclass
 
 from student_clap.config.runtime.screen import echo, progress
 from student_clap.config.runtime.signals import Stopped, stoppable
+from student_clap.config.runtime.text import readable_duration
 from student_clap.config.schema import Config, FeaturizeConfig
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.open import dask_cluster
 from student_clap.featurize.cluster.scheduling import Flow
 from student_clap.featurize.cluster.task import Job, Outcome, Site
+from student_clap.featurize.plan import Plan, Selection, plan, segments_to_hear
+from student_clap.featurize.teacher_pass import TeacherPass, open_pass
 from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
-from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.storage.open import open_storage
 
 MARK_EVERY_S = 2.0
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The rows that are made although they were tried before."""
-
-    retry_failed: bool = False
-    again: tuple[int, ...] = ()
-    again_old_decoder: bool = False  # those that an older rule of decoding made
+_SAY_EVERY_S = 600.0  # where there is no terminal for a bar
 
 
 @dataclass(frozen=True)
@@ -50,22 +42,12 @@ class Ended:
 
 
 @dataclass
-class Plan:
-    """The rows to make, and why the others are left."""
-
-    jobs: list[Job] = field(default_factory=list)
-    made: int = 0  # there already
-    waiting: int = 0  # no audio yet
-    lost: int = 0  # fetched once, but the file is not where the store says
-    failed: int = 0  # earlier, and not asked for again
-
-
-@dataclass
 class Totals:
     """The figures of a run."""
 
     made: int = 0
     failed: int = 0
+    done: int = 0  # jobs that ended with what they were to make, or with a failure
     unreadable: int = 0  # audio that is there, or was; left as it is
     audio_s: float = 0.0
     cpu_s: float = 0.0
@@ -73,82 +55,98 @@ class Totals:
 
 
 def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
-    """Make the features that the store lacks; see `plan` for which. Prints as it goes.
+    """Make the features, and the teacher's vectors, that the store lacks; see `plan` for which. Prints as it goes.
 
     Args:
-        config: the store, the recipe and the cluster.
+        config: the store, the recipe, the cluster, and the teacher, if `teacher.model` is set.
         selection: what else is made.
         fetch: the command that fetches audio again.
 
     Raises:
-        StoreError: the store cannot be opened for writing.
-        click.ClickException: a row or a setting cannot be.
+        StoreError: the store cannot be opened for writing, or has another teacher's vectors under this one's name.
+        click.ClickException: a row or a setting cannot be, or the teacher's model cannot be used.
     """
     recipe = Recipe.from_config(config.audio)
     with FeatureStore.open(config.store.path, "r+") as store:
-        found = plan(store, store.features(recipe), config.ingest.cache_dir, selection)
+        teacher = open_pass(config, store, again=selection.again_teacher) if config.teacher.model is not None else None
+        heard = None if teacher is None else teacher.heard
+        found = plan(store, store.features(recipe), config.ingest.cache_dir, selection, heard)
         totals, exit_code, stopped_by = Totals(), 0, ""
         error: ClusterError | StoreError | None = None
         if found.jobs:
             echo(
-                f"featurize: {len(found.jobs)} tracks to make, recipe {recipe.name} ({recipe.n_mels} mels, "
-                f"n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
+                f"featurize: {sum(job.strip for job in found.jobs)} tracks to make, recipe {recipe.name} "
+                f"({recipe.n_mels} mels, n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
             )
             try:
-                _run_on_a_cluster(config.featurize, store, recipe, found.jobs, totals)
+                if teacher is not None:
+                    echo(f"featurize: {sum(job.vectors for job in found.jobs)} tracks for {teacher}")
+                    teacher.begin(found.renewed)
+                _run_on_a_cluster(config.featurize, store, recipe, found.jobs, totals, teacher)
             except Stopped as stop:
                 exit_code, stopped_by = stop.exit_code, str(stop)
             except ClusterError as failure:
                 error, stopped_by = failure, "the cluster's failure"
             except StoreError as failure:
                 error, stopped_by = failure, "the store's failure"
-        return Ended(closing_line(found, totals, store.features(recipe), fetch, stopped_by), exit_code, error)
+            if teacher is not None and error is None:
+                for line in teacher.lines():
+                    echo(line)
+        closing = closing_line(found, totals, store.features(recipe), fetch, stopped_by, teacher)
+        return Ended(closing, exit_code, error)
 
 
 def _run_on_a_cluster(
-    config: FeaturizeConfig, store: FeatureStore, recipe: Recipe, jobs: list[Job], totals: Totals
+    config: FeaturizeConfig,
+    store: FeatureStore,
+    recipe: Recipe,
+    jobs: list[Job],
+    totals: Totals,
+    teacher: TeacherPass | None,
 ) -> None:
-    titles = store.strings("title")
+    titles, told = store.strings("title"), _Told(len(jobs))
     with stoppable(), progress("track", len(jobs), keep=True) as bar, dask_cluster(config, bar.write) as cluster:
 
         def report(outcome: Outcome) -> None:
+            if teacher is not None:
+                bar.note(f"{teacher.segments} segments heard")
             bar.advance()
+            if line := told.line(outcome):
+                bar.write(line)
             track = f"row {outcome.row} {titles[outcome.row]!r}"
             if outcome.error:
                 bar.write(f"failed: {track}: {outcome.error}")
             if outcome.remark:
                 bar.write(f"warning: {track}: {outcome.remark}")
+            if outcome.taught is not None and outcome.taught.error:
+                bar.write(f"not heard: {track}: {outcome.taught.error}")
 
         served = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
         echo(f"featurize: Dask scheduler {cluster.address}{served}")
-        run(cluster, store, recipe, jobs, config.tracks_per_task, totals, report, bar.write)
+        run(cluster, store, recipe, jobs, config.tracks_per_task, totals, report, bar.write, teacher)
 
 
-def plan(store: FeatureStore, features: Features, cache_dir: Path, selection: Selection) -> Plan:
-    """Sort the store's rows into what is to be made and what is not. Reads columns only; touches no audio.
+class _Told:
+    """How far a run is, for a log: a line every ten minutes."""
 
-    Raises:
-        click.ClickException: a row of `selection.again` is not in the store.
-    """
-    if unknown := [row for row in selection.again if not 0 <= row < store.n_tracks]:
-        raise click.ClickException(f"--again {unknown[0]}: the store has rows 0 to {store.n_tracks - 1}")
-    n_samples, states, audio = features.n_samples(), store.states(), store.strings("audio")
-    again = set(selection.again)
-    if selection.again_old_decoder:
-        again |= set(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
-    found = Plan()
-    for row in range(store.n_tracks):
-        wanted = row in again or n_samples[row] == 0 or (selection.retry_failed and n_samples[row] == FAILED)
-        if not wanted:
-            found.made += int(n_samples[row] > 0)
-            found.failed += int(n_samples[row] == FAILED)
-        elif states[row] not in (State.FETCHED, State.GONE) or not audio[row]:
-            found.waiting += int(states[row] in (State.LISTED, State.FETCHED))
-        elif not (path := cache_dir / audio[row]).exists():
-            found.lost += 1
-        else:
-            found.jobs.append(Job(row, str(path.resolve())))
-    return found
+    def __init__(self, n_jobs: int) -> None:
+        self._n_jobs, self._done, self._segments = n_jobs, 0, 0
+        self._first_at = self._said_at = time.monotonic()
+
+    def line(self, outcome: Outcome) -> str:
+        """Count `outcome`; the line where it is time for one, else ""."""
+        self._done += 1
+        self._segments += outcome.taught.n_segments if outcome.taught is not None else 0
+        now = time.monotonic()
+        if sys.stderr.isatty() or now - self._said_at < _SAY_EVERY_S or self._done == self._n_jobs:
+            return ""
+        self._said_at = now
+        took_s = now - self._first_at
+        heard = f", {self._segments / took_s:.1f} segments/s" if self._segments else ""
+        left = readable_duration(took_s / self._done * (self._n_jobs - self._done))
+        return (
+            f"{self._done} of {self._n_jobs} tracks, {60 * self._done / took_s:.1f} a minute{heard}, about {left} left"
+        )
 
 
 def run(
@@ -160,30 +158,38 @@ def run(
     totals: Totals,
     report: Callable[[Outcome], None],
     say: Callable[[str], None],
+    teacher: TeacherPass | None = None,
 ) -> None:
-    """Make the features of `jobs`.
+    """Make the features of `jobs`, and have `teacher` hear those that ask for it.
 
     `totals` counts, and `report` is called with, each outcome once it is marked; also when the run is broken off. `say`
-    is told what happens to the cluster.
+    is told what happens to the cluster, and beforehand what the teacher will cost.
 
     Raises:
         ClusterError: the cluster is lost or of no use; see `Flow.outcomes`.
         StoreError: the disk is full, or what was made cannot be marked.
     """
     features = store.features(recipe)
-    site = Site(store.address, store.uuid, store.n_tracks, recipe)
-    flow = Flow(cluster, site, jobs, tracks_per_task, open_storage(store.address) / f"features/{recipe.name}/mel", say)
+    site = Site(store.address, store.uuid, store.n_tracks, recipe, None if teacher is None else teacher.teaching)
+    n_segments = 0 if teacher is None else segments_to_hear(jobs, teacher.teaching.grid_samples)
+    mel = open_storage(store.address) / f"features/{recipe.name}/mel"
+    flow = Flow(cluster, site, jobs, tracks_per_task, mel, say, n_segments)
     begin = time.perf_counter()
     waiting: list[Outcome] = []
     marked_at = begin
 
     def mark() -> None:
         learnt = [o for o in waiting if o.n_samples != NOT_MADE]
-        features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
+        if learnt:
+            features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
+        if teacher is not None:
+            teacher.record(waiting)
         for outcome in waiting:
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)
-            totals.unreadable += int(outcome.n_samples == NOT_MADE)
+            unreadable = outcome.n_samples == NOT_MADE and bool(outcome.error)
+            totals.unreadable += int(unreadable)
+            totals.done += int(not unreadable)
             totals.audio_s += max(outcome.n_samples, 0) / recipe.sample_rate
             totals.cpu_s += outcome.cpu_s
             report(outcome)
@@ -201,7 +207,14 @@ def run(
         totals.wall_s = time.perf_counter() - begin
 
 
-def closing_line(found: Plan, totals: Totals, features: Features, fetch: str, stopped_by: str = "") -> str:
+def closing_line(
+    found: Plan,
+    totals: Totals,
+    features: Features,
+    fetch: str,
+    stopped_by: str = "",
+    teacher: TeacherPass | None = None,
+) -> str:
     """One line.
 
     Args:
@@ -210,6 +223,7 @@ def closing_line(found: Plan, totals: Totals, features: Features, fetch: str, st
         features: the recipe's.
         fetch: the command that fetches audio again.
         stopped_by: what broke the run off.
+        teacher: that heard tracks.
     """
     made = f"{totals.made} tracks made"
     if totals.made:
@@ -229,11 +243,13 @@ def closing_line(found: Plan, totals: Totals, features: Features, fetch: str, st
     ):
         if number:
             parts.append(f"{number} {what}")
+    if teacher is not None:
+        parts += teacher.summary(found, fetch)
     minutes = float(features.n_samples().clip(0).sum()) / features.recipe.sample_rate / 60
     if minutes:
         size_mb = features.stored_bytes() / 1e6
         parts.append(f"store {size_mb:.1f} MB, {size_mb / minutes:.3f} MB per minute")
     if stopped_by:
-        to_go = len(found.jobs) - totals.made - totals.failed
+        to_go = len(found.jobs) - totals.done
         parts.append(f"stopped by {stopped_by} with {to_go} to go; run it again")
     return f"featurize: {', '.join(parts)}"

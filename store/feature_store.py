@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import teachers
-from student_clap.store.arrays import segment_sets
+from student_clap.store.arrays import given_vectors, segment_sets
 from student_clap.store.arrays.features import (
     NOT_MADE,
     STRIPS,
@@ -30,6 +31,7 @@ from student_clap.store.arrays.features import (
     create_features,
     present_columns,
 )
+from student_clap.store.arrays.given_vectors import mark_given
 from student_clap.store.arrays.metadata import (
     WHOLE,
     Document,
@@ -53,10 +55,10 @@ from student_clap.store.arrays.tracks import (
     array,
     committed_rows,
     create_table,
-    fill_vectors,
     read_column,
     read_strings,
     update_column,
+    without_vector,
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
@@ -314,6 +316,7 @@ class FeatureStore(SegmentStore):
                 raise KeyError(f"{name} is not a text column; there are {', '.join(STRING_COLUMNS)}")
             update_column(array(self._root, name), at, np.array(values, dtype=np.dtypes.StringDType()))
         if teacher is not None:
+            mark_given(self._storage, self._root, self.n_tracks, at, by_us=False)
             update_column(array(self._root, "teacher"), at, np.asarray(teacher, np.float32))
         if state is not None:
             update_column(array(self._root, "state"), at, np.array(state, np.uint8))
@@ -329,7 +332,22 @@ class FeatureStore(SegmentStore):
             CorruptColumnError: a chunk that holds some of `rows` is damaged.
             StoreError: a vector is not finite or not of unit length, or a chunk cannot be written.
         """
-        return fill_vectors(array(self._root, "teacher"), list(rows), np.asarray(vectors, np.float32))
+        given, column = np.asarray(vectors, np.float32), array(self._root, "teacher")
+        empty = without_vector(column, list(rows), given)
+        at = np.asarray(rows, np.int64)[empty]
+        mark_given(self._storage, self._root, self.n_tracks, at, by_us=True)
+        update_column(column, at, given[empty])
+        filled: list[int] = at.tolist()
+        return filled
+
+    def given_vectors(self) -> npt.NDArray[np.bool_]:
+        """[track] whether its vector was written by `write_teacher`, and not by a source. Raises CorruptColumnError."""
+        return given_vectors.given(self._root, self.n_tracks)
+
+    def withdraw_given_vectors(self) -> None:
+        """Take away the vectors that `write_teacher` wrote. Raises CorruptColumnError, StoreError."""
+        rows = np.flatnonzero(self.given_vectors()).tolist()
+        self.update_tracks(rows, teacher=np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
 
     # --- features
 
@@ -405,7 +423,7 @@ class FeatureStore(SegmentStore):
     def _columns(self) -> list[str]:
         """The arrays that count tracks, without those of shards."""
         there = self._storage.folders()
-        names = [name for name in (*TABLE_COLUMNS, segment_sets.COUNTS) if name in there]
+        names = [name for name in (*TABLE_COLUMNS, given_vectors.GIVEN, segment_sets.COUNTS) if name in there]
         names += [of.counts for of in teachers.group_sets(self._storage, there).values()]
         for recipe in self.recipes():
             columns = present_columns(self._storage / "features" / recipe)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import zarr
 
 from student_clap.store.arrays.features import STRIPS, present_columns
+from student_clap.store.arrays.given_vectors import GIVEN
 from student_clap.store.arrays.metadata import Document, is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, set_members
 from student_clap.store.arrays.tracks import TABLE_COLUMNS
@@ -28,7 +29,7 @@ def member_folders(storage: Storage) -> list[Storage]:
     """
     there = storage.folders()
     folders = [storage, *(storage / name for name in TABLE_COLUMNS)]
-    folders += [storage / name for name in SEGMENT_COLUMNS if name in there]
+    folders += [storage / name for name in (GIVEN, *SEGMENT_COLUMNS) if name in there]
     if GROUP in there:
         folders += set_members(storage)
     if "features" in there:

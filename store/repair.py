@@ -14,6 +14,7 @@ import zarr
 
 from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
+from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
@@ -148,6 +149,8 @@ def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None
             make = segment_sets.remake(storage, name, n_tracks)
         except CorruptMetadataError:
             return None
+    elif name == GIVEN:
+        make = given_column(n_tracks)
     elif name.startswith("features/") and name.count("/") == 2:
         try:
             recipe = Recipe.from_attributes(read_document(folder.parent)["attributes"]["recipe"])

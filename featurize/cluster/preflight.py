@@ -1,8 +1,9 @@
 """The preflight check of a worker, before it gets tracks: versions, the store, the audio. Runs in the worker.
 
 Guarantee: a worker on a node without the mounts, or with another installation, makes nothing and fails nothing. The
-check does what the tasks will do: it writes a file next to the shards, which the driver looks for, and reads audio.
-Cost: the import of what the tasks need, and about 20 ms, once per worker process.
+check does what the tasks will do: it writes a file next to the shards, which the driver looks for, reads audio, and has
+the teacher hear two segments, where there is one.
+Cost: the import of what the tasks need, and about 20 ms, once per worker process; with a teacher its loading.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from student_clap.config.runtime.machine import keep_worker_memory
 from student_clap.featurize.cluster.task import Site, read_fault
+from student_clap.featurize.cluster.teaching import Trial, try_teacher
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
@@ -36,6 +38,7 @@ class Report:
     remarks: tuple[str, ...]  # worth saying, no more
     trial: str = ""  # file that was written next to the shards
     job: str = ""  # the batch job that it runs in
+    teacher: Trial | None = None  # where one is to hear tracks
 
 
 @functools.cache
@@ -72,7 +75,10 @@ def preflight(
         return Report(host, faults, (), job=job)
     trial, fault = _try_store(site, open_storage(trial_folder))
     faults = tuple(f for f in (fault, *(read_fault(Path(path), whole=False) for path in audio)) if f)
-    return Report(host, faults, tuple(differences.values()), trial, job)
+    heard = try_teacher(site.teaching) if site.teaching is not None and not faults else None
+    if heard is not None and heard.fault:
+        faults = (heard.fault,)
+    return Report(host, faults, tuple(differences.values()), trial, job, heard)
 
 
 def _try_store(site: Site, folder: Storage) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from student_clap.config.runtime.text import one_line
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
-from student_clap.featurize.cluster.task import Job, Outcome, Site, make_features, read_fault
+from student_clap.featurize.cluster.task import Job, Outcome, Site, Taught, make_features, read_fault
 from student_clap.featurize.cluster.workers import WorkerPool
 from student_clap.store.arrays.features import FAILED, NOT_MADE
 from student_clap.store.storage.base import Storage
@@ -32,15 +32,27 @@ _QUARANTINE_AFTER = 2  # times that a track's worker went away
 _SILENCE_S = 600.0
 _KILLER = "its worker died more than once, most likely for lack of memory; raise featurize.memory_limit"
 _MOST_UNREADABLE = 20  # files in a row
+_MOST_UNHEARD = 20  # tracks in a row on which the teacher's model fails
 
 
 class Flow:
-    """One run's tasks. Iterate over `outcomes`."""
+    """One run's tasks. Iterate over `outcomes`.
+
+    Args:
+        cluster: where they run.
+        site: where the work goes.
+        jobs: one per track.
+        tracks_per_task: jobs of a task.
+        trial_folder: a folder that workers write to.
+        say: told what happens to the cluster, and what the teacher will cost.
+        n_segments: that the teacher is to hear, as far as that is known.
+    """
 
     def __init__(
         self, cluster: Cluster, site: Site, jobs: list[Job], tracks_per_task: int, trial_folder: Storage,
-        say: Callable[[str], None],
+        say: Callable[[str], None], n_segments: int = 0,
     ) -> None:  # fmt: skip
+        self._n_segments = n_segments  # 0 once its cost is said
         self._cluster, self._site, self._per_task = cluster, site, tracks_per_task
         self._workers = WorkerPool(cluster, site, [job.audio for job in jobs], trial_folder, say)
         self._say, self._heard_at = say, time.monotonic()
@@ -51,7 +63,7 @@ class Flow:
         self._alone: Future[list[Outcome]] | None = None  # of a quarantined job
         self._cancelled: dict[int, int] = {}  # row -> times
         self._orphaned: dict[int, int] = {}  # row -> times
-        self._unreadable = 0
+        self._unreadable = self._unheard = 0
         self._no_room = ""  # the words of a worker that found the disk full
 
     def outcomes(self) -> Iterator[list[Outcome]]:
@@ -95,6 +107,10 @@ class Flow:
         """Submit as much as the healthy workers can have at hand."""
         if self._workers.gathering:
             return
+        if self._n_segments and self._workers.healthy:
+            if cost := self._workers.teacher_cost(self._n_segments):
+                self._say(cost)
+            self._n_segments = 0
         room = sum(self._workers.healthy.values()) * _TASKS_PER_THREAD
         while len(self._running) < room and self._alone is None and (self._again or self._fresh):
             if self._again:
@@ -135,7 +151,7 @@ class Flow:
             elif times < _QUARANTINE_AFTER:
                 self._again.append(task)
             elif alone and times >= 2 * _QUARANTINE_AFTER:
-                blamed.append(Outcome(task[0].row, FAILED, _KILLER, 0.0))
+                blamed.append(_failed(task[0], _KILLER))
             else:
                 self._quarantined.append(task[0])
         return blamed
@@ -204,7 +220,7 @@ class Flow:
         else:
             self._quarantined.append(task[0])
             return []
-        return [Outcome(task[0].row, FAILED, reason, 0.0)]
+        return [_failed(task[0], reason)]
 
     def _judge(self, outcomes: list[Outcome], jobs: dict[int, Job]) -> list[Outcome]:
         """Keep what was learnt about tracks; what a worker could not even try is another worker's."""
@@ -213,6 +229,7 @@ class Flow:
             if not outcome.worker:
                 learnt.append(outcome)
                 self._unreadable = 0
+                self._check_teacher(outcome)
             elif outcome.no_room:
                 self._no_room = outcome.error
             elif fault := read_fault(Path(jobs[outcome.row].audio), whole=False):
@@ -225,3 +242,21 @@ class Flow:
                 self._workers.dismiss(outcome.worker, outcome.error)
                 self._again.append([jobs[outcome.row]])
         return learnt
+
+    def _check_teacher(self, outcome: Outcome) -> None:
+        """Raise ClusterError where its model fails on every track."""
+        if outcome.taught is None:
+            return
+        self._unheard = self._unheard + 1 if outcome.taught.model_failed else 0
+        if self._unheard >= _MOST_UNHEARD:
+            raise ClusterError(
+                f"the teacher fails on {self._unheard} tracks in a row; the last: {outcome.taught.error}. What is made"
+                " is kept"
+            )
+
+
+def _failed(job: Job, reason: str) -> Outcome:
+    """A track that is blamed. Features that were there are as good as before."""
+    if job.strip:
+        return Outcome(job.row, FAILED, reason, 0.0)
+    return Outcome(job.row, NOT_MADE, "", 0.0, taught=Taught(error=reason))

@@ -1,7 +1,8 @@
-"""One Dask task: a few tracks from file to shard. Runs in a worker; needs no torch.
+"""One Dask task: a few tracks from file to shard, and to the teacher's vectors. Runs in a worker; needs no torch.
 
-Idempotent: a task that is run twice writes the same shards. It returns outcomes and marks nothing; the driver does.
-What fails around a track (a mount that is gone, a full disk) is told apart from what is wrong with the track itself.
+A track is decoded once, whatever is made of it. Idempotent: a task that is run twice writes the same files. It returns
+outcomes and marks nothing; the driver does. What fails around a track (a mount that is gone, a full disk) is told apart
+from what is wrong with the track itself.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ import errno
 import functools
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from student_clap.featurize.audio.decode import DecodeError, decode_with_remark
+from student_clap.config.runtime.text import one_line
+from student_clap.featurize.audio.decode import DecodeError, Samples, decode_with_remark
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.cluster.teaching import Teaching, teacher_of
+from student_clap.featurize.teacher.model import NoVectorError, TeacherError
 from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
+from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.errors import StoreError
@@ -34,6 +40,7 @@ class Site:
     store_uuid: str
     n_tracks: int
     recipe: Recipe
+    teaching: Teaching | None = None  # the teacher that hears tracks, if one does
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,20 @@ class Job:
 
     row: int
     audio: str  # path as the worker sees it
+    strip: bool = True  # whether its features are made
+    vectors: bool = False  # whether the teacher hears it
+    n_samples: int = 0  # of the features that are there, where they are not made
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The teacher's answer to a track."""
+
+    n_segments: int = 0  # vectors that were written; 0 where the teacher gave none
+    error: str = ""  # why it gave none
+    model_failed: bool = False  # it is the model that raised the error
+    track: npt.NDArray[np.float32] | None = field(default=None, compare=False)  # [512] unit, the track's own
+    wall_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +70,13 @@ class Outcome:
     """The outcome of a job."""
 
     row: int
-    n_samples: int  # FAILED where there are no features; NOT_MADE where nothing was learnt about the track
+    n_samples: int  # FAILED where there are no features; NOT_MADE where nothing was learnt about them
     error: str  # "" where there are
     cpu_s: float
     worker: str = ""  # address of the worker that met a fault which is not the track's; `error` says which
     no_room: bool = False  # the fault is a full disk, which all workers share
     remark: str = ""  # how much of the file is damaged or missing, where it was made all the same
+    taught: Taught | None = None  # where the teacher was to hear it
 
 
 @functools.lru_cache(maxsize=4)
@@ -62,8 +84,13 @@ def _tools(site: Site) -> tuple[Features, LogMel]:
     return FeatureStore.shard_writer(site.store_path, site.recipe), LogMel(site.recipe)
 
 
+@functools.lru_cache(maxsize=4)
+def _segment_writer(site: Site, name: str) -> SegmentVectors:
+    return FeatureStore.segment_writer(site.store_path, name)
+
+
 def make_features(site: Site, jobs: list[Job]) -> list[Outcome]:
-    """Decode, transform and write each job's track. A file that gives no audio is an outcome, not an error."""
+    """Decode each job's track, and write what it asks for. A file that gives no audio is an outcome, not an error."""
     return [_make(site, job) for job in jobs]
 
 
@@ -80,17 +107,42 @@ def _make(site: Site, job: Job) -> Outcome:
     # A disk or a network that fails in the middle looks like a damaged file to a decoder.
     if (trouble or remark) and (fault := read_fault(path, whole=True)):
         return _not_made(job, fault)
-    if trouble:
+    if trouble and job.strip:
         return Outcome(job.row, FAILED, trouble, time.process_time() - begin)
+    if trouble:  # its features are good
+        return Outcome(job.row, NOT_MADE, "", time.process_time() - begin, taught=Taught(error=trouble))
     try:
-        features, log_mel = _tools(site)
-        features.write_strip(job.row, log_mel.codes(samples), len(samples))
+        outcome = Outcome(job.row, NOT_MADE, "", 0.0, remark=remark)
+        if job.strip:
+            features, log_mel = _tools(site)
+            features.write_strip(job.row, log_mel.codes(samples), len(samples))
+            outcome = replace(outcome, n_samples=len(samples))
+        if job.vectors and site.teaching is not None:
+            outcome = replace(outcome, taught=_teach(site, site.teaching, job, samples))
     except (OSError, StoreError) as error:
         cause = error.__cause__ if isinstance(error, StoreError) else error
         if cause is None and _tools.cache_info().currsize:
             raise  # nothing refused to write: the strip itself is wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
-    return Outcome(job.row, len(samples), "", time.process_time() - begin, remark=remark)
+    return replace(outcome, cpu_s=time.process_time() - begin)
+
+
+def _teach(site: Site, teaching: Teaching, job: Job, samples: Samples) -> Taught:
+    """Have the teacher hear a track, and write the vectors of its segments. Raises StoreError, OSError."""
+    if job.n_samples not in (0, len(samples)):
+        return Taught(
+            error=f"its features are of {job.n_samples} samples, its audio gives {len(samples)} now: --again {job.row}"
+            " makes both again (--again-old-decoder all that an older rule of decoding made)"
+        )
+    begin = time.perf_counter()
+    try:
+        track, segments = teacher_of(teaching).embed(samples, grid_samples=teaching.grid_samples)
+    except NoVectorError as error:
+        return Taught(error=one_line(error))
+    except TeacherError as error:
+        return Taught(error=one_line(error.message), model_failed=True)
+    _segment_writer(site, teaching.set_name).write_chunk(job.row, segments.astype(np.float16))
+    return Taught(len(segments), track=track, wall_s=time.perf_counter() - begin)
 
 
 def read_fault(path: Path, *, whole: bool) -> str:

@@ -7,16 +7,18 @@ Cost: one short round trip to the scheduler every two seconds, whatever the numb
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from student_clap.config.runtime.text import one_line
+from student_clap.config.runtime.text import one_line, readable_duration
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.preflight import Report, preflight, versions
 from student_clap.featurize.cluster.task import Site
+from student_clap.featurize.cluster.teaching import Trial
 from student_clap.store.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class WorkerPool:
         self._site, self._audio, self._trial_folder = site, _spread(audio), trial_folder
         self._say = say
         self._versions = versions()
+        self._teacher: dict[str, Trial] = {}  # address -> what a healthy worker heard first
         self._unhealthy: dict[str, str] = {}  # address -> why, with the host's name
         self._said: set[str] = set()
         self._deaths = 0
@@ -116,6 +119,25 @@ class WorkerPool:
         elif address in self.present:
             self.healthy[address] = threads
             self._deaths = 0
+            if report.teacher is not None:
+                self._teacher[address] = report.teacher
+
+    def teacher_cost(self, n_segments: int) -> str:
+        """The time that healthy workers take for so many segments of the teacher's, in words.
+
+        The time of a segment was measured by their preflight checks.
+        """
+        heard = [trial for address, trial in self._teacher.items() if address in self.healthy]
+        if not heard:
+            return ""
+        second = statistics.median(trial.seconds for trial in heard)
+        threads = sum(self.healthy.values())
+        where = " and ".join(sorted({trial.provider for trial in heard}))
+        count = f"{n_segments:,}".replace(",", " ")
+        on = "this worker" if threads == 1 else f"these {threads} workers"
+        seconds = n_segments * second / threads
+        about = "about " if seconds >= 1 else ""
+        return f"the teacher: {count} segments at {second:.2g} s ({where}): {about}{readable_duration(seconds)} on {on}"
 
     def dismiss(self, address: str, reason: str, host: str = "") -> None:
         """Give `address` no more tracks."""

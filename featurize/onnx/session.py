@@ -7,7 +7,7 @@ several threads at once. Cost: onnxruntime is imported on construction, so build
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from student_clap.config.runtime.text import readable_duration, reason
 from student_clap.featurize.onnx.graph import Declaration, ModelError
+from student_clap.featurize.onnx.providers import CPU, for_session
 
-_PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_AND_WORSE = 3  # onnxruntime's log severity
 
 
@@ -32,7 +32,7 @@ class OnnxSession:
         threads: int = 1,
         keep_memory: bool = True,
         missing: str = "",
-        providers: Sequence[str] = tuple(_PROVIDERS),
+        provider: str = CPU,
     ) -> None:
         """Load `model` with every graph optimisation on.
 
@@ -41,10 +41,10 @@ class OnnxSession:
             threads: inside one run; 0 takes every core, callers that run tracks in parallel want 1.
             keep_memory: let onnxruntime keep what a run has taken for the next one (its arena and memory patterns).
             missing: the error's message where there is no such file; "" takes a plain one.
-            providers: of onnxruntime, the preferred one first.
+            provider: one of `providers.available()`.
 
         Raises:
-            ModelError: there is no such file, or onnxruntime cannot load it.
+            ModelError: there is no such file, or onnxruntime cannot load it, or not with that provider.
         """
         import onnxruntime
 
@@ -58,9 +58,15 @@ class OnnxSession:
         options.log_severity_level = _ERRORS_AND_WORSE
         source = str(model) if isinstance(model, Path) else model
         try:
-            self._session: Any = onnxruntime.InferenceSession(source, options, providers=list(providers))
+            self._session: Any = onnxruntime.InferenceSession(source, options, providers=for_session(provider))
         except Exception as error:  # onnxruntime raises a dozen types with no common base
             raise ModelError(f"{self.name} cannot be loaded by onnxruntime: {reason(error)}") from error
+        # onnxruntime goes on without a provider whose libraries or device are missing.
+        if not self._session.get_providers()[0].lower().startswith(provider):
+            raise ModelError(
+                f"{self.name}: onnxruntime offers {provider}, but cannot start it here; are its driver and libraries"
+                " installed?"
+            )
         self.declaration = Declaration.of_session(self._session)
 
     @property

@@ -161,12 +161,12 @@ def update_column(column: zarr.Array[Any], rows: npt.NDArray[np.int64], values: 
             column[begin:stop] = block
 
 
-def fill_vectors(column: zarr.Array[Any], rows: list[int], vectors: npt.NDArray[np.float32]) -> list[int]:
-    """Write [row, 512] unit vectors into those of `rows` whose entry is not finite. Returns these rows.
+def without_vector(column: zarr.Array[Any], rows: list[int], vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """[row] whether the entry of a row is not finite, so that its one of `vectors`, [row, 512], may be written.
 
     Raises:
         CorruptColumnError: a chunk that holds some of `rows` is damaged or gone.
-        StoreError: a vector is not finite or not of unit length, or a chunk cannot be written.
+        StoreError: a vector is not finite or not of unit length.
     """
     if vectors.shape != (len(rows), column.shape[1]):
         raise StoreError(f"{len(rows)} rows, but the vectors are {list(vectors.shape)}")
@@ -181,9 +181,7 @@ def fill_vectors(column: zarr.Array[Any], rows: list[int], vectors: npt.NDArray[
         here = at // column.chunks[0] == chunk
         block = read_column(column, begin, min(begin + column.chunks[0], column.shape[0]))
         empty[here] = ~np.isfinite(block[at[here] - begin]).all(axis=1)
-    update_column(column, at[empty], vectors[empty])
-    filled: list[int] = at[empty].tolist()
-    return filled
+    return empty
 
 
 def chunk_spans(begin: int, end: int, chunk: int) -> list[tuple[int, int]]:

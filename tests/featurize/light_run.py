@@ -1,6 +1,7 @@
 """The driver without Dask, run after run in forks of one process that has everything imported.
 
-Each line of the standard input, "FOLDER N", is one run of `FOLDER/features.zarr`. At its N-th step towards the disk
+Each line of the standard input, "FOLDER N", is one run of `FOLDER/features.zarr`, with the teacher
+`FOLDER/teacher.onnx` where there is one. At its N-th step towards the disk
 the run kills itself; N = 0 lets it end. A step is a file that is opened for writing, flushed, renamed or removed, or a
 directory that is made. At every other flush half of the file is missing, as in the middle of a write.
 Answers one line: "ended STEPS" or "killed".
@@ -18,10 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from student_clap.config.schema import AudioConfig
+import onnxruntime  # noqa: F401  once, for all forks
+
+from student_clap.config.schema import AudioConfig, Config
 from student_clap.featurize import driver
 from student_clap.featurize.cluster.connection import Cluster
 from student_clap.featurize.cluster.preflight import versions
+from student_clap.featurize.plan import Selection, plan
+from student_clap.featurize.teacher_pass import open_pass
 from student_clap.store import FeatureStore, Recipe
 
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"})
@@ -62,10 +67,16 @@ def run(folder: Path) -> driver.Totals:
     recipe, totals = Recipe.from_config(AudioConfig()), driver.Totals()
     driver.MARK_EVERY_S = 0.0  # so that there are moments between one mark and the next
     with FeatureStore.open(folder / "features.zarr", "r+") as store:
-        found = driver.plan(store, store.features(recipe), folder, driver.Selection())
+        teacher = None
+        if (model := folder / "teacher.onnx").exists():
+            config = Config.model_validate({"teacher": {"model": model, "provider": "cpu"}})
+            teacher = open_pass(config, store, again=False)
+        found = plan(store, store.features(recipe), folder, Selection(), teacher and teacher.heard)
         if found.jobs:
+            if teacher is not None:
+                teacher.begin(found.renewed)
             cluster = Cluster(HereClient(), "here")
-            driver.run(cluster, store, recipe, found.jobs, 1, totals, lambda _: None, lambda _: None)
+            driver.run(cluster, store, recipe, found.jobs, 1, totals, lambda _: None, lambda _: None, teacher)
     return totals
 
 

@@ -16,7 +16,7 @@ import pytest
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
-from student_clap.featurize.driver import Selection, plan
+from student_clap.featurize.plan import Selection, plan
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 pytestmark = pytest.mark.slow

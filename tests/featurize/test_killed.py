@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.verify import verify_path
@@ -70,6 +71,27 @@ def fresh(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of the store."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "features.zarr").rglob("*") if p.is_file()}
+
+
+def test_fifty_moments_with_a_teacher(tmp_path, fresh, light_run):
+    write_mel_teacher(fresh / "teacher.onnx", "clap")
+    with FeatureStore.open(fresh / "features.zarr", "r+") as store:  # two get their own vector from it too
+        store.update_tracks([1, 3], teacher=np.full((2, 512), np.nan, np.float32))
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(fresh, undisturbed)
+    _, steps = light_run(undisturbed).split()
+    expected = content(undisturbed)
+    with FeatureStore.open(undisturbed / "features.zarr") as store:
+        assert store.segment_vectors().counts().tolist() == [1, 1, 1, 2, 0, 0]
+        assert store.given_vectors().tolist() == [False, True, False, True, False, False]
+        assert np.isfinite(store.teacher()).all()
+    for moment in sorted(random.Random(5).sample(range(1, int(steps) + 1), MOMENTS)):
+        killed = tmp_path / f"killed-{moment}"
+        shutil.copytree(fresh, killed)
+        assert light_run(killed, moment) == "killed"
+        assert light_run(killed).startswith("ended ")
+        assert content(killed) == expected, f"killed at step {moment} of {steps}"
+        shutil.rmtree(killed)
 
 
 def test_fifty_moments(tmp_path, fresh, light_run):

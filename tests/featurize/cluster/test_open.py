@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from loopback.daskcluster import DaskProcesses, children, kill_group
+from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 
@@ -203,6 +204,22 @@ def test_workers_that_cannot_do_the_work_get_none(tmp_path, files, dask, hook):
     assert "featurize: 4 tracks made" in out
     assert err.count(" gets no tracks: ") == 1
     assert blind.poll() is None
+
+
+def test_a_worker_that_does_not_see_the_teacher_gets_no_tracks(tmp_path, files, dask, hook):
+    folder, model = tmp_path / "run", write_mel_teacher(tmp_path / "models" / "teacher.onnx", "clap")
+    make_store(folder, files[:4])
+    dask.scheduler()
+    dask.worker("no-model", {"PYTHONPATH": hook, "HIDE": str(model)})
+    run = start(folder, "--scheduler-file", str(dask.scheduler_file), "--teacher", str(model))
+    assert " gets no tracks: the teacher cannot be used: " in run.stderr.readline()
+    dask.worker("good")
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "featurize: 4 tracks made" in out
+    assert "4 heard by the teacher" in out
+    assert " segments at " in err
+    assert "on this worker" in err
 
 
 def test_a_mount_that_goes_in_the_middle_is_no_failure_of_the_tracks(tmp_path, files, dask, hook):

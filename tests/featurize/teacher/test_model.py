@@ -19,6 +19,7 @@ from student_clap.config.schema import AudioConfig
 from student_clap.featurize.onnx.session import OnnxSession
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 from student_clap.store import Recipe
+from student_clap.store.layout.segments import grid_starts, segment_starts
 
 RATE, SEGMENT, HOP = 48_000, 480_000, 240_000
 CORPUS_TEACHER = Path(__file__).resolve().parents[3] / "bench/corpus/teacher.onnx"
@@ -114,10 +115,61 @@ def test_a_repeated_tail_is_computed_once_and_counted_twice(tmp_path: Path, monk
 
 
 def test_a_free_batch_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = Teacher(write_mel_teacher(tmp_path / "teacher.onnx", "clap"), threads=1)
+    teacher = Teacher(write_mel_teacher(tmp_path / "teacher.onnx", "clap"), threads=1, at_once=4)
     runs = recorded_runs(monkeypatch)
     teacher.embed(music(27.5))
     assert runs == [(4, 1, 1001, 64), (1, 1, 1001, 64)]
+
+
+def test_a_core_hears_segment_by_segment_and_a_fixed_batch_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = Teacher(write_mel_teacher(tmp_path / "free.onnx", "clap"), threads=1)
+    fixed = Teacher(write_mel_teacher(tmp_path / "fixed.onnx", "dclap"), threads=1, at_once=4)
+    assert free.provider == "cpu"
+    runs = recorded_runs(monkeypatch)
+    free.embed(music(12.0))
+    fixed.embed(music(12.0))
+    assert runs == [(1, 1, 1001, 64)] * 2 + [(1, 1, 128, 1001)] * 2
+
+
+@pytest.mark.parametrize("duration_s", [3.7, 15.0, 33.21])
+@pytest.mark.parametrize("interface", ["clap", "dclap"])
+def test_a_finer_grid_hears_more_segments_and_gives_the_same_track(
+    tmp_path: Path, interface: Interface, duration_s: float
+) -> None:
+    teacher = Teacher(write_mel_teacher(tmp_path / "teacher.onnx", interface), threads=1)
+    samples = music(duration_s)
+    track, coarse = teacher.embed(samples)
+    same_track, fine = teacher.embed(samples, grid_samples=120_000)
+    np.testing.assert_array_equal(track, same_track)
+    starts = grid_starts(len(samples), teacher.recipe, 120_000)
+    assert len(fine) == len(starts)
+    # Each is what production makes of these ten seconds alone.
+    padded = np.pad(samples, (0, max(0, SEGMENT - len(samples))))
+    alone = np.stack([teacher.embed(padded[at : at + SEGMENT])[1][0] for at in starts])
+    np.testing.assert_allclose(fine, alone, atol=1e-5)
+    own = np.searchsorted(starts, segment_starts(len(samples), teacher.recipe))
+    np.testing.assert_allclose(fine[own], coarse, atol=1e-6)
+
+
+def test_a_grid_that_leaves_production_out_is_refused(tmp_path: Path) -> None:
+    at_480 = Teacher(write_mel_teacher(tmp_path / "teacher.onnx", "clap"), threads=1)
+    for grid in (240_000, 120_000, 480):
+        at_480.check_grid(grid)
+    for grid in (0, 480_000, 100_000, 160_000, 240):
+        with pytest.raises(TeacherError, match=rf"teacher\.hop_s {grid / RATE:g}: .* one of 5, 2\.5, 1\.25, 1, "):
+            at_480.check_grid(grid)
+    with pytest.raises(TeacherError, match=r"expected one of 5, 2\.5, 1, "):
+        at_480.with_hop(320).check_grid(60_000)
+    Teacher(CORPUS_TEACHER, threads=1).check_grid(60_000)
+
+
+def test_a_provider_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path: Path) -> None:
+    path = write_mel_teacher(tmp_path / "teacher.onnx", "clap")
+    assert Teacher(path, threads=1, provider="cpu").provider == "cpu"
+    with pytest.raises(TeacherError, match=r"teacher\.provider npu: the onnxruntime of this machine offers .*cpu"):
+        Teacher(path, threads=1, provider="npu")
 
 
 def test_a_fixed_number_of_frames_names_the_hop(tmp_path: Path) -> None:

@@ -3,64 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tracemalloc
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from tests.ingest.rows.catalogue_rows import bring_in, row, segmented, segments, track, vector
 
 import student_clap.store.arrays.segment_vectors as segment_vectors
 import student_clap.store.arrays.tracks as tracks_module
 import student_clap.store.feature_store as feature_store
-from loopback.schema import unit_vector, vector_bytes
+from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
 from student_clap.ingest.rows.catalogue import Catalogue, CatalogueCounts
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 
-def vector(seed: int) -> memoryview:
-    return memoryview(vector_bytes(unit_vector(seed)))
-
-
-def track(name: str, embedding: memoryview | None = None, title: str = "", artist: str = "") -> SourceTrack:
-    return SourceTrack(name, f"fp_{name}", title, artist, "", "", embedding)
-
-
-def segments(seed: int, n_segments: int = 3) -> npt.NDArray[np.float16]:
-    return np.stack([unit_vector(1000 * seed + i) for i in range(n_segments)]).astype(np.float16)
-
-
-def segmented(name: str, seed: int, of_segments: int, n_segments: int = 3) -> SourceTrack:
-    return dataclasses.replace(track(name, vector(seed)), segments=segments(of_segments, n_segments))
-
-
-def kept(name: str, **texts: str) -> SourceTrack:
-    return dataclasses.replace(track(name), item_id="", kept=True, **texts)
-
-
-def bring_in(store: FeatureStore, *batches: Sequence[SourceTrack], server_id: str = "s") -> CatalogueCounts:
-    catalogue = Catalogue(store, server_id)
-    for batch in batches:
-        catalogue.take(batch)
-    catalogue.finish()
-    return catalogue.counts
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
     with FeatureStore.create(tmp_path / "s.zarr", "t") as opened:
         yield opened
-
-
-def row(store: FeatureStore, name: str) -> tuple[State, str, bool]:
-    at = store.row_of()["s", name]
-    finite = bool(np.isfinite(store.teacher(at, at + 1)).all())
-    return State(store.states()[at]), store.strings("error")[at], finite
 
 
 def test_new_rows_keep_the_order_of_the_batches(store: FeatureStore) -> None:
@@ -199,33 +163,6 @@ def test_the_memory_of_a_row_is_a_few_numbers(store: FeatureStore) -> None:
     assert n_bytes < 32 * n_rows + block_bytes
 
 
-# --- tracks that the source keeps
-
-
-def test_a_kept_track_is_neither_gone_nor_compared(store: FeatureStore) -> None:
-    bring_in(store, [segmented("a", 1, 1), track("b", vector(2), title="B")])
-    assert bring_in(store, [kept("a"), kept("b")]) == CatalogueCounts(tracks=2)
-    assert store.strings("title") == ["", "B"]
-    np.testing.assert_array_equal(store.segment_teacher(0), segments(1))
-    assert bring_in(store, [kept("a"), kept("b", title="New")]) == CatalogueCounts(tracks=2, updated=1)
-    assert store.strings("title") == ["", "New"]
-    assert store.strings("item_id") == ["fp_a", "fp_b"]
-
-
-def test_a_kept_track_comes_back(store: FeatureStore) -> None:
-    bring_in(store, [track("a", vector(1)), track("b", vector(2)), track("c", memoryview(b"bad"))])
-    store.update_tracks([0], audio=["a.flac"], state=[State.FETCHED])
-    before = snapshot(store)
-    assert bring_in(store).gone == 3
-    assert bring_in(store, [kept("a"), kept("b"), kept("c")]) == CatalogueCounts(tracks=3, back=3)
-    assert snapshot(store) == before
-
-
-def test_a_kept_track_that_the_store_does_not_have_is_the_sources_fault(store: FeatureStore) -> None:
-    with pytest.raises(ValueError, match="track a is said to be kept"):
-        bring_in(store, [kept("a")])
-
-
 # --- vectors of segments
 
 
@@ -270,71 +207,3 @@ def test_damaged_segments_are_written_again(store: FeatureStore) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-9])
     assert bring_in(store, [segmented("a", 1, 1)]).segmented == 1
     np.testing.assert_array_equal(store.segment_teacher(0), segments(1))
-
-
-class Killed(BaseException):
-    """What no `except` of the program catches."""
-
-
-def snapshot(store: FeatureStore) -> list[Any]:
-    names = ("track_id", "item_id", "title", "artist", "audio", "error")
-    of_segments = [store.segment_teacher(at).tobytes() for at in range(store.n_tracks)]
-    return [*(store.strings(n) for n in names), store.states().tolist(), store.teacher().tobytes(), of_segments]
-
-
-def dying_at(write: int, function: Callable[..., Any], count: list[int]) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        if count[0] == write:
-            raise Killed
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-@pytest.mark.slow
-def test_killed_between_any_two_writes_the_next_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = [segmented(n, i, i) for i, n in enumerate("abcd")] + [track("e", memoryview(b"bad"))]
-    after = [
-        track("a", vector(0), title="New", artist="New"),
-        track("b", vector(7)),
-        track("c", memoryview(b"bad")),
-        segmented("e", 8, 8),
-        segmented("f", 9, 9),
-        track("g", memoryview(b"bad")),
-        segmented("d", 40, 40),
-    ]
-
-    with FeatureStore.create(tmp_path / "before", "t") as opened:
-        bring_in(opened, before)
-        opened.update_tracks([1, 2], audio=["b.flac", "c.flac"], state=[State.FETCHED] * 2)
-
-    def prepared(name: str) -> Path:
-        return shutil.copytree(tmp_path / "before", tmp_path / name)
-
-    def finish(path: Path) -> list[Any]:
-        with FeatureStore.open(path, "r+") as opened:
-            bring_in(opened, after[:3], after[3:])
-            return snapshot(opened)
-
-    expected = finish(prepared("undisturbed"))
-    kills = 0
-    for write in range(1, 100):
-        path, count = prepared(f"killed{write}"), [0]
-        with monkeypatch.context() as patch:
-            update = dying_at(write, tracks_module.update_column, count)
-            patch.setattr(feature_store, "update_column", update)
-            patch.setattr(segment_vectors, "update_column", update)
-            patch.setattr(feature_store, "append_rows", dying_at(write, tracks_module.append_rows, count))
-            opened = FeatureStore.open(path, "r+")
-            try:
-                bring_in(opened, after[:3], after[3:])
-            except Killed:
-                kills += 1
-            opened.close()
-        assert finish(path) == expected, f"killed at write {write}"
-        if count[0] < write:
-            break
-    assert kills >= 22

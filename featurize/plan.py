@@ -1,0 +1,132 @@
+"""Which of the store's rows are made in a run, what is made of them, and why the others are left."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.featurize.cluster.task import Job
+from student_clap.store.arrays.features import FAILED, Features
+from student_clap.store.arrays.tracks import State
+from student_clap.store.feature_store import FeatureStore
+from student_clap.store.layout.segments import PRODUCTION, grid_starts
+
+_MOST_LOOKED_AT = 64  # files whose header is asked for their length
+_USUAL_S = 240.0  # of a track of which nothing is known
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows that are made although they were tried before."""
+
+    retry_failed: bool = False
+    again: tuple[int, ...] = ()
+    again_old_decoder: bool = False  # those that an older rule of decoding made
+    again_teacher: bool = False  # the vectors of the teacher's segments, all of them
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a teacher has heard before the run."""
+
+    counts: npt.NDArray[np.int32]  # [track] segments that have a vector
+    lacking: AbstractSet[int] = frozenset()  # rows without a vector of their own, which it gives
+
+
+@dataclass
+class Plan:
+    """The rows to make, and why the others are left."""
+
+    jobs: list[Job] = field(default_factory=list)
+    made: int = 0  # there already
+    waiting: int = 0  # no audio yet
+    lost: int = 0  # fetched once, but the file is not where the store says
+    failed: int = 0  # earlier, and not asked for again
+    heard: int = 0  # by the teacher, earlier
+    unheard: int = 0  # has features, but no audio that the teacher could hear
+    renewed: list[int] = field(default_factory=list)  # rows whose vectors of segments are made again
+
+
+def plan(
+    store: FeatureStore, features: Features, cache_dir: Path, selection: Selection, heard: Heard | None = None
+) -> Plan:
+    """Sort the store's rows into what is to be made and what is not. Reads columns only; touches no audio.
+
+    Args:
+        store: the rows.
+        features: of the recipe.
+        cache_dir: what relative paths of audio are below.
+        selection: rows to make again.
+        heard: what the teacher has done; None where none is to hear anything.
+
+    Raises:
+        click.ClickException: a row of `selection.again` is not in the store.
+    """
+    if unknown := [row for row in selection.again if not 0 <= row < store.n_tracks]:
+        raise click.ClickException(f"--again {unknown[0]}: the store has rows 0 to {store.n_tracks - 1}")
+    n_samples, states, audio = features.n_samples(), store.states(), store.strings("audio")
+    again = set(selection.again)
+    if selection.again_old_decoder:
+        again |= set(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
+    found = Plan()
+    for row in range(store.n_tracks):
+        strip = row in again or n_samples[row] == 0 or (selection.retry_failed and n_samples[row] == FAILED)
+        vectors = _is_to_be_heard(heard, row, again) and (strip or n_samples[row] > 0)
+        found.made += int(not strip and n_samples[row] > 0)
+        found.failed += int(not strip and n_samples[row] == FAILED)
+        found.heard += int(heard is not None and not vectors and heard.counts[row] > 0)
+        if not strip and not vectors:
+            continue
+        path = cache_dir / audio[row]
+        if states[row] not in (State.FETCHED, State.GONE) or not audio[row]:
+            found.waiting += int(strip and states[row] in (State.LISTED, State.FETCHED))
+            found.unheard += int(not strip)
+        elif not path.exists():
+            found.lost += int(strip)
+            found.unheard += int(not strip)
+        else:
+            known = 0 if strip else int(n_samples[row])
+            found.jobs.append(Job(row, str(path.resolve()), strip=strip, vectors=vectors, n_samples=known))
+            if heard is not None and vectors and heard.counts[row]:
+                found.renewed.append(row)
+    return found
+
+
+def _is_to_be_heard(heard: Heard | None, row: int, again: AbstractSet[int]) -> bool:
+    return heard is not None and (row in again or not heard.counts[row] or row in heard.lacking)
+
+
+def segments_to_hear(jobs: list[Job], grid_samples: int) -> int:
+    """About how many segments a teacher hears in `jobs`.
+
+    Exact for tracks whose features are there; the length of the others is taken from the headers of a few dozen of
+    them.
+    """
+    wanted = [job for job in jobs if job.vectors]
+    lengths = [job.n_samples for job in wanted if job.n_samples]
+    unknown = [job for job in wanted if not job.n_samples]
+    some = unknown[:: max(1, len(unknown) // _MOST_LOOKED_AT)][:_MOST_LOOKED_AT]
+    stated = [s for job in some if (s := _stated_s(Path(job.audio)))]
+    usual = float(np.mean(stated)) if stated else _USUAL_S
+    lengths += [round(s * PRODUCTION.sample_rate) for s in stated]
+    lengths += [round(usual * PRODUCTION.sample_rate)] * (len(unknown) - len(stated))
+    return sum(len(grid_starts(min(max(n, 1), PRODUCTION.max_samples), PRODUCTION, grid_samples)) for n in lengths)
+
+
+def _stated_s(path: Path) -> float:
+    """The length that a file's header states, or that FFmpeg guesses; 0 where there is none."""
+    import av
+
+    from student_clap.config.runtime.container import open_container
+
+    with suppress(OSError, ValueError, av.error.FFmpegError):
+        if path.is_file():
+            with open_container(path) as container:
+                return float((container.duration or 0) / av.time_base)
+    return 0.0

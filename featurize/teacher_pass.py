@@ -1,0 +1,255 @@
+"""The teacher's pass on the driver's side: the model is judged, its set opened, its answers recorded.
+
+Guarantee: nothing begins with a model that cannot be used, or among another one's vectors. A track's own vector is
+written only where it has none, and only if the store's vectors are said to be of this teacher. The vectors of segments
+count last, so a killed run leaves nothing that counts and is not whole.
+Cost: the model is loaded once in the driver, and hears one segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.config.presets import SAMPLE_RATE, SEGMENT_SAMPLES
+from student_clap.config.runtime.machine import available_cores
+from student_clap.config.schema import Config
+from student_clap.featurize.cluster.registry import LOCAL
+from student_clap.featurize.cluster.task import Outcome, Taught
+from student_clap.featurize.cluster.teaching import Teaching
+from student_clap.featurize.onnx.providers import CPU, chosen
+from student_clap.featurize.onnx.segments import NORM_GUARD
+from student_clap.featurize.plan import Heard, Plan
+from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
+from student_clap.featurize.teacher.verdict import describe, verdict
+from student_clap.store import FeatureStore, row_blocks
+from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import PRODUCTION
+from student_clap.store.storage.errors import StoreError
+from student_clap.store.teachers import slug
+
+_MOST_COMPARED = 2000  # tracks, spread over the library
+_BLOCK_ROWS = 1024
+
+
+@dataclass
+class TeacherPass:
+    """One run's teacher. `begin` it, `record` outcomes, read `lines` at the end."""
+
+    store: FeatureStore
+    vectors: SegmentVectors
+    teaching: Teaching
+    hop_samples: int | None  # of the mel that it hears; None: it takes waveforms
+    lacking: set[int]  # rows without a vector of their own, which it gives
+    foreign: int = 0  # rows without one, which it does not give
+    taught: int = 0  # tracks
+    segments: int = 0
+    wall_s: float = 0.0  # of the workers, over all segments
+    failed: int = 0
+    cosines: dict[int, float] = field(default_factory=dict)  # row -> to the vector that it had before
+    _block: tuple[int, npt.NDArray[np.float32]] = field(default_factory=lambda: (-1, np.empty((0, 0), np.float32)))
+
+    @property
+    def heard(self) -> Heard:
+        """What it has heard by now."""
+        return Heard(self.vectors.counts(), frozenset(self.lacking))
+
+    def begin(self, renewed: list[int]) -> None:
+        """Take away the vectors of rows that are heard again: what counts does not change under a reader."""
+        if renewed:
+            self.vectors.commit(renewed, [0] * len(renewed))
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Record what the teacher made of tracks: their own vectors where they have none, then those of the segments.
+
+        Raises:
+            CorruptColumnError: a chunk of a column is damaged.
+            StoreError: it cannot be written.
+        """
+        good: list[tuple[int, Taught]] = []
+        for outcome in outcomes:
+            if outcome.taught is not None:
+                self.failed += int(bool(outcome.taught.error))
+                if outcome.taught.n_segments:
+                    good.append((outcome.row, outcome.taught))
+        if not good:
+            return
+        given = [(row, taught.track) for row, taught in good if row in self.lacking and taught.track is not None]
+        if given:
+            self.store.write_teacher([row for row, _ in given], np.stack([vector for _, vector in given]))
+        for row, taught in good:
+            if row not in self.lacking and taught.track is not None:
+                self.cosines[row] = float(self._stored(row) @ taught.track)
+        self.vectors.commit([row for row, _ in good], [taught.n_segments for _, taught in good])
+        self.taught += len(good)
+        self.segments += sum(taught.n_segments for _, taught in good)
+        self.wall_s += sum(taught.wall_s for _, taught in good)
+
+    def _stored(self, row: int) -> npt.NDArray[np.float32]:
+        """[512] the vector of `row` as it was before this run; NaN where it had none."""
+        begin = row - row % _BLOCK_ROWS
+        if self._block[0] != begin:  # tracks come about in order
+            self._block = (begin, self.store.teacher(begin, begin + _BLOCK_ROWS))
+        vector: npt.NDArray[np.float32] = self._block[1][row - begin]
+        return vector
+
+    def __str__(self) -> str:
+        hop_s = self.vectors.hop_samples / SAMPLE_RATE
+        return f"the teacher {self.vectors.name!r} (digest {self.vectors.model}), a segment every {hop_s:g} s"
+
+    def summary(self, found: Plan, fetch: str) -> list[str]:
+        """Its parts of the closing line.
+
+        Args:
+            found: what the run began with.
+            fetch: the command that fetches audio again.
+        """
+        parts = [f"{self.taught} heard by the teacher"]
+        if self.segments:
+            parts[0] += f" ({self.segments} segments at {self.wall_s / self.segments:.2g} s)"
+        for number, what in (
+            (found.heard, "heard already"),
+            (self.failed, "not heard, for the reasons above (the next run tries again)"),
+            (found.unheard, f"without audio for the teacher (`{fetch} --refetch teacher` fetches it again)"),
+            (self.foreign, f"without a vector of their own (the store's are those of {self.store.teacher_name!r})"),
+        ):
+            if number:
+                parts.append(f"{number} {what}")
+        return parts
+
+    def lines(self) -> Iterator[str]:
+        """Whose vectors the store had from elsewhere: the distribution of cosines, and the conclusion."""
+        compared = self._compared()
+        if not len(compared):
+            return
+        found = {self.hop_samples: compared}
+        yield f"whose vectors the store had: the teacher's mean over the segments against them, {len(compared)} tracks"
+        yield describe(found)
+        yield f"verdict: {verdict(found)}"
+
+    def _compared(self) -> npt.NDArray[np.float64]:
+        """[track] cosines of rows whose own vector came from elsewhere, also of earlier runs."""
+        rows = np.flatnonzero((self.vectors.counts() > 0) & ~self.store.given_vectors()).tolist()
+        if len(rows) > _MOST_COMPARED:
+            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, _MOST_COMPARED).astype(int)]
+        found = []
+        for row in rows:
+            cosine = self.cosines.get(row)
+            if cosine is None:
+                mean = self._mean(row)
+                cosine = float(self._stored(row) @ mean / (np.linalg.norm(mean) + NORM_GUARD))
+            if np.isfinite(cosine):
+                found.append(cosine)
+        return np.array(found, np.float64)
+
+    def _mean(self, row: int) -> npt.NDArray[np.float64]:
+        """[512] of the vectors of production's segments."""
+        vectors = self.vectors.read(row)
+        # Without the row's length: of a finer grid every n-th start is production's, and the tail.
+        step = 5 * SAMPLE_RATE // self.vectors.hop_samples
+        own = sorted({0, *range(0, len(vectors) - 1, step), len(vectors) - 1})
+        mean: npt.NDArray[np.float64] = vectors[own].mean(axis=0, dtype=np.float64)
+        return mean
+
+
+def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPass:
+    """Judge the model, and open the set of its vectors.
+
+    Args:
+        config: `teacher.model` is set.
+        store: open for writing.
+        again: vectors of a teacher of that name that are there are removed first, of whichever model and grid.
+
+    Raises:
+        click.ClickException: the model cannot be used, or not on this grid.
+        StoreError: the store has vectors of another model, or on another grid, under the teacher's name.
+    """
+    wanted = config.teacher
+    if wanted.model is None:
+        raise TeacherError("teacher.model is not set; --teacher MODEL names the teacher's ONNX")
+    _check_provider(config)
+    _check_segments(Recipe.from_config(config.audio))
+    grid_samples = round(wanted.hop_s * SAMPLE_RATE)
+    teacher = _judged(wanted.model, config, grid_samples)
+    name, digest = slug(wanted.name), teacher.digest
+    if again and name in store.segment_sets():
+        if slug(store.teacher_name) == name:
+            store.withdraw_given_vectors()
+        store.remove_segment_set(name)
+    try:
+        vectors = store.add_segment_set(name, hop_samples=grid_samples, model=digest)
+    except StoreError as error:
+        if name in store.segment_sets():
+            raise StoreError(f"{error.message}; --again-teacher does that in this run") from error
+        raise
+    teaching = Teaching(
+        str(wanted.model.resolve()),
+        digest,
+        name,
+        wanted.declared_hop,
+        grid_samples,
+        wanted.provider,
+        _threads(config),
+    )
+    lacking, foreign = _without_vector(store), 0
+    if len(lacking) == store.n_tracks and store.teacher_name != wanted.name:
+        store.teacher_name = wanted.name
+    elif slug(store.teacher_name) != name:
+        lacking, foreign = set(), len(lacking)
+    return TeacherPass(store, vectors, teaching, teacher.hop_samples, lacking, foreign)
+
+
+def _is_local(config: Config) -> bool:
+    places = config.featurize
+    return places.scheduler is None and places.scheduler_file is None and places.cluster == LOCAL
+
+
+def _check_provider(config: Config) -> None:
+    """Raises ModelError where the workers, if they are here, have no such provider; others say it themselves."""
+    if _is_local(config):
+        chosen(config.teacher.provider)
+
+
+def _threads(config: Config) -> int:
+    """Of a worker inside one run of the model: elsewhere a worker has a core, here its share of them."""
+    cores = available_cores()
+    return max(1, cores // (config.featurize.workers or cores)) if _is_local(config) else 1
+
+
+def _check_segments(recipe: Recipe) -> None:
+    """Raises TeacherError for segments that are not those which the teacher hears."""
+    own = (recipe.segment_samples, recipe.segment_hop_samples)
+    if (
+        own != (PRODUCTION.segment_samples, PRODUCTION.segment_hop_samples)
+        or recipe.max_samples > PRODUCTION.max_samples
+    ):
+        raise TeacherError(
+            "the teacher hears segments of 10 s every 5 s of at most 600 s; remove audio.segment_length, hop_length and"
+            " max_duration_s, or leave the teacher out (--no-teacher)"
+        )
+
+
+def _judged(model: Path, config: Config, grid_samples: int) -> Teacher:
+    """The teacher, after it heard a segment. Raises TeacherError."""
+    teacher = Teacher(model, hop_samples=config.teacher.declared_hop, threads=available_cores(), provider=CPU)
+    teacher.check_grid(grid_samples)
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, SEGMENT_SAMPLES).astype(np.float32)
+    try:
+        teacher.embed(noise)
+    except NoVectorError as error:
+        raise TeacherError(f"{model} gives no vector of noise: {error}") from error
+    return teacher
+
+
+def _without_vector(store: FeatureStore) -> set[int]:
+    """Rows that have no vector of their own."""
+    rows: set[int] = set()
+    for begin, end in row_blocks(store.n_tracks):
+        finite = np.isfinite(store.teacher(begin, end)).all(axis=1)
+        rows |= set((begin + np.flatnonzero(~finite)).tolist())
+    return rows

@@ -22,7 +22,7 @@ import torch
 
 from student_clap.config.runtime.signals import StopRequest
 from student_clap.config.schema import Config, TrainingConfig
-from student_clap.store import Features
+from student_clap.store import Features, FeatureStore
 from student_clap.train.data.batches import Batch, requests_for
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.order import derive_seed, epoch_order
@@ -138,7 +138,9 @@ class Trainer:
     def _build_step_and_validator(self, config: Config) -> tuple[Step, Validator]:
         """The two users of the loss."""
         training, selection, teacher = self.training, self.run.selection, self.table.teacher
-        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device)
+        taught = self.run.taught
+        segments = FeatureStore.open(config.store.path).segment_vectors(taught["name"]) if taught else None
+        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
         step = Step(
             self.student,
             self.learner.optimizer,

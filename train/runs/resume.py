@@ -29,6 +29,9 @@ FREE_SETTINGS: Mapping[str, str] = {
     "segments_per_pass": "the name that micro_batch has in older runs",
 }
 
+# Section -> key -> what runs did that were begun before the setting came.
+EARLIER: Mapping[str, Mapping[str, Any]] = {"loss": {"bank_of": "tracks"}}
+
 
 def settings(config: Config) -> dict[str, dict[str, Any]]:
     """Everything of the configuration that makes a run what it is, by section; the loss with every weight written."""
@@ -53,7 +56,7 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Mapping[str, A
     """
     found = []
     for section, values in now.items():
-        before = stored[section]
+        before = {**EARLIER.get(section, {}), **stored[section]}
         for key in sorted(before.keys() | values.keys()):
             if section == "training" and key in FREE_SETTINGS:
                 continue

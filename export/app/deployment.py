@@ -26,6 +26,7 @@ from typing import NamedTuple
 import click
 
 from student_clap.config.runtime.files import atomic_file, write_bytes_atomically
+from student_clap.config.runtime.system_errors import in_words
 from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER
 from student_clap.featurize.onnx.graph import ModelError, external_data_names, read_graph
 
@@ -345,4 +346,4 @@ def _system_errors(live: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DeployError(f"{live} cannot be replaced: {error.strerror or error}: {error.filename or live}") from error
+        raise DeployError(f"{live} cannot be replaced: {in_words(error).removeprefix(f'{live}: ')}") from error

@@ -21,6 +21,10 @@ def train(config: Config, run_name: str | None) -> None:
     Goes on where the run was left, if it was begun with the same configuration. Several GPUs: python -m
     student_clap.train.launch --nproc-per-node N -- [OPTIONS].
     """
+    from student_clap.train.runs.prerequisites import check_prerequisites
+
+    check_prerequisites(config, run_name)
+    # torch takes seconds: it is loaded when what it is to work on is there.
     from student_clap.train.loop.distributed import join_processes
     from student_clap.train.loop.loop import Interrupted
     from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, remarks, summarise

@@ -77,7 +77,9 @@ def test_dropout_does_not_depend_on_the_process(library: Library) -> None:
     # Validation too, where tracks are compared with those of another process: 4 held-out tracks, 2 in each of two.
     # One micro-batch per batch, since BatchNorm takes its statistics per micro-batch.
     config = library.config(
-        model={"dropout": 0.3}, loss={"relational": 0.5}, training={"batch_size": 5, "segments_per_track": 3, "micro_batch": 64, "epochs": 2}
+        model={"dropout": 0.3},
+        loss={"relational": 0.5},
+        training={"batch_size": 5, "segments_per_track": 3, "micro_batch": 64, "epochs": 2},
     )
     found = []
     for processes in (1, 2):

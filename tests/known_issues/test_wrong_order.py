@@ -50,7 +50,9 @@ def ingested(folder: Path) -> FeatureStore:
 
 @pytest.mark.parametrize("command", ["featurize", "train", "store list"])
 def test_before_ingest(folder: Path, command: str) -> None:
-    assert "there is no feature store at data/features.zarr; `student-clap ingest` makes one" in refused(folder, command)
+    assert "there is no feature store at data/features.zarr; `student-clap ingest` makes one" in refused(
+        folder, command
+    )
 
 
 def test_train_before_featurize(folder: Path) -> None:

@@ -7,8 +7,8 @@ import signal
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.runtime.leaving import exit_code
 from student_clap.config.runtime.screen import echo, warn
-from student_clap.config.runtime.signals import exit_code
 from student_clap.config.schema import Config
 
 

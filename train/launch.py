@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from student_clap.config.runtime.signals import exit_code, leave_at_once
+from student_clap.config.runtime.leaving import exit_code, leave_at_once
 
 
 def launch(arguments: list[str]) -> int:

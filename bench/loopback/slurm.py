@@ -1,6 +1,7 @@
 """SLURM's commands over jobs that are processes of this machine. Everything of a SLURM run but SLURM.
 
-sbatch, squeue, scancel, sinfo, and of scontrol requeue, requeuehold and release; states and reasons are in SLURM's words.
+sbatch, squeue, scancel, sinfo, and scontrol's requeue, requeuehold and release. States and reasons are in SLURM's
+words.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ class Slurm:
         if not state.startswith("PENDING"):
             return ""
         if _HELD.fullmatch(reason):
-            return f"{reason}: it is held; `scontrol release JOB` lets it go, and after `scancel JOB` another takes its place"
+            remedy = "`scontrol release JOB` lets it go, and after `scancel JOB` another takes its place"
+            return f"{reason}: it is held; {remedy}"
         if not _NEVER.fullmatch(reason):
             return ""
         asked = f"{config.cores_per_job} cores, {job_memory(config) >> 20} MB and {config.walltime}"

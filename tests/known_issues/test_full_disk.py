@@ -170,7 +170,7 @@ def test_whatever_nobody_on_the_way_has_put_into_words(
 
 
 def test_a_write_that_names_no_file_gets_its_name(tmp_path: Path) -> None:
-    with full_disk(10), pytest.raises(OSError, match="File too large: .*/target'$") as error:
+    with full_disk(10), pytest.raises(OSError, match=r"File too large: .*/target'$") as error:
         write_bytes_atomically(tmp_path / "target", b"more than ten bytes")
     assert error.value.filename == str(tmp_path / "target")
     with full_disk(10), pytest.raises(OSError, match="File too large: ") as error, temporary_folder() as folder:

@@ -22,12 +22,13 @@ PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer
 
 
 @contextmanager
-def atomic_file(target: Path, *, flush_name: bool = False) -> Iterator[IO[bytes]]:
+def atomic_file(target: Path, *, flush_name: bool = False, rights: int | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary file that becomes `target` when the block ends without an error.
 
     Args:
         target: the file; its directory is made if need be.
         flush_name: flush the directory too. Without it a power cut may bring the old file back, whole.
+        rights: of the file, where the file system has them; None follows the umask.
 
     Raises:
         OSError: it cannot be written, and names `target`; nothing is left behind and `target` is untouched.
@@ -37,6 +38,9 @@ def atomic_file(target: Path, *, flush_name: bool = False) -> Iterator[IO[bytes]
     try:
         with naming(target, instead_of=temporary):
             with temporary.open("xb") as file:
+                if rights is not None:
+                    with suppress(OSError):
+                        os.fchmod(file.fileno(), rights)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -56,9 +60,11 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def write_bytes_atomically(target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False) -> None:
+def write_bytes_atomically(
+    target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False, rights: int | None = None
+) -> None:
     """Make `data` the content of `target`; see `atomic_file`."""
-    with atomic_file(target, flush_name=flush_name) as file:
+    with atomic_file(target, flush_name=flush_name, rights=rights) as file:
         file.write(data)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -119,8 +120,10 @@ def deploy(model: Path, directory: Path, name: str, stamp: str | None = None) ->
         if live.is_file() and live.stat().st_size == len(data) and live.read_bytes() == data:
             return Deployment(live, changed=False)
         leaving = _with_data(live)
+        # The app is another user, who shall read it whatever our umask says.
+        rights = stat.S_IMODE(live.stat().st_mode) if live.is_file() else 0o644
         with _kept(leaving, stamp) as kept:
-            write_bytes_atomically(live, data)
+            write_bytes_atomically(live, data, rights=rights)
         for path in leaving[1:]:
             path.unlink()
     return Deployment(live, changed=True, kept=kept)

@@ -5,7 +5,7 @@ The interpreter's own start is the one moment at which Ctrl-C is still Python's.
 
 from __future__ import annotations
 
-from student_clap.config.runtime.signals import leave_at_once
+from student_clap.config.runtime.leaving import leave_at_once
 
 
 def run(arguments: list[str] | None = None) -> None:

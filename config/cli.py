@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import drop_output, echo
 from student_clap.config.runtime.signals import Stopped, asked_to_stop, ends_in_order
+from student_clap.config.runtime.system_errors import in_words, naming
 from student_clap.config.runtime.text import printable
+
+_log = logging.getLogger(__name__)
 
 # name -> (module, function); the modules are heavy, so the group lists them without importing them.
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -62,17 +68,38 @@ class LazyGroup(click.Group):
         given = sys.argv[1:] if args is None else list(args)
         name = next((word for word in given if word in _COMMANDS), "student-clap")
         with ends_in_order(lambda line: echo(f"{name}: {line}", err=True)):
-            return super().main(given, *rest, **named)
+            try:
+                with naming("standard output"):
+                    return super().main(given, *rest, **named)
+            except OSError as error:  # of the screen, mostly: --help, and the messages of errors, pass no `invoke`
+                if asked_to_stop() is not None:
+                    raise
+                with suppress(OSError):
+                    echo(f"Error: {in_words(error)}", err=True)
+                drop_output()
+                raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; its error message loses the control codes that foreign text in it may hold."""
+        """Run the command; its error message loses the control codes that foreign text in it may hold.
+
+        What the system refuses, and nobody on the way has put into words, is one line too.
+        """
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except click.ClickException as error:
             if (number := asked_to_stop()) is not None:  # the error came of the stop
                 raise Stopped(number) from None
             error.message = printable(error.message)  # type: ignore[misc]  # final in the stubs only
             raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who reads our output has enough of it: click's affair
+                raise
+            _log.debug("%s", type(error).__name__, exc_info=error)
+            raise click.ClickException(in_words(error)) from error
 
 
 def _first_sentence(module: str, function: str) -> str:

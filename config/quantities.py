@@ -15,17 +15,19 @@ _MOST_BYTES = 10**15
 _LONGEST_WALLTIME_S = 3650 * 86_400
 
 
+def expanded(path: Path) -> Path:
+    """`path` with the home folder in the place of a leading ~. Raises ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        user = path.parts[0]
+        raise ValueError(f"{user} is not the home folder of a user of this machine; write the path in full") from None
+
+
 def _expanded(text: str) -> str:
-    """`text` with the home folder in the place of a leading ~. Raises ValueError."""
     if "\0" in text:
         raise ValueError("holds a NUL character, which no path can")
-    if not text.startswith("~"):
-        return text
-    try:
-        return str(Path(text).expanduser())
-    except RuntimeError:
-        user = text.partition("/")[0]
-        raise ValueError(f"{user} is not the home folder of a user of this machine; write the path in full") from None
+    return str(expanded(Path(text))) if text.startswith("~") else text
 
 
 def _local_path(value: Any) -> Any:

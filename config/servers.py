@@ -21,7 +21,7 @@ class MediaServerConfig(Section):
     url: HttpUrl = ""
     """Address of the server, such as `http://nas:8096`."""
     user_id: str = ""
-    """Id of the user whose library is read (Dashboard, Users, the id in the address bar)."""
+    """Name or id of the user whose library is read (Dashboard, Users; the id stands in the address bar)."""
     token: SecretStr | None = None
     """API key from the server's dashboard."""
 

@@ -41,14 +41,18 @@ def export(config: Config, run_name: str | None, checkpoint: Path | None, output
 
     The file is written only if it meets every clause of the drop-in contract and answers as torch does.
     """
-    from student_clap.export.graph.forms import Source, check_form, gather, write_form
     from student_clap.store import FeatureStore
+    from student_clap.train.runs.reader import require_checkpoint
 
     form = _form(**flags)
     run = run_folder(config, run_name)
-    source = Source.open(checkpoint or run.best)
-    check_form(form, source)
+    require_checkpoint(checkpoint or run.best)
     with FeatureStore.open(config.store.path) as store:
+        # torch takes seconds: it is loaded when what it is to work on is there.
+        from student_clap.export.graph.forms import Source, check_form, gather, write_form
+
+        source = Source.open(checkpoint or run.best)
+        check_form(form, source)
         if source.info.store_uuid != store.uuid:
             warn(f"the checkpoint was trained from store {source.info.store_uuid}; {config.store.path} is {store.uuid}")
         material = gather(form, source, store, config.ingest.cache_dir)

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from student_clap.config.options import UserPath, config_options
+from student_clap.config.runtime.leaving import exit_code
 from student_clap.config.runtime.screen import echo, warn
-from student_clap.config.runtime.signals import exit_code
 from student_clap.config.schema import Config
 
 
@@ -37,6 +37,10 @@ def train(config: Config, run_name: str | None, parent: Path | None, resume: Pat
     """
     if parent is not None and resume is not None:
         raise click.UsageError("--from begins a new run, --resume goes back in one that is there: name one of them")
+    from student_clap.train.runs.prerequisites import check_prerequisites
+
+    check_prerequisites(config, run_name)
+    # torch takes seconds: it is loaded when what it is to work on is there.
     from student_clap.train.loop.distributed import join_processes
     from student_clap.train.loop.loop import Interrupted
     from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, remarks, summarise

@@ -1,15 +1,17 @@
 """Several processes that train together: ``python -m student_clap.train.launch --nproc-per-node 4 -- --run NAME``.
 
 Takes torchrun's options, and those of `student-clap train` behind the two dashes. torchrun itself ends with 1 and its
-own traceback after Ctrl-C, SIGTERM, or a process that ended with an exit code; this ends with that code, 130 or 143
-after a stop, as a script that asks the batch system for another turn expects it.
+own traceback after Ctrl-C, SIGTERM, or a process that ended with an exit code: its agent, the parent process, raises
+what it is sent, and nothing in a child can change that. This ends with the code, 130 or 143 after a stop, as a script
+that asks the batch system for another turn expects it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
-from student_clap.config.runtime.signals import exit_code, leave_at_once
+from student_clap.config.runtime.leaving import exit_code, leave_at_once
 
 
 def launch(arguments: list[str]) -> int:
@@ -23,7 +25,9 @@ def launch(arguments: list[str]) -> int:
     from torch.distributed.run import main
 
     from student_clap.config.runtime.screen import echo
+    from student_clap.train.loop.distributed import LAUNCHED
 
+    os.environ[LAUNCHED] = "1"
     at = arguments.index("--") if "--" in arguments else len(arguments)
     try:
         main([*arguments[:at], "-m", "student_clap.train", "--", *arguments[at + 1 :]])

@@ -9,34 +9,42 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from student_clap.config.runtime.system_errors import naming
+
 PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer uses the same
 
 
 @contextmanager
-def atomic_file(target: Path, *, flush_name: bool = False) -> Iterator[IO[bytes]]:
+def atomic_file(target: Path, *, flush_name: bool = False, rights: int | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary file that becomes `target` when the block ends without an error.
 
     Args:
         target: the file; its directory is made if need be.
         flush_name: flush the directory too. Without it a power cut may bring the old file back, whole.
+        rights: of the file, where the file system has them; None follows the umask.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind and `target` is untouched.
+        OSError: it cannot be written, and names `target`; nothing is left behind and `target` is untouched.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with naming(target, instead_of=temporary):
+            with temporary.open("xb") as file:
+                if rights is not None:
+                    with suppress(OSError):
+                        os.fchmod(file.fileno(), rights)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
         if flush_name:
             flush_directory(target.parent)
     except BaseException:
@@ -64,9 +72,18 @@ def link_atomically(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def write_bytes_atomically(target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False) -> None:
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the block's time. An OSError of a file in it names the folder, where it has no name of its own."""
+    with tempfile.TemporaryDirectory(prefix="student-clap-") as folder, naming(folder):
+        yield Path(folder)
+
+
+def write_bytes_atomically(
+    target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False, rights: int | None = None
+) -> None:
     """Make `data` the content of `target`; see `atomic_file`."""
-    with atomic_file(target, flush_name=flush_name) as file:
+    with atomic_file(target, flush_name=flush_name, rights=rights) as file:
         file.write(data)
 
 

@@ -7,13 +7,15 @@ logging handler and the command group's error messages all pass `text.printable`
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
+from student_clap.config.runtime.system_errors import naming
 from student_clap.config.runtime.text import one_line, printable
 
 _LOG_FORMAT = "%(levelname)s: %(message)s"
@@ -23,7 +25,17 @@ _copies: list[Callable[[str], None]] = []
 def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print one message on stdout, or on stderr, without the control codes that foreign text may hold."""
     to_copies(message)  # first: a screen may be gone
-    click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
+    with naming("standard error" if err else "standard output"):
+        click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
+
+
+def drop_output() -> None:
+    """From here on drop what is printed: Python writes the rest at its end, and would complain of a full disk again."""
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.dup2(nothing, sys.stderr.fileno())
+        os.close(nothing)
 
 
 def to_copies(message: object) -> None:

@@ -19,15 +19,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from student_clap.config.runtime.leaving import SIGNALS, exit_code
+
 _AGAIN_S = 0.02
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
-
-
-def exit_code(signal_number: int) -> int:
-    """The exit code that a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + signal_number
 
 
 class Stopped(BaseException):
@@ -85,23 +81,6 @@ def ends_in_order(say: Callable[[str], None]) -> Iterator[None]:
                 raise
             say(f"stopped by {signal.Signals(number).name}; what is done is kept, run the same command again")
             raise SystemExit(exit_code(number)) from None
-
-
-def leave_at_once(message: str = "") -> None:
-    """From here on end the process where it is, with the exit code: for its first moments and its last ones.
-
-    Args:
-        message: is printed then.
-    """
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        if message:
-            os.write(2, f"{message} by {signal.Signals(number).name}\n".encode())
-        os._exit(exit_code(number))
-
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, leave)
 
 
 class _State:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import click
 
 from student_clap.config.runtime.files import atomic_file, write_bytes_atomically
+from student_clap.config.runtime.system_errors import in_words
 from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER
 from student_clap.featurize.onnx.graph import ModelError, external_data_names, read_graph
 
@@ -118,8 +120,10 @@ def deploy(model: Path, directory: Path, name: str, stamp: str | None = None) ->
         if live.is_file() and live.stat().st_size == len(data) and live.read_bytes() == data:
             return Deployment(live, changed=False)
         leaving = _with_data(live)
+        # The app is another user, who shall read it whatever our umask says.
+        rights = stat.S_IMODE(live.stat().st_mode) if live.is_file() else 0o644
         with _kept(leaving, stamp) as kept:
-            write_bytes_atomically(live, data)
+            write_bytes_atomically(live, data, rights=rights)
         for path in leaving[1:]:
             path.unlink()
     return Deployment(live, changed=True, kept=kept)
@@ -345,4 +349,4 @@ def _system_errors(live: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DeployError(f"{live} cannot be replaced: {error.strerror or error}: {error.filename or live}") from error
+        raise DeployError(f"{live} cannot be replaced: {in_words(error).removeprefix(f'{live}: ')}") from error

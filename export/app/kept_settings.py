@@ -35,7 +35,9 @@ def keep_settings(directory: Path, name: str, stamp: str, before: Wanted, mark: 
     try:
         write_text_atomically(path, json.dumps(dict(before), indent=2) + "\n")
     except OSError as error:
-        raise DeployError(f"{path} cannot be written: {reason(error)}; nothing was changed") from error
+        raise DeployError(
+            f"{path} cannot be written: {error.strerror or reason(error)}; nothing was changed"
+        ) from error
     return path
 
 

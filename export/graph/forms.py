@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -29,7 +28,7 @@ from student_clap.export.graph.waveform import real_pieces, write_waveform_stude
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
 from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
-from student_clap.train.runs.reader import HeldOutArtists, RunFolder
+from student_clap.train.runs.reader import HeldOutArtists, RunFolder, require_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,14 +53,10 @@ class Source:
         """Load it.
 
         Raises:
-            click.ClickException: there is no such file.
+            RunError: there is no such file.
             CheckpointError: it is damaged.
         """
-        if not path.is_file():
-            raise click.ClickException(
-                f"there is no checkpoint at {path}; `student-clap train` makes one, --run names another run and "
-                "--checkpoint a file"
-            )
+        require_checkpoint(path)
         home = RunFolder.of_checkpoint(path)
         student, info = load_student(path)
         epochs = [] if home is None else home.epochs()

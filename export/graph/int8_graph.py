@@ -10,15 +10,14 @@ Cost: calibration runs every segment once; a build takes a fraction of a second.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from student_clap.config.runtime.files import temporary_folder
 from student_clap.export.graph.folding import sort_nodes
 from student_clap.featurize.onnx.input_spec import INPUT_NAME
 
@@ -94,13 +93,13 @@ class Int8Graph:
         """Least and greatest value of every tensor around the nodes that may be quantised."""
         from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-        with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
-            source = Path(directory) / "float.onnx"
+        with temporary_folder() as directory:
+            source = directory / "float.onnx"
             onnx.save(self._model, str(source))
             calibrator = create_calibrator(
                 source,
                 sorted(set(self._kinds.values())),
-                augmented_model_path=str(Path(directory) / "augmented.onnx"),
+                augmented_model_path=str(directory / "augmented.onnx"),
                 calibrate_method=CalibrationMethod.MinMax,
             )
             calibrator.collect_data(_Reader(segments_db))

@@ -7,7 +7,6 @@ Cost: seconds; memory is a few times the model.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import onnx
 import torch
 
 from student_clap.config.presets import MEL_PRESETS
-from student_clap.config.runtime.files import write_bytes_atomically
+from student_clap.config.runtime.files import temporary_folder, write_bytes_atomically
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.folding import fold, operator_counts
@@ -197,8 +196,8 @@ def validate_and_write(
     """
     data = serialise(model)
     # The clauses look at a file, so they get one that no other process sees.
-    with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
-        trial = Path(directory) / output.name
+    with temporary_folder() as directory:
+        trial = directory / output.name
         trial.write_bytes(data)
         clauses = check_contract(trial, shape, segments_db[:_TRIED_SEGMENTS])
     faults = failures([clause for clause in clauses if clause.name not in excused])
@@ -208,7 +207,7 @@ def validate_and_write(
     try:
         write_bytes_atomically(output, data)
     except OSError as error:
-        raise ExportError(f"{output} cannot be written: {reason(error)}") from error
+        raise ExportError(f"{output} cannot be written: {error.strerror or reason(error)}") from error
     return data
 
 
@@ -224,8 +223,8 @@ def trace(student: nn.Module, recipe: Recipe) -> onnx.ModelProto:
     shape = Shape.of(recipe).full
     # Inside the range of music, so that nothing is traced at an extreme.
     example = torch.linspace(-80.0, 20.0, shape[2] * shape[3]).reshape(shape)
-    with tempfile.TemporaryDirectory(prefix="student-clap-") as directory:
-        traced = Path(directory) / "traced.onnx"
+    with temporary_folder() as directory:
+        traced = directory / "traced.onnx"
         _export(student, example, traced)
         model = fold(onnx.load(str(traced)))
     model.ir_version = IR_VERSION

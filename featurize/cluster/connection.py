@@ -230,5 +230,6 @@ def _quiet() -> None:
     """The driver says itself what happened to the cluster, once."""
     import distributed  # noqa: F401 - sets its loggers up when it is first imported
 
-    for name in ("distributed", "distributed.client", "distributed.comm", "distributed.deploy"):
+    # asyncio's is told of what Dask leaves behind, with a traceback: of a result, say, that went with its worker.
+    for name in ("asyncio", "distributed", "distributed.client", "distributed.comm", "distributed.deploy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

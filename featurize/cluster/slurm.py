@@ -40,6 +40,8 @@ _NEVER = re.compile(
     r"BadConstraints|PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|AccountNotAllowed|QOSNotAllowed|InvalidAccount"
     r"|InvalidQOS|DependencyNeverSatisfied|NodeNotFound|(QOS|Assoc|MaxMem)\w*Per(Job|Node)\w*|QOSMin\w+"
 )
+# Those for which a person has to let it go: held by hand, or by SLURM after a requeue or a start that failed.
+_HELD = re.compile(r"JobHeld(User|Admin)|JobHoldMaxRequeue|.*requeued (in )?held.*", re.IGNORECASE)
 _ENVIRONMENT = (
     "export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1",
     # In place of Dask's, with which featurize takes 1.6 times the CPU (docs/log.md).
@@ -148,7 +150,12 @@ class Slurm:
     def obstacle(self, config: FeaturizeConfig, state: str) -> str:
         """Judged by squeue's reason; what the partition has is sinfo's answer."""
         reason = state.partition("(")[2].rstrip(")")
-        if not state.startswith("PENDING") or not _NEVER.fullmatch(reason):
+        if not state.startswith("PENDING"):
+            return ""
+        if _HELD.fullmatch(reason):
+            remedy = "`scontrol release JOB` lets it go, and after `scancel JOB` another takes its place"
+            return f"{reason}: it is held; {remedy}"
+        if not _NEVER.fullmatch(reason):
             return ""
         asked = f"{config.cores_per_job} cores, {job_memory(config) >> 20} MB and {config.walltime}"
         account = f", account {config.account}" if config.account else ""
@@ -177,7 +184,8 @@ def _partition(name: str | None) -> str:
     rows = [line.strip().split("|") for line in done.stdout.splitlines()]
     kinds = [row for row in rows if len(row) == 5 and (name or row[0].endswith("*"))]
     listed = " and ".join(
-        f"{nodes} nodes of {cores} cores and {mb} MB, at most {limit}" for _, nodes, cores, mb, limit in kinds
+        f"{nodes} node{'' if nodes == '1' else 's'} of {cores} cores and {mb} MB, at most {limit}"
+        for _, nodes, cores, mb, limit in kinds
     )
     return f"which has {listed}" if listed else "of which sinfo says nothing"
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from student_clap.config.quantities import expanded
 from student_clap.ingest.http.errors import SourceError
 
 EXPECTED = "expected SERVER=LOCAL, such as /music=/mnt/nas/music"
@@ -72,7 +73,10 @@ def parse_maps(texts: Sequence[str]) -> list[PathMap]:
             raise SourceError(f"ingest.map {text!r} is not of the right form; {EXPECTED}")
         if prefix is None:
             raise SourceError(f"ingest.map {text!r}: the server's side may not hold `..`; {EXPECTED}")
-        folder = Path(os.path.normpath(Path(local).expanduser().absolute()))
+        try:
+            folder = Path(os.path.normpath(expanded(Path(local)).absolute()))
+        except ValueError as error:
+            raise SourceError(f"ingest.map {text!r}: {error}") from None
         twin = next((m for m in maps if m.prefix == prefix), None)
         if twin is not None and twin.local != folder:
             raise SourceError(f"ingest.map names two folders for {server!r}: {twin.local} and {folder}; keep one")

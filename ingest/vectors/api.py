@@ -62,8 +62,8 @@ class ApiVectors:
             check_kind(self.server, self._source, error=ApiError)
         if not self._total:
             raise ApiError(
-                f"AudioMuse-AI at {self._client.address} has no tracks of {self.server}; let it analyse the library"
-                " first, or choose another server with --server"
+                f"AudioMuse-AI at {self._client.address} has no analysed tracks of {self.server}; let it analyse the"
+                " library first" + (", or choose another server with --server" if self._named else "")
             )
         logger.info("AudioMuse-AI at %s, server %s: %d tracks", self._client.address, self.server, self._total)
         return self._total

@@ -119,7 +119,7 @@ def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterat
         needs: the privileges that the statements want.
         command: the command to run again where the connection broke.
     """
-    import psycopg2
+    import psycopg2.extensions
     from psycopg2 import errors
 
     try:
@@ -133,12 +133,24 @@ def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterat
         raise DatabaseError(f"the database refuses: {_first_line(error)}; GRANT {needs} to database.user") from None
     except errors.QueryCanceled as error:
         raise DatabaseError(f"the database gave up: {_first_line(error)}; raise database.statement_timeout_s") from None
-    except psycopg2.OperationalError as error:
+    except (psycopg2.extensions.TransactionRollbackError, errors.LockNotAvailable) as error:
         raise DatabaseError(
-            f"the connection to the database broke: {_first_line(error)}; run {command} again"
+            f"another program works on the same rows of the database: {_first_line(error)}; nothing of this transaction"
+            f" was changed. Run {command} again"
         ) from None
+    except psycopg2.OperationalError as error:
+        what = "the connection to the database broke" if _broken(error) else "the database cannot go on"
+        raise DatabaseError(f"{what}: {_first_line(error)}; run {command} again") from None
     except psycopg2.Error as error:
         raise DatabaseError(f"the database answers: {_first_line(error)}; is it AudioMuse-AI's?") from None
+
+
+def _broken(error: psycopg2.OperationalError) -> bool:
+    """Whether it tells of the connection or the server's end, and not, say, of a full disk there.
+
+    The classes are those of https://www.postgresql.org/docs/current/errcodes-appendix.html.
+    """
+    return error.pgcode is None or error.pgcode.startswith(("08", "57P"))
 
 
 def _read_as_utf8(connection: psycopg2.extensions.connection) -> None:

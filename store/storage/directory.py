@@ -23,19 +23,12 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
+from student_clap.config.runtime.system_errors import OTHER_REMEDY, REMEDIES
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space there and run the same command again",
-    errno.EDQUOT: "the quota is used up: free some space and run the same command again",
-    errno.EFBIG: "the system's limit of a file's size (ulimit -f) is too low: raise it and run the same command again",
-    errno.EROFS: "the file system is mounted read-only: mount it for writing, or set another store.path",
-    errno.EACCES: "this user may not write there: change the owner or the permissions, or set another store.path",
-    errno.EPERM: "this user may not write there: change the owner or the permissions, or set another store.path",
-}
 _READ_REMEDIES = {
     errno.EACCES: "this user may not read it: change the owner or the permissions, and run the same command again",
     errno.EPERM: "this user may not read it: change the owner or the permissions, and run the same command again",
@@ -62,7 +55,7 @@ def reading(target: Path) -> Iterator[None]:
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
         code = error.errno or 0
-        remedy = _READ_REMEDIES.get(code, "repair that and run the same command again")
+        remedy = _READ_REMEDIES.get(code, OTHER_REMEDY)
         why = os.strerror(code) if code else reason(error)
         raise UnreadableError(f"{target} cannot be read: {why}; {remedy}") from error
 
@@ -74,7 +67,7 @@ def writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         code = error.errno or 0
-        remedy = _REMEDIES.get(code, "repair that and run the same command again")
+        remedy = REMEDIES.get(code, OTHER_REMEDY)
         why = os.strerror(code) if code else reason(error)
         raise StoreError(
             f"{target} cannot be written: {why}; {remedy}. Files that were there before are untouched"

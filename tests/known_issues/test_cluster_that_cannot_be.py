@@ -125,7 +125,22 @@ def test_jobs_that_can_never_start_say_what_is_asked_and_what_there_is(reason: s
         jobs.check()
 
 
-@pytest.mark.parametrize("state", ["PENDING|Resources", "PENDING|Priority", "PENDING|QOSGrpCpuLimit", "RUNNING|None"])
+@pytest.mark.parametrize(
+    "reason",
+    ["JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "job requeued in held state", "launch failed requeued held"],
+)
+def test_jobs_that_somebody_has_to_release(reason: str, keep: Any) -> None:
+    jobs = keep(f"7|PENDING|{reason}", 0.01)
+    assert f"{reason}: it is held; `scontrol release JOB` lets it go" in jobs.state()
+    jobs.check()
+    time.sleep(0.02)
+    with pytest.raises(ClusterError, match=f"no SLURM job can start, .*{reason}"):
+        jobs.check()
+
+
+@pytest.mark.parametrize(
+    "state", ["PENDING|Resources", "PENDING|BeginTime", "PENDING|Priority", "PENDING|QOSGrpCpuLimit", "RUNNING|None"]
+)
 def test_jobs_that_may_start_are_waited_for(state: str, keep: Any) -> None:
     jobs = keep(f"7|{state}", 0.01)
     for _ in range(2):

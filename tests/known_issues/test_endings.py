@@ -17,7 +17,8 @@ import pytest
 
 from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.runtime.signals import Stopped, ends_in_order, stoppable
-from student_clap.store import FeatureStore, State, Track
+from student_clap.config.schema import AudioConfig
+from student_clap.store import FeatureStore, Recipe, State, Track
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,7 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 """
+TRAIN = "train --set split.method=sorted --set split.folds=2"
 # The moments at which the commands are stopped: (arguments, the module that is about to be imported).
 MOMENTS = (
     ("--help", "click"),
@@ -44,8 +46,8 @@ MOMENTS = (
     ("ingest", "numpy"),
     ("ingest", "zarr.core"),
     ("featurize", "distributed"),
-    ("train", "torch"),
-    ("train", "torch.distributed"),
+    (TRAIN, "torch"),
+    (TRAIN, "torch.distributed"),
     ("runs", "student_clap.train.runs.table"),
     ("export", "onnx"),
     ("evaluate --model model.onnx", "numpy.linalg"),
@@ -57,6 +59,8 @@ MOMENTS = (
     ("rollback --to .", "student_clap.config.schema"),
     ("reembed --model model.onnx", "onnxruntime"),
     ("store list", "zarr"),
+    ("config", "student_clap.config.runtime.signals"),
+    ("runs", "threading"),
 )
 
 
@@ -92,7 +96,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.wav").write_bytes(b"audio")
     with FeatureStore.create(folder / "data" / "features.zarr", "test") as store:
         vector = np.full(512, 512**-0.5, np.float32)
-        store.append_tracks([Track("default", "t", audio=str(folder / "a.wav"), state=State.FETCHED, teacher=vector)])
+        audio = str(folder / "a.wav")
+        store.append_tracks(
+            [Track("d", f"t{n}", artist=f"{n}", audio=audio, state=State.FETCHED, teacher=vector) for n in range(3)]
+        )
+        # One has no features yet; with the others train, and with the file export, begin their work.
+        store.features(Recipe.from_config(AudioConfig())).commit([1, 2], [480_000, 480_000], ["", ""])
+    (folder / "runs" / "tinyclap-audiomuse").mkdir(parents=True)
+    (folder / "runs" / "tinyclap-audiomuse" / "best.pt").touch()
     (folder / "trap").mkdir()
     (folder / "trap" / "sitecustomize.py").write_text(SITE)
     return folder

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +44,44 @@ def test_a_folder_without_the_text_model_is_not_all_that_the_app_needs(folder: P
     assert (empty / NAME).is_file()  # the app's own name, not `student.onnx`
     whole = run("deploy", "--anyway", new, "--to", folder)
     assert "clap_text_model.onnx" not in whole.stderr
+
+
+@pytest.mark.parametrize("rights", [0o644, 0o664, None])
+def test_the_container_s_user_may_read_the_model(folder: Path, new: Path, rights: int | None) -> None:
+    live = folder / NAME
+    if rights is None:
+        live.unlink()
+    else:
+        live.chmod(rights)
+    before = os.umask(0o077)
+    try:
+        assert run("deploy", "--anyway", new, "--to", folder).exit_code == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(live.stat().st_mode) == (rights or 0o644)
+
+
+def test_an_image_s_folder_that_was_copied_out_goes_there_and_back(folder: Path, new: Path, tmp_path: Path) -> None:
+    # What `docker cp "$id":/app/model/. DIR` leaves: the image's tree, with its folders and its files of other models.
+    (folder / "musicnn").mkdir()
+    (folder / "musicnn" / "model.onnx").write_bytes(b"another model")
+    (folder / "clap_other_feature_text_embeddings.npz").write_bytes(b"the app writes this one itself")
+    copied = tmp_path / "srv"
+    shutil.copytree(folder, copied)
+    assert run("deploy", "--anyway", new, "--to", copied).exit_code == 0
+    assert (copied / NAME).read_bytes() == new.read_bytes()
+    assert run("rollback", "--to", copied).exit_code == 0
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert (copied / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_a_container_that_mounts_the_one_file_sees_the_former_until_it_is_restarted(folder: Path, new: Path) -> None:
+    with (folder / NAME).open("rb") as mounted:  # such a mount holds the file, and not its name
+        former = mounted.read()
+        assert run("deploy", "--anyway", new, "--to", folder).exit_code == 0
+        mounted.seek(0)
+        assert mounted.read() == former
+    assert (folder / NAME).read_bytes() == new.read_bytes()
 
 
 # --- `~`

@@ -25,6 +25,7 @@ from torch.distributed.nn.functional import all_reduce as differentiable_all_red
 
 from student_clap.train.data.order import share
 
+LAUNCHED = "STUDENT_CLAP_LAUNCHED"  # an environment variable that `train.launch` sets
 _TIMEOUT = timedelta(minutes=30)  # a process may wait while another one makes checkpoints
 
 
@@ -130,6 +131,11 @@ def join_processes(device: str) -> Iterator[Distributed]:
         yield Distributed(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def by_bare_torchrun() -> bool:
+    """Whether torchrun started this process, and `train.launch`, which knows how such a run ends, did not."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHED not in os.environ
 
 
 class SyncedNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the base of all of torch's

@@ -26,7 +26,7 @@ from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
 from student_clap.train.loop.display import Display
-from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.distributed import Distributed, by_bare_torchrun
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
@@ -238,17 +238,21 @@ def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def remarks(trainer: Trainer) -> list[str]:
-    """Remarks for a user before a long run: a parent that needs a word, settings that this machine is bad at."""
+    """Remarks for a user before a long run: its parent, what this machine is bad at, a start whose end says little."""
     found = []
     if (parent := Parent.of(trainer.run)) is not None and not trainer.run.resumed:
         found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.validation_rows))
-    if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
-        return found
-    text = (
-        "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "
-        "an epoch may take several times as long: auto or float32 is faster here"
-    )
-    return [*found, text]
+    if trainer.training.precision == "bfloat16" and trainer.device.type == "cpu" and not multiplies_bfloat16():
+        found.append(
+            "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "
+            "an epoch may take several times as long: auto or float32 is faster here"
+        )
+    if by_bare_torchrun():
+        found.append(
+            "torchrun ends with exit code 1 and its own traceback after Ctrl-C or SIGTERM, though the run is saved; "
+            "`python -m student_clap.train.launch` takes the same options and ends with 130 or 143"
+        )
+    return found
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:

@@ -219,19 +219,20 @@ class Step:
         own = [self._loss.pairs(vectors, targets)] if cached is None else cached
         rest: list[Pairs] = [] if cached is None else [p for n, p in enumerate(cached) if n != which]
         if self._distributed.world_size > 1:
-            rest += self._of_other_processes(own)
-        return _joined(rest)
+            rest += pairs_elsewhere(self._distributed, joined(own))
+        return joined(rest)
 
-    def _of_other_processes(self, own: list[Pairs]) -> list[Pairs]:
-        mine = _joined(own)
-        # Only a pair's share in all matters to the others: [pair, 512 + 512 + 1]
-        rows = torch.cat([mine.student, mine.teacher, mine.shares.sum(dim=0)[:, None]], dim=1)
-        width = mine.student.shape[1]
-        return [
-            Pairs(student=part[:, :width], teacher=part[:, width:-1], shares=part[:, -1][None])
-            for rank, part in enumerate(self._distributed.gather_rows(rows))
-            if rank != self._distributed.rank
-        ]
+
+def pairs_elsewhere(distributed: Distributed, mine: Pairs) -> list[Pairs]:
+    """The other processes' pairs of a batch, without gradients. All processes call it, also one without a pair."""
+    # Only a pair's share in all matters to the others: [pair, 512 + 512 + 1]
+    rows = torch.cat([mine.student, mine.teacher, mine.shares.sum(dim=0)[:, None]], dim=1)
+    width = mine.student.shape[1]
+    return [
+        Pairs(student=part[:, :width], teacher=part[:, width:-1], shares=part[:, -1][None])
+        for rank, part in enumerate(distributed.gather_rows(rows))
+        if rank != distributed.rank
+    ]
 
 
 def embed(forward: Callable[[Tensor], Tensor], mel_db: Tensor, precision: str) -> Tensor:
@@ -258,7 +259,7 @@ def _micro_batches(segments_of: tuple[int, ...], limit: int) -> list[_MicroBatch
     ]
 
 
-def _joined(parts: list[Pairs]) -> Pairs:
+def joined(parts: list[Pairs]) -> Pairs:
     """All pairs, with the share of each in all tracks: [1, pair]."""
     return Pairs(
         student=torch.cat([p.student for p in parts]).detach(),

@@ -1,6 +1,7 @@
 """Validation: every segment of the validation tracks is embedded, the tracks are compared with the teacher's.
 
-The figures are those of `student-clap evaluate`, made from the store's features.
+The figures are those of `student-clap evaluate`, made from the store's features. Guarantee: they do not depend on the
+number of processes, to rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from student_clap.train.data.order import sample_rows
 from student_clap.train.data.selection import TrackTable
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.distributed import Distributed
-from student_clap.train.loop.loss import Loss, Targets
+from student_clap.train.loop.loss import Loss, Pairs, Targets
 from student_clap.train.loop.metrics import centred_cosines, clipped_k, ndcg, neighbour_overlap, retrieval
-from student_clap.train.loop.step import embed
+from student_clap.train.loop.step import embed, joined, pairs_elsewhere
 from student_clap.train.students.student import Student
 
 NEIGHBOURS = 10
@@ -89,31 +90,33 @@ class Validator:
         Returns:
             None where none of the tracks can be read.
         """
-        share = self.rows[self.distributed.share(len(self.rows))]
-        requests = requests_for(share, self.table.n_samples, self.batch_size, None)
-        # All processes take the same number of turns, so that they can agree to stop.
-        turns = self.distributed.largest(len(requests))
+        # Every process has a share of every batch, and so as many of them: they can agree to stop.
+        shares = {"rank": self.distributed.rank, "world_size": self.distributed.world_size}
+        requests = requests_for(self.rows, self.table.n_samples, self.batch_size, None, **shares)
         rows: list[int] = []
         vectors: list[Tensor] = []
         losses: list[Tensor] = []
         with torch.no_grad(), closing(stream.read(requests)) as batches:
-            for _ in range(turns):
-                batch = next(batches, None)
-                if batch is not None:
-                    seen(batch)
-                    if batch.rows:
-                        targets, found = self._embed(student, batch)
-                        loss, _ = self.loss(found, targets)
-                        losses.append(loss)
-                        # [track, 512]
-                        vectors.append(targets.weights @ found)
-                        rows += batch.rows
+            for batch in batches:
+                seen(batch)
+                targets, found = self._embed(student, batch)
+                others = self._others(found, targets)
+                if batch.rows:
+                    loss, _ = self.loss(found, targets, others)
+                    losses.append(loss)
+                    # [track, 512]
+                    vectors.append(targets.weights @ found)
+                    rows += batch.rows
                 pause()
         return self._compare(rows, vectors, losses)
 
     def _embed(self, student: Student, batch: Batch) -> tuple[Targets, Tensor]:
         """[segment, 512] of all segments, at most `micro_batch` at once."""
         here = batch.to(self.device)
+        teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device)
+        targets = Targets(teacher, here.segment_teacher, here.weights)
+        if not batch.rows:
+            return targets, teacher
         # A CPU is faster where the segments stay in its caches.
         at_once = self.micro_batch if self.device.type == "cuda" else min(self.micro_batch, _ON_A_CPU)
         found = torch.cat(
@@ -122,8 +125,13 @@ class Validator:
                 for index in torch.split(here.index, at_once)
             ]
         )
-        teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device)
-        return Targets(teacher, here.segment_teacher, here.weights), found
+        return targets, found
+
+    def _others(self, found: Tensor, targets: Targets) -> Pairs | None:
+        """The pairs of the batch that other processes have, where the loss looks at them."""
+        if not self.loss.relates or self.distributed.world_size == 1:
+            return None
+        return joined(pairs_elsewhere(self.distributed, self.loss.pairs(found, targets)))
 
     def _compare(self, rows: list[int], vectors: list[Tensor], losses: list[Tensor]) -> Validation | None:
         mine = (
@@ -135,7 +143,10 @@ class Validator:
         if not any(part[0] for part in parts):
             return None
         all_rows = np.concatenate([np.array(part[0], np.int64) for part in parts])
-        student = np.concatenate([part[1] for part in parts])
+        # In the order of one process alone, for the sample below.
+        in_order = np.argsort(all_rows)
+        all_rows = all_rows[in_order]
+        student = np.concatenate([part[1] for part in parts])[in_order]
         teacher = self.table.teacher[all_rows]
         student = student / np.linalg.norm(student, axis=1, keepdims=True).clip(1e-9)
         cosine = np.sum(student * teacher, axis=1)

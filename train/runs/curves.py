@@ -68,7 +68,7 @@ def draw_run(run_directory: Path) -> None:
     try:
         write_curves(folder.history().epochs, folder.curves, title=folder.name)
     except OSError as error:
-        _log.warning("%s cannot be written: %s", folder.curves, error)
+        _log.warning("%s cannot be written: %s", folder.curves, error.strerror or error)
 
 
 def write_curves(metrics: Sequence[Metrics], path: Path, *, title: str = "") -> None:

@@ -43,6 +43,15 @@ class RunError(click.ClickException):
     """A run's folder lacks something. The message names the file and the remedy."""
 
 
+def require_checkpoint(path: Path) -> None:
+    """Raise RunError where there is no checkpoint at `path`: asked before torch, which alone reads one, is loaded."""
+    if not path.is_file():
+        raise RunError(
+            f"there is no checkpoint at {path}; `student-clap train` makes one, --run names another run and "
+            "--checkpoint a file"
+        )
+
+
 @dataclass(frozen=True)
 class HeldOutArtists:
     """The artists no track of which was trained on."""

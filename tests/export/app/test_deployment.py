@@ -233,7 +233,7 @@ def test_a_kept_file_is_not_touched_by_a_later_write_to_the_live_one(folder: Pat
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(folder: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(deployment, "write_bytes_atomically", full)
@@ -271,8 +271,8 @@ def test_a_rollback_that_fails_half_way_leaves_the_live_model_whole(
 def test_an_interrupt_after_the_rename_loses_nothing(folder: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = deployment.write_bytes_atomically
 
-    def interrupted(target: Path, data: bytes) -> None:
-        real(target, data)
+    def interrupted(target: Path, data: bytes, **more: Any) -> None:
+        real(target, data, **more)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(deployment, "write_bytes_atomically", interrupted)

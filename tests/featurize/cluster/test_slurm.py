@@ -119,6 +119,64 @@ def test_a_refusal_of_sbatch_is_passed_on(folder, slurm):
     assert "sbatch refuses the job: sbatch: error: Batch job submission failed: Invalid account" in err
 
 
+def test_a_requeued_job_goes_on_under_its_number(folder, slurm, tunes, gates):
+    gates.close(tunes[5])
+    run = start(folder, slurm, "--jobs", "1", **gates.environment)
+    wait_until(run, lambda: has_shards(folder))
+    slurm.control("requeue", "1")  # as a preemption with PreemptMode=REQUEUE does
+    gates.open(tunes[5])
+    for line in run.stderr:
+        if "1 PENDING (BeginTime)" in line:
+            break
+    slurm.control("release", "1")
+    out, err = run.communicate(timeout=400)
+    assert run.returncode == 0, err
+    assert "featurize: 10 tracks made" in out
+    assert "takes the place" not in err
+    assert slurm.jobs == ["1"]
+    assert made(folder) == 10
+
+
+def test_a_held_job_is_told_and_ends_the_run(folder, slurm, tunes, gates):
+    gates.close(tunes[5])
+    run = start(folder, slurm, "--jobs", "1", "--set", "featurize.wait_s=1", **gates.environment)
+    wait_until(run, lambda: has_shards(folder))
+    slurm.control("requeuehold", "1")
+    _, err = run.communicate(timeout=400)
+    assert run.returncode == 1
+    assert "Error: no SLURM job can start, for 1 s (featurize.wait_s): job requeued in held state: it is held;" in err
+    assert "Traceback" not in err
+    assert slurm.cancelled("1")
+
+
+def test_the_queue_is_waited_for(folder, slurm):
+    slurm.pend("Resources")
+    run = start(folder, slurm, "--jobs", "1", "--set", "featurize.wait_s=1")
+    for line in run.stderr:
+        if "1 PENDING (Resources)" in line:
+            break
+    slurm.control("release", "1")
+    out, err = run.communicate(timeout=400)
+    assert run.returncode == 0, err
+    assert "featurize: 10 tracks made" in out
+
+
+def test_a_job_that_can_never_start_ends_the_run(folder, slurm):
+    slurm.pend("PartitionConfig")
+    run = start(folder, slurm, "--jobs", "2", "--set", "featurize.wait_s=1", "--set", "featurize.cores_per_job=4")
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 1
+    assert (
+        "Error: no SLURM job can start, for 1 s (featurize.wait_s): PartitionConfig does not pass by waiting: " in err
+    )
+    assert "asks for 4 cores" in err
+    assert (
+        "of the default partition, which has 1 node of 2 cores and 8000 MB, at most infinite; change featurize." in err
+    )
+    assert "0 tracks made" in out
+    assert [slurm.cancelled(job) for job in slurm.jobs] == [True, True]
+
+
 def test_the_job_script_says_what_was_configured():
     config = FeaturizeConfig(
         cluster="slurm", cores_per_job=8, memory_limit="1.5GB", walltime="1-00:00:00", queue="long", account="music",

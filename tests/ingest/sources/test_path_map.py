@@ -161,6 +161,13 @@ def test_a_local_folder_may_be_relative_or_at_home(monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_the_home_of_a_user_who_is_not_there() -> None:
+    with pytest.raises(
+        SourceError, match=r"ingest\.map '/a=~nobody-here/music': ~nobody-here is not the home folder of"
+    ):
+        parse_maps(["/a=~nobody-here/music"])
+
+
 def test_a_map_beside_a_folder_is_refused() -> None:
     result = CliRunner().invoke(main, ["ingest", "--set", "ingest.source=folder", "--map", "/music=/mnt/music"])
     assert result.exit_code == 1

@@ -215,7 +215,7 @@ def test_clap_that_is_off_is_told(make_api: Any, store: FeatureStore) -> None:
 
 
 def test_an_empty_library_is_told(make_api: Any) -> None:
-    assert "has no tracks of" in refused(make_api([]))
+    assert "has no analysed tracks of" in refused(make_api([]))
 
 
 def test_a_closed_port_is_told(make_api: Any) -> None:

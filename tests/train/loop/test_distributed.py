@@ -49,6 +49,7 @@ def train(library: Library, config: Config, name: str, processes: int) -> list[d
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("best validation cosine") == 1  # one process speaks
+    assert done.stderr.count("torchrun ends with exit code 1") == 1  # and says what this way to start it costs
     lines = (library.root / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
@@ -75,8 +76,7 @@ def test_two_processes_have_the_losses_of_one(library: Library) -> None:
     for one, two in zip(alone, together, strict=True):
         assert one.keys() == two.keys()
         for key, value in one.items():
-            if key != "val_loss":  # its relational term compares the tracks that one process embeds at a time
-                assert two[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+            assert two[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
     students = [
         load_student(library.root / "runs" / name / "best.pt")[0].state_dict() for name in ("alone", "together")
     ]

@@ -1,0 +1,33 @@
+"""End the process where it is when it is asked to: in its first moments, before anything is imported, and its last.
+
+Imports nothing that the interpreter has not loaded at its start: a signal before `leave_at_once` is still Python's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def exit_code(signal_number: int) -> int:
+    """The exit code that a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + signal_number
+
+
+def leave_at_once(message: str = "") -> None:
+    """From here on end the process where it is, with the exit code.
+
+    Args:
+        message: is printed then.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        if message:
+            os.write(2, f"{message} by {signal.Signals(number).name}\n".encode())
+        os._exit(exit_code(number))
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)

@@ -21,7 +21,7 @@ from student_clap.store.arrays.features import FAILED, Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
 from student_clap.store.arrays.tracks import STRING_COLUMNS, State, absent_chunks, chunk_spans, read_column
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.hierarchy import member_folders
+from student_clap.store.hierarchy import member_folders, read_member
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -129,7 +129,7 @@ def verify_metadata(path: StoragePath) -> list[Finding]:
     def look(folder: Storage) -> list[Finding]:
         recipe = folder.parent.name if str(folder.parent.parent) == str(storage / "features") else ""
         try:
-            read_document(folder, sealed=sealed)
+            read_member(storage, folder, sealed=sealed)
         except CorruptMetadataError as error:
             return [Finding("damaged metadata", recipe, -1, error.message)]
         except UnreadableError as error:

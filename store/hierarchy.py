@@ -58,6 +58,8 @@ def read_member(storage: Storage, folder: Storage, *, sealed: bool) -> Document:
     expected = _forms().get("/".join(["features", "*", *parts[2:]] if len(parts) > 1 else parts))
     if expected is not None and (found := _form(document)) != expected:
         raise damaged_metadata(folder / "zarr.json", f"it is of {_in_words(found)}, expected {_in_words(expected)}")
+    if len(parts) == 2 and "recipe" not in document.get("attributes", {}) and STRIPS in folder.folders():
+        raise damaged_metadata(folder / "zarr.json", "it names no recipe, though there are features")
     return document
 
 

@@ -1,0 +1,97 @@
+"""What real files, stores, servers and configurations do to the product: four tables of things that go wrong.
+
+    formats   healthy files in whatever can be written here, and damaged ones, beside AudioMuse-AI's own front end
+    damages   every file of a store lost, cut, flipped or exchanged: `store verify --deep` finds it, or nothing differs
+    answers   odd HTTP answers of a media server: no wrong file, no traceback, never a whole library marked as failed
+    configs   hostile config.yaml: one clear line, soon
+
+Prints the tables and what is not as it should be, and writes results/field.json. `--music` names a folder of real music
+(`make corpus` makes one), `--inputs` one with more files to try, in `audio/` and `config/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from student_clap.config.runtime.files import write_text_atomically
+from trials.music import Music
+from trials.trial import Trial, in_words, summary
+
+HERE = Path(__file__).resolve().parent
+RECORD = HERE / "results" / "field.json"
+
+
+def main() -> int:
+    """Try and print. Returns the exit status: 1 if anything is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="formats, damages, answers, configs  [default: all]")
+    parser.add_argument("--music", type=Path, metavar="DIR", help="real music; without it tones")
+    parser.add_argument("--inputs", type=Path, metavar="DIR", help="further files: audio/*, config/*.yaml")
+    options = parser.parse_args()
+    tables = {n: t for n, t in TABLES.items() if not options.tables or n in options.tables}
+    if len(tables) < len(set(options.tables)):
+        print(f"error: the tables are {', '.join(TABLES)}", file=sys.stderr)
+        return 1
+    record: dict[str, Any] = {}
+    lines = []
+    for name, table in tables.items():
+        begin = time.process_time()
+        with tempfile.TemporaryDirectory(prefix="sc-bench-field-") as folder:
+            trials = [_shown(trial) for trial in table(Path(folder), options)]
+        record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        record[name] = summary(trials)
+        lines.append(in_words(name, trials))
+        print(f"{name}: {time.process_time() - begin:.0f} s of CPU in this process")
+        write_text_atomically(RECORD, json.dumps(record, indent=1) + "\n")
+    print("\n| table | tried | as it should be | outcomes |\n|---|--:|--:|---|\n" + "\n".join(lines))
+    return int(any(record[name]["right"] < record[name]["tried"] for name in tables))
+
+
+def _shown(trial: Trial) -> Trial:
+    if trial.fault:
+        print(f"FAULT {trial.name}: {trial.fault}", flush=True)
+    return trial
+
+
+def _formats(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:
+    from trials.formats import formats_table
+
+    return formats_table(folder, Music(options.music), options.inputs and options.inputs / "audio")
+
+
+def _damages(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:
+    from trials.damages import damages_table
+
+    return damages_table(folder, Music(options.music))
+
+
+def _answers(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:
+    from trials.answers import answers_table
+
+    return answers_table(folder, Music(options.music))
+
+
+def _configs(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:
+    from trials.configs import configs_table
+
+    return configs_table(folder, options.inputs and options.inputs / "config")
+
+
+TABLES: dict[str, Callable[[Path, argparse.Namespace], Iterable[Trial]]] = {
+    "formats": _formats,
+    "damages": _damages,
+    "answers": _answers,
+    "configs": _configs,
+}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import zarr
 
-from student_clap.store.arrays import segment_vectors
 from student_clap.config.schema import AudioConfig
+from student_clap.store.arrays import segment_vectors
 from student_clap.store.arrays.features import STRIPS, feature_arrays, present_columns
 from student_clap.store.arrays.metadata import Document, damaged_metadata, describe, is_sealed, read_document
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, create_table

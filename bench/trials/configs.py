@@ -56,7 +56,6 @@ _TEXTS: dict[str, str | bytes] = {
     "the same section twice": "training: {epochs: 1}\ntraining: {epochs: 2}\n",
     "one setting by two names": "training:\n  lr: 0.1\n  learning_rate: 0.2\n",
     "tabs": "training:\n\tepochs: 1\n",
-    "a variable that is not set": "database:\n  port: ${NO_SUCH_VARIABLE_HERE}\n",
     "a variable without its end": "database:\n  port: ${HOME\n",
     "a size of words": "featurize:\n  memory_limit: lots\n",
     "a time of words": "featurize:\n  walltime: soon\n",

@@ -257,9 +257,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         return FetchError(f"{what} is not as {self.product} gives it", permanent=True, kind="unusable answer")
 
     def _probe(self, address: Address) -> None:
-        probe(
-            self._client, address.path, query=address.query, explain=self.explain, whole=not self._gave_a_file
-        )
+        probe(self._client, address.path, query=address.query, explain=self.explain, whole=not self._gave_a_file)
 
     def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
         """The result of `ask` for the first address that the account may read."""

@@ -46,7 +46,9 @@ def test_the_zarr_json_of_another_member_is_damaged_metadata(filled: Path, pair:
     findings, n_tracks = verify_path(filled, deep=True)
     assert {f.kind for f in findings} == {"damaged metadata"}
     assert n_tracks == -1
-    with pytest.raises(CorruptMetadataError, match=r"zarr\.json is damaged: it (is of an? .*, expected an? |names no recipe)"):
+    with pytest.raises(
+        CorruptMetadataError, match=r"zarr\.json is damaged: it (is of an? .*, expected an? |names no recipe)"
+    ):
         FeatureStore.open(filled)
     done = repair_path(filled, deep=True)
     if "features" in pair:  # a group's is not made again

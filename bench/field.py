@@ -35,9 +35,11 @@ def main() -> int:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="formats, damages, answers, configs  [default: all]")
     parser.add_argument("--music", type=Path, metavar="DIR", help="real music; without it tones")
     parser.add_argument("--inputs", type=Path, metavar="DIR", help="further files: audio/*, config/*.yaml")
+    parser.add_argument("--only", default="", metavar="TEXT", help="of formats: those whose name holds TEXT, once more")
     options = parser.parse_args()
-    tables = {n: t for n, t in TABLES.items() if not options.tables or n in options.tables}
-    if len(tables) < len(set(options.tables)):
+    asked = ["formats"] if options.only else options.tables
+    tables = {n: t for n, t in TABLES.items() if not asked or n in asked}
+    if len(tables) < len(set(asked)):
         print(f"error: the tables are {', '.join(TABLES)}", file=sys.stderr)
         return 1
     record: dict[str, Any] = {}
@@ -47,6 +49,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="sc-bench-field-") as folder:
             trials = [_shown(trial) for trial in table(Path(folder), options)]
         record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        if options.only:
+            again = {trial.name: trial for trial in trials}
+            trials = [again.get(t["name"], Trial(**t)) for t in record[name]["trials"]]
         record[name] = summary(trials)
         lines.append(in_words(name, trials))
         print(f"{name}: {time.process_time() - begin:.0f} s of CPU in this process")
@@ -64,7 +69,7 @@ def _shown(trial: Trial) -> Trial:
 def _formats(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:
     from trials.formats import formats_table
 
-    return formats_table(folder, Music(options.music), options.inputs and options.inputs / "audio")
+    return formats_table(folder, Music(options.music), options.inputs and options.inputs / "audio", options.only)
 
 
 def _damages(folder: Path, options: argparse.Namespace) -> Iterable[Trial]:

@@ -19,18 +19,21 @@ from trials.trial import Trial
 _PATIENCE_S = 300.0  # for one file
 
 
-def formats_table(folder: Path, music: Music, given: Path | None) -> Iterator[Trial]:
+def formats_table(folder: Path, music: Music, given: Path | None, only: str = "") -> Iterator[Trial]:
     """Try them all.
 
     Args:
         folder: for the files, one at a time.
         music: what they are made of.
         given: a folder with more of them.
+        only: those alone whose name holds this text.
     """
     loud = folder / "loud.wav"
     loud.write_bytes(by_libsndfile(np.full((600_000, 2), 0.9, np.float32), 44_100, "WAV", "PCM_16"))
     pool = _new_pool()
     for case in _cases(music, given):
+        if only not in case.name:
+            continue
         # The names of formats and damages are no names of files.
         path = folder / f"case{Path(case.name).suffix}"
         path.write_bytes(case.make())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -26,6 +27,8 @@ from trials.music import Music
 from trials.trial import Trial, in_words, summary
 
 HERE = Path(__file__).resolve().parent
+_FOLDER = re.compile(r"[^\s\"']*/sc-bench-field-\w+/")
+_MOST_CHARACTERS = 160
 RECORD = HERE / "results" / "field.json"
 
 
@@ -55,9 +58,27 @@ def main() -> int:
         record[name] = summary(trials)
         lines.append(in_words(name, trials))
         print(f"{name}: {time.process_time() - begin:.0f} s of CPU in this process")
-        write_text_atomically(RECORD, json.dumps(record, indent=1) + "\n")
+        write_text_atomically(RECORD, _as_json(record))
     print("\n| table | tried | as it should be | outcomes |\n|---|--:|--:|---|\n" + "\n".join(lines))
     return int(any(record[name]["right"] < record[name]["tried"] for name in tables))
+
+
+def _as_json(record: dict[str, Any]) -> str:
+    """A line for each trial, without the names of temporary folders, long texts cut."""
+    tables = []
+    for name, table in record.items():
+        head = json.dumps({k: v for k, v in table.items() if k != "trials"})
+        lines = [json.dumps(_short(trial)) for trial in table["trials"]]
+        tables.append(f'{json.dumps(name)}: {head[:-1]}, "trials": [\n' + ",\n".join(lines) + "\n]}")
+    return "{\n" + ",\n".join(tables) + "\n}\n"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_short(v) for v in value]
+    return _FOLDER.sub("", value)[:_MOST_CHARACTERS] if isinstance(value, str) else value
 
 
 def _shown(trial: Trial) -> Trial:

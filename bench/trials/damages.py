@@ -23,7 +23,7 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.verify import verify_path
 from trials.music import Music
-from trials.trial import Trial
+from trials.trial import KNOWN_LIMIT, Trial
 
 TEACHER = Path(__file__).resolve().parents[1] / "corpus" / "teacher.onnx"
 RECIPE = Recipe.from_config(AudioConfig())
@@ -160,7 +160,7 @@ def _looked_at(path: Path, before: list[object], name: str) -> Trial:
         return Trial(name, "reading raised", f"reading: {type(error).__name__}: {error}")
     figures = {"found": found[:1], "reading says": said}
     if differs and name.endswith(EXCHANGED) and not found:
-        return Trial(name, "not told: whole files of one form in each other's place", "", figures)
+        return Trial(name, "not told: whole files of one form in each other's place", KNOWN_LIMIT, figures)
     if differs:
         return Trial(name, "other values", "reading gives other values without a word", figures)
     if not found:

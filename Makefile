@@ -17,7 +17,7 @@ help:
 	@echo "make quick            lint, types and the tests that are not slow: under two minutes"
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
-	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
+	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 45 minutes"
 	@echo "make gpu              tests and measurements that wait for a GPU, in one table"
 	@echo "make lint             ruff, mypy and the contracts of the imports"
 	@echo "make page             docs/config.md again, after a setting or its choices changed"
@@ -74,6 +74,7 @@ bench: $(READY)
 	$(BIN)/python bench/workers.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --memory
 	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/field.py --music "$(CORPUS)/audio"
 
 gpu: $(READY)
 	$(BIN)/python bench/gpu.py

@@ -1,19 +1,23 @@
 """The groups and arrays that a store is made of: which folders they lie in, and how all of them are opened.
 
-Guarantee: a store is opened only if every zarr.json in it is as it was written.
+Guarantee: a store is opened only if every zarr.json in it is as it was written, and lies where it was written.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import zarr
 
-from student_clap.store.arrays.features import STRIPS, present_columns
-from student_clap.store.arrays.given_vectors import GIVEN
-from student_clap.store.arrays.metadata import Document, is_sealed, read_document
-from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, set_members
-from student_clap.store.arrays.tracks import TABLE_COLUMNS
+from student_clap.config.schema import AudioConfig
+from student_clap.store.arrays.features import STRIPS, feature_arrays, present_columns
+from student_clap.store.arrays.given_vectors import GIVEN, given_column
+from student_clap.store.arrays.metadata import Document, damaged_metadata, describe, is_sealed, read_document
+from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, SegmentSet, segment_arrays, set_members
+from student_clap.store.arrays.tracks import TABLE_COLUMNS, create_table
+from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptMetadataError, StoreError
 
@@ -40,6 +44,59 @@ def member_folders(storage: Storage) -> list[Storage]:
         if "recipe" in document["attributes"]:
             folders += [group / name for name in (STRIPS, *present_columns(group))]
     return folders
+
+
+def read_member(storage: Storage, folder: Storage, *, sealed: bool) -> Document:
+    """The zarr.json of a group or array of the store, which must be of that member's form.
+
+    Args:
+        storage: the store's.
+        folder: one of `member_folders`.
+        sealed: whether it must carry a checksum.
+
+    Raises:
+        CorruptMetadataError: it is damaged or gone, or it is another member's.
+    """
+    document = read_document(folder, sealed=sealed)
+    parts = str(folder).removeprefix(str(storage)).strip("/").split("/")
+    expected = _forms().get("/".join([parts[0], "*", *parts[2:]] if len(parts) > 1 else parts))
+    if expected is not None and (found := _form(document)) != expected:
+        raise damaged_metadata(folder / "zarr.json", f"it is of {_in_words(found)}, expected {_in_words(expected)}")
+    if (
+        parts[0] == "features"
+        and len(parts) == 2
+        and "recipe" not in document.get("attributes", {})
+        and STRIPS in folder.folders()
+    ):
+        raise damaged_metadata(folder / "zarr.json", "it names no recipe, though there are features")
+    return document
+
+
+_Form = tuple[str, str, int]  # array or group, type of the values, dimensions
+
+
+def _form(document: Document) -> _Form:
+    return str(document.get("node_type")), str(document.get("data_type", "")), len(document.get("shape", ()))
+
+
+def _in_words(form: _Form) -> str:
+    kind, values, dimensions = form
+    return f"an array of {values} with {dimensions} dimensions" if kind == "array" else f"a {kind}"
+
+
+@functools.cache
+def _forms() -> dict[str, _Form]:
+    """The form of every member by its path, "*" for the name of a recipe or a set; the same in every version."""
+    recipe, hop = Recipe.from_config(AudioConfig()), PRODUCTION.segment_hop_samples
+    makers = (
+        create_table,
+        given_column(0),
+        segment_arrays(0),
+        segment_arrays(0, SegmentSet.at("*", model="", hop_samples=hop)),
+        feature_arrays(recipe, 0),
+    )
+    documents = {name: document for make in makers for name, document in describe(make).items() if name}
+    return {name.replace(recipe.name, "*"): _form(document) for name, document in documents.items()}
 
 
 def recipe_documents(folder: Storage) -> dict[str, Document]:
@@ -69,6 +126,6 @@ def open_root(storage: Storage, mode: Literal["r", "r+"]) -> tuple[zarr.Group, d
             f"{storage} holds {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
         )
     sealed = is_sealed(document)
-    storage.each(lambda folder: read_document(folder, sealed=sealed), member_folders(storage))
+    storage.each(lambda folder: read_member(storage, folder, sealed=sealed), member_folders(storage))
     root = zarr.open_group(storage.zarr_store(read_only=mode == "r"), mode=mode)
     return root, dict(attributes)

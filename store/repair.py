@@ -20,7 +20,7 @@ from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.hierarchy import member_folders
+from student_clap.store.hierarchy import member_folders, read_member
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError
@@ -125,7 +125,7 @@ def _repair_metadata(storage: Storage) -> int:
     damaged, rows = [], []
     for folder in member_folders(storage):
         try:
-            document = read_document(folder, sealed=sealed)
+            document = read_member(storage, folder, sealed=sealed)
         except CorruptMetadataError:
             damaged.append(folder)
         else:

@@ -29,7 +29,7 @@ from student_clap.store.arrays.tracks import (
     read_column,
 )
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.hierarchy import member_folders
+from student_clap.store.hierarchy import member_folders, read_member
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -148,7 +148,7 @@ def verify_metadata(path: StoragePath) -> list[Finding]:
         recipe = folder.parent.name if around == str(storage / "features") else ""
         of = folder.parent.name if around == str(storage / GROUP) else ""
         try:
-            read_document(folder, sealed=sealed)
+            read_member(storage, folder, sealed=sealed)
         except CorruptMetadataError as error:
             return [Finding("damaged metadata", recipe, -1, error.message, of)]
         except UnreadableError as error:

@@ -40,6 +40,7 @@ FaultKind = Literal[
     "chunked",  # in chunks, whole; with `share` < 1 broken off
     "no_length",  # neither Content-Length nor chunks
     "headers",  # the file with `status` and `headers` alone, each of whose values may be several
+    "raw",  # `content`, status line and headers and all, and the connection ends
     "slow_headers",  # a byte of the headers every `every_s` s
     "slow_body",  # a byte of the body every `every_s` s
 ]
@@ -59,6 +60,7 @@ class Fault:
     retry_at_s: float | None = None  # so far ahead, rounded down to a second, lies the date of Retry-After
     to: str = ""  # another server's URL
     code: int = 70  # Subsonic's
+    content: bytes = b""
     share: float = 0.5  # of the body that is sent
     every_s: float = 0.05
     down_s: float | None = None  # None: until it is started
@@ -187,6 +189,11 @@ def _headers(fault: Fault, handler: Handler, body: Body) -> None:
     handler.wfile.write(body.whole().read())
 
 
+def _raw(fault: Fault, handler: Handler, _: Body) -> None:
+    handler.close_connection = True
+    handler.wfile.write(fault.content)
+
+
 def _slow_headers(fault: Fault, handler: Handler, _: Body) -> None:
     handler.close_connection = True
     handler.trickle(b"HTTP/1.1 200 OK\r\nX-Patience: " + b"x" * 100_000, fault.every_s)
@@ -217,6 +224,7 @@ _PLAYS: Mapping[FaultKind, Callable[[Fault, Handler, Body], None]] = {
     "chunked": _chunked,
     "no_length": _no_length,
     "headers": _headers,
+    "raw": _raw,
     "slow_headers": _slow_headers,
     "slow_body": _slow_body,
 }

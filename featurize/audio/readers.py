@@ -7,6 +7,7 @@ Cost: memory of one block, whatever the file's length, rate or channels.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,8 +30,17 @@ _NO_LENGTH = 1 << 62  # libsndfile gives 2^63 - 1 frames where it does not know
 _MOST_RESUMES = 10_000  # of a demuxer that says "try again"
 _TOLERANCE_S = 0.25  # an encoder's padding, which a header counts and a decoder cuts away
 # Containers whose header says how long the audio is. Elsewhere FFmpeg guesses from the bit rate, up to twice too long.
-_STATED_PER_STREAM = frozenset({"mov", "tta", "wv", "ape", "caf"})
-_STATED_PER_FILE = frozenset({"matroska", "flv", "asf"})
+_STATED_PER_STREAM = frozenset({"mov", "tta", "wv", "ape", "caf", "flac", "wav", "rm"})
+_STATED_PER_FILE = frozenset({"matroska", "flv"})
+# Containers that state no length, but the time of each packet: what is missing in the middle leaves a gap. One that is
+# longer than this is another programme's time.
+_TIMED = frozenset({"mpegts", "mpeg"})
+_LONGEST_GAP_S = 60.0
+# ASF's File Properties: behind the name and 48 bytes the length, another one, what comes before it, and flags.
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_NUMBERS = struct.Struct("<48x Q 8x Q I")  # units of 100 ns, ms, bits
+_ASF_LIVE = 1  # a flag: the length was not known
+_ASF_HEAD_BYTES = 65_536
 
 
 class Reader(Protocol):
@@ -138,12 +148,14 @@ class AvReader:
             if self.sample_rate <= 0:
                 raise ValueError("the audio's sample rate is unknown")
             self._closing = stack.pop_all()
+        self._path = path
         self._limit_s = limit_s
         self._decoder = self._stream.codec_context
         self._shape: _Shape | None = None  # of the first frame
         self._to_floats: dict[_Shape, av.AudioResampler] = {}
         self._last_error: Exception | None = None
-        self._good_s = self._damaged_s = 0.0
+        self._good_s = self._damaged_s = self._gaps_s = 0.0
+        self._next_s: float | None = None  # when the next packet should begin
         self._good_bytes = 0
 
     def __enter__(self) -> Self:
@@ -154,7 +166,10 @@ class AvReader:
 
     def blocks(self) -> Iterator[Block]:
         """See `Reader`. Raises the decoder's last error where not one packet could be decoded."""
+        timed = not _TIMED.isdisjoint(self._container.format.name.split(","))
         for packet in self._packets():
+            if timed:
+                self._note_gap(packet)
             try:
                 blocks = [block for frame in self._decoder.decode(packet) for block in self._floats(frame)]
             except (av.error.FFmpegError, _StrangeFrameError) as error:
@@ -173,7 +188,7 @@ class AvReader:
         """See `Reader`."""
         stated_s = self._stated_s()
         missing_s = 0.0 if stated_s is None else min(self._limit_s, stated_s) - heard_s
-        return max(self._damaged_s, missing_s if missing_s > _TOLERANCE_S else 0.0)
+        return max(self._damaged_s, self._gaps_s, missing_s if missing_s > _TOLERANCE_S else 0.0)
 
     def _packets(self) -> Iterator[Any]:
         """The stream's packets. Where the container itself is damaged, as far as FFmpeg finds them."""
@@ -185,6 +200,16 @@ class AvReader:
             except av.error.InvalidDataError as error:
                 self._last_error = error
             return
+
+    def _note_gap(self, packet: Any) -> None:
+        """Count the time between the packet before and this one."""
+        if packet.pts is None or not packet.time_base:
+            return
+        begin_s = float(packet.pts * packet.time_base)
+        gap_s = 0.0 if self._next_s is None else begin_s - self._next_s
+        if _TOLERANCE_S < gap_s < _LONGEST_GAP_S:
+            self._gaps_s += gap_s
+        self._next_s = begin_s + float((packet.duration or 0) * packet.time_base)
 
     def _floats(self, frame: av.AudioFrame) -> list[Block]:
         """A frame as [channel, frame] blocks.
@@ -224,6 +249,8 @@ class AvReader:
         if names & _STATED_PER_STREAM and self._stream.duration and self._stream.time_base:
             stream_s = float(self._stream.duration * self._stream.time_base)
             return stream_s if whole_s is None else min(stream_s, whole_s)
+        if "asf" in names:
+            return _asf_stated_s(self._path)
         # The length of a film is that of its pictures.
         return whole_s if names & _STATED_PER_FILE and not self._container.streams.video else None
 
@@ -244,6 +271,17 @@ def decoder_reason(error: Exception) -> str:
 
 class _StrangeFrameError(Exception):
     """A frame that does not fit to those before it."""
+
+
+def _asf_stated_s(path: Path) -> float | None:
+    """The length that a WMA's header states. FFmpeg gives a guess in its place where the file is of another size."""
+    with path.open("rb") as file:
+        head = file.read(_ASF_HEAD_BYTES)
+    begin = head.find(_ASF_PROPERTIES) + len(_ASF_PROPERTIES)
+    if begin < len(_ASF_PROPERTIES) or len(head) < begin + _ASF_NUMBERS.size:
+        return None
+    length, before_ms, flags = _ASF_NUMBERS.unpack_from(head, begin)
+    return None if flags & _ASF_LIVE else float(length / 1e7 - before_ms / 1e3)
 
 
 def _in_words(shape: _Shape) -> str:

@@ -9,6 +9,7 @@ a compressed answer) the download starts again. Names come from the stem and fro
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ import requests
 from student_clap.ingest.cache.budget import Reservation, reserve_room
 from student_clap.ingest.cache.container import HEAD_BYTES, NotAudioError, audio_extension, refuse_text
 from student_clap.ingest.cache.partial import Partial, covers_whole
+from student_clap.ingest.http.body import Body
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.ingest.http.retry import RetryError
@@ -62,18 +64,30 @@ def probe(
     *,
     query: Mapping[str, str] | None = None,
     explain: Callable[[bytes], Exception | None] | None = None,
+    whole: bool,
 ) -> None:
-    """See that an address gives audio, by the first bytes of the answer; nothing is kept. As `download` otherwise."""
+    """See that an address gives audio; nothing is kept. As `download` otherwise.
+
+    Args:
+        client, path, query, explain: those of `download`.
+        whole: the whole file is fetched and must be audio; else the answer's beginning is looked at.
+    """
 
     def once() -> None:
         with client.open(path, query=query) as response:
-            head = next(client.body(response).blocks(), b"")
+            body = client.body(response)
+            _see_its_end(body)
+            head = next(body.blocks(), b"")
         try:
             refuse_text(head)
         except NotAudioError as error:
             raise _not_audio(head, error, explain) from None
 
-    client.retry(path, once)
+    if not whole:
+        client.retry(path, once)
+        return
+    with tempfile.TemporaryDirectory(prefix="student-clap-") as folder:
+        download(client, path, Path(folder, "probe"), query=query, explain=explain)
 
 
 class Download:
@@ -149,12 +163,7 @@ class Download:
 
     def _take_whole(self, response: requests.Response, reservation: Reservation) -> None:
         body = self._client.body(response)
-        if not body.has_end:
-            raise FetchError(
-                "the server sends neither a Content-Length nor chunks, so a cut-off file could not be told",
-                permanent=True,
-                kind="unusable answer",
-            )
+        _see_its_end(body)
         blocks = body.blocks()
         head = b""
         for block in blocks:
@@ -207,6 +216,15 @@ class Download:
         except NotAudioError as error:
             with path.open("rb") as file:
                 raise _not_audio(file.read(HEAD_BYTES), error, self._explain) from None
+
+
+def _see_its_end(body: Body) -> None:
+    if not body.has_end:
+        raise FetchError(
+            "the server sends neither a Content-Length nor chunks, so a cut-off file could not be told",
+            permanent=True,
+            kind="unusable answer",
+        )
 
 
 def _not_audio(head: bytes, error: NotAudioError, explain: Callable[[bytes], Exception | None] | None) -> Exception:

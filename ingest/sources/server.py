@@ -92,6 +92,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         self._client.credentials = self._credentials[0]
         self._checking = threading.Lock()
         self._download_refused = False  # 401, where another address gives the file
+        self._gave_a_file = False
 
     def __enter__(self) -> Self:
         return self
@@ -176,7 +177,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 f"the track id {track_id!r} is not one of {self.product}'s", permanent=True, kind="strange id"
             )
         try:
-            return self._try_addresses(
+            path = self._try_addresses(
                 track_id,
                 lambda a: download(self._client, a.path, wanted.stem, query=a.query, explain=self.explain),
             )
@@ -190,9 +191,15 @@ class RemoteServer(ABC, Generic[SettingsT]):
             if error.status == 404:
                 raise self.missing(track_id) from None
             raise
+        self._gave_a_file = True
+        return path
 
     def check_audio(self, occasion: str) -> None:
-        """Ask the server for its name, for its list, and for the first bytes of a few tracks that it lists itself."""
+        """Ask the server for its name, for its list, and for a few tracks that it lists itself.
+
+        The beginning of their answers is enough from a server that gave a file in this run; another may answer
+        everything with bytes that are no audio.
+        """
         self.check()
         at = f"{self.product} at {self._client.address}"
         listed: list[ListedTrack] = []
@@ -208,7 +215,10 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 f"{occasion}, and {at} lists no track at all; is its library mounted and scanned, and does the account"
                 f" see it? {_NOTHING_MARKED}"
             )
-        for track in listed[:: -(-len(listed) // _PROBES)]:
+        # From the first to the last of them.
+        last_number = len(listed) - 1
+        for number in sorted({round(n * last_number / (_PROBES - 1)) for n in range(_PROBES)}):
+            track = listed[number]
             try:
                 self._try_addresses(track.track_id, self._probe)
             except FetchError as error:
@@ -247,7 +257,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         return FetchError(f"{what} is not as {self.product} gives it", permanent=True, kind="unusable answer")
 
     def _probe(self, address: Address) -> None:
-        probe(self._client, address.path, query=address.query, explain=self.explain)
+        probe(self._client, address.path, query=address.query, explain=self.explain, whole=not self._gave_a_file)
 
     def _try_addresses(self, track_id: str, ask: Callable[[Address], T]) -> T:
         """The result of `ask` for the first address that the account may read."""

@@ -43,16 +43,16 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise _damaged(path, "it is not there") from None
+        raise damaged_metadata(path, "it is not there") from None
     except (UnicodeDecodeError, ValueError) as error:
-        raise _damaged(path, f"it is not JSON: {reason(error)}") from error
+        raise damaged_metadata(path, f"it is not JSON: {reason(error)}") from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-        raise _damaged(path, "it is not an object with attributes")
+        raise damaged_metadata(path, "it is not an object with attributes")
     stored = document.get("attributes", {}).get(CHECKSUM)
     if stored is None and sealed:
-        raise _damaged(path, f"its checksum {CHECKSUM} is gone")
+        raise damaged_metadata(path, f"its checksum {CHECKSUM} is gone")
     if stored is not None and stored != checksum(document):
-        raise _damaged(path, f"its checksum is {stored!r}, its content gives {checksum(document)!r}")
+        raise damaged_metadata(path, f"its checksum is {stored!r}, its content gives {checksum(document)!r}")
     return document
 
 
@@ -165,7 +165,8 @@ def add_members(store: Storage, names: Sequence[str], make: Callable[[zarr.Group
         (store / name).create(inside | as_files(documents, name))
 
 
-def _damaged(path: Storage, why: str) -> CorruptMetadataError:
+def damaged_metadata(path: Storage, why: str) -> CorruptMetadataError:
+    """The error for a zarr.json that cannot be used."""
     return CorruptMetadataError(
         f"{path} is damaged: {why}. `student-clap store repair` writes an array's again; "
         "one of a group has to come from a copy of the store"

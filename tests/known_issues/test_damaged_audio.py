@@ -38,6 +38,8 @@ def encode(path: Path, codec: str, duration_s: float = DURATION_S, rate: int = 4
     """Write `tone` by PyAV; the extension chooses the container. Returns the file's bytes."""
     with av.open(str(path), "w", options=muxer) as container:
         stream = container.add_stream(codec, rate=rate, layout="stereo")
+        if codec == "wmav2":
+            stream.bit_rate = 128_000
         resampler = av.AudioResampler(
             stream.codec_context.format.name, "stereo", rate, frame_size=stream.codec_context.frame_size or 1024
         )
@@ -177,7 +179,8 @@ def test_decoding_goes_on_behind_a_damaged_packet_and_the_loss_is_told(tmp_path,
     ("name", "codec"),
     [
         ("a.m4a", "aac"), ("b.m4a", "alac"), ("a.aac", "aac"), ("a.ac3", "ac3"), ("a.mka", "aac"),
-        ("a.webm", "libopus"), ("a.flv", "aac"), ("a.wv", "wavpack"), ("a.tta", "tta"),
+        ("a.webm", "libopus"), ("a.flv", "aac"), ("a.wv", "wavpack"), ("a.tta", "tta"), ("a.ts", "aac"),
+        ("a.mpg", "mp2"), ("a.flac", "flac"),
     ],
 )  # fmt: skip
 def test_a_fifth_of_noise_is_a_failure_that_says_so(tmp_path, name, codec):
@@ -202,6 +205,20 @@ def test_a_file_that_ends_half_way_is_a_failure(tmp_path, name, codec):
     with pytest.raises(DecodeError, match=r"damaged audio; PyAV: .* of .* s are damaged or missing"):
         decode(path, CAP)
     assert len(decode(path, 15 * 48_000)) == 15 * 48_000  # within the cap nothing is missing
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.flac", "flac"), ("a.wma", "wmav2"), ("a.wav", "adpcm_yamaha"), ("a.rm", "ac3")]
+)
+def test_what_a_header_promises_is_missed_whatever_ffmpeg_makes_of_it(tmp_path, caplog, name, codec, share):
+    path = tmp_path / name
+    data = encode(path, codec, 20.0, RATE)
+    assert len(decode(path, CAP)) / 48_000 == pytest.approx(20.0, abs=0.1)
+    assert not caplog.records
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(DecodeError, match=r"damaged audio; PyAV: .* of (19|20)\.\d+ s are damaged or missing"):
+        decode(path, CAP)
 
 
 @pytest.mark.parametrize(

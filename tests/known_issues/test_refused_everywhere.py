@@ -19,6 +19,10 @@ FAULTS: dict[str, dict[str, Any]] = {
     "407": {"kind": "status", "status": 407},
     "a login page": {"kind": "html"},
     "a message": {"kind": "json"},
+    "bytes that are no audio": {"kind": "garbage"},
+    "no length": {"kind": "no_length"},
+    "an empty file": {"kind": "empty"},
+    "a part": {"kind": "headers", "status": 206, "headers": {"Content-Range": "bytes 0-9/*", "Content-Length": "10"}},
 }
 
 

@@ -119,7 +119,7 @@ class SubsonicDialect:
 
 def failed(code: int, form: str = "json") -> Reply:
     """An error as these servers send it."""
-    message = _MESSAGES[code]
+    message = _MESSAGES.get(code, "an error")
     if form == "json":
         content = {"status": "failed", **_VERSION, "error": {"code": code, "message": message}}
         return json_reply({"subsonic-response": content})

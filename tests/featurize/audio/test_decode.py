@@ -137,8 +137,20 @@ def test_samples_that_are_not_finite_are_refused(tmp_path):
         decode(tmp_path / "nan.wav", CAP)
 
 
-def test_a_truncated_file_gives_what_is_there(write_audio):
-    path = write_audio("cut.flac", duration_s=3.0)
+@pytest.mark.parametrize("name", ["cut.wav", "cut.ogg"])
+def test_a_truncated_file_that_libsndfile_reads_gives_what_is_there(write_audio, name):
+    path = write_audio(name, duration_s=3.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     ours = decode(path, CAP)
     assert 48_000 < len(ours) < 2.5 * 48_000
+
+
+def test_a_truncated_flac_which_libsndfile_gives_up_lacks_too_much(write_audio):
+    path = write_audio("cut.flac", duration_s=3.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DecodeError, match=r"damaged audio; PyAV: 1\.\d+ of 3\.00 s are damaged or missing"):
+        decode(path, CAP)
+    path.write_bytes(whole[: int(0.98 * len(whole))])
+    ours = decode(path, CAP)
+    assert 2.8 * 48_000 < len(ours) < 3 * 48_000

@@ -218,7 +218,7 @@ def describe(trainer: Trainer) -> list[str]:
         f"steps       {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
     ]
     if (parent := Parent.of(trainer.run)) is not None:
-        lines.insert(1, f"parent    {parent}")
+        lines.insert(1, f"parent      {parent}")
     if training.warmup_steps is None and training.warmup_epochs > training.epochs:
         lines.append(
             f"warm-up     training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"

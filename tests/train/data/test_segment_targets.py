@@ -212,7 +212,7 @@ def test_a_run_keeps_the_teacher_that_it_was_begun_with(library: Library) -> Non
     teach(library, "fine", FINE)
     config = library.config(training={"epochs": 1})
     with open_trainer(config) as trainer, open_stream(config, trainer):
-        assert "targets   segment vectors of fine, starts every 0.1 s" in describe(trainer)
+        assert "targets     segment vectors of fine, starts every 0.1 s" in describe(trainer)
     stored = json.loads((trainer.run.path / "run.json").read_text(encoding="utf-8"))
     assert stored["segment_vectors"] == {"name": "fine", "model": "d", "hop_samples": FINE}
     teach(library, "synthetic", FINE)  # whose name the store declares; a new run would learn these

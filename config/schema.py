@@ -116,8 +116,8 @@ class IngestConfig(Section):
     """Where vectors and audio come from, and how audio is fetched."""
 
     vectors: Annotated[str, Choice("student_clap.ingest.vectors.open")] = "database"
-    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; teacher: the ONNX of
-    teacher.model, run over folder.path; table: a file of ids and vectors.
+    """Source of the vectors. database: AudioMuse-AI's PostgreSQL; api: its HTTP interface; table: a file of ids and
+    vectors; none: every track of `source` gets a row, and `featurize --teacher` makes the vectors (before: `teacher`).
     """
     source: Annotated[str, Choice("student_clap.config.servers")] = "jellyfin"
     """Source of the audio: a media server, whose section of this name has to be filled in, or a folder."""

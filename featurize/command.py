@@ -53,6 +53,12 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
     help="Where the teacher computes: cpu, cuda, ..., or auto.  [default: teacher.provider]",
 )
 @click.option("--again-teacher", is_flag=True, help="Remove the teacher's vectors that are there, and make all again.")
+@click.option(
+    "--probe",
+    metavar="TRACKS",
+    type=click.IntRange(min=1),
+    help="Write nothing: let the teacher hear so many tracks again, and report whether it made the stored vectors.",
+)
 @config_options(recipe=True)
 def featurize(
     config: Config,
@@ -62,23 +68,27 @@ def featurize(
     again_old_decoder: bool,
     again_teacher: bool,
     no_teacher: bool,
+    probe: int | None,
     **given: Any,
 ) -> None:
     """Write every fetched track's log-mel into the store, and a teacher's vectors of its segments.
 
     What is there is left alone, so the command may be run again at any time.
     """
-    from student_clap.featurize.driver import featurize_store
-    from student_clap.featurize.plan import Selection
-
     wanted = {name: value for name, value in given.items() if value is not None}
     for_teacher = {_TEACHER[name]: wanted.pop(name) for name in _TEACHER if name in wanted}
     teacher = _teacher(config.teacher, for_teacher, no_teacher=no_teacher, again=again_teacher)
+    if probe is not None:
+        _probe(config.model_copy(update={"teacher": teacher}), probe)
+        return
+    from student_clap.featurize.driver import featurize_store
+    from student_clap.featurize.plan import Selection
+
     settings = _settings(config.featurize, wanted)
     ended = featurize_store(
         config.model_copy(update={"featurize": settings, "teacher": teacher}),
         Selection(retry_failed, again, again_old_decoder, again_teacher),
-        _fetch_command(),
+        _fetch_command(again, again_old_decoder=again_old_decoder),
     )
     echo(ended.closing)
     if ended.exit_code:
@@ -87,10 +97,23 @@ def featurize(
         raise ended.error
 
 
-def _fetch_command() -> str:
-    """The command that fetches the audio of this command's recipe."""
+def _probe(config: Config, n_tracks: int) -> None:
+    """`--probe`: print whether the teacher made the stored vectors."""
+    if config.teacher.model is None:
+        raise click.UsageError("--probe asks a model whether it made the vectors; name it with --teacher ONNX")
+    from student_clap.featurize.teacher.probe import report
+
+    echo(report(config, config.teacher.model, n_tracks, f"student-clap ingest --sample {n_tracks}"))
+
+
+def _fetch_command(again: tuple[int, ...], *, again_old_decoder: bool) -> str:
+    """The command that fetches the audio of this command's recipe, also of rows whose features are made."""
     recipe = click.get_current_context().params.get("recipe")
-    return f"student-clap ingest --recipe {recipe}" if recipe else "student-clap ingest"
+    words = ["student-clap ingest"]
+    words += [f"--recipe {recipe}"] if recipe else []
+    words += [f"--refetch {row}" for row in again]
+    words += ["--refetch old-decoder"] if again_old_decoder else []
+    return " ".join(words)
 
 
 def _teacher(config: TeacherConfig, given: dict[str, Any], *, no_teacher: bool, again: bool) -> TeacherConfig:

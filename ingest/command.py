@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+import shlex
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from student_clap.config.load import load_config
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
+from student_clap.ingest.fetch.refetch import REASONS
 from student_clap.ingest.options import IngestOptions
 
 
@@ -20,6 +22,21 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
         return None if value is None else TypeAdapter(ByteSize).validate_python(value)
     except ValidationError:
         raise click.BadParameter(f"{value!r} is not a size; write one such as 50GB") from None
+
+
+def _reasons(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
+    for value in values:
+        if value not in REASONS and not re.fullmatch("[0-9]{1,9}", value):
+            raise click.BadParameter(f"{value!r} is none of {', '.join(REASONS)}, and not the number of a row")
+    return frozenset(values)
+
+
+def _moved(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "--probe has moved to the stage that decodes audio: `student-clap featurize --probe 20 --teacher"
+            f" {shlex.quote(value)}`; where nothing is fetched yet, `student-clap ingest --sample 20` goes before it"
+        )
 
 
 @click.command()
@@ -48,25 +65,31 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     " Replaces ingest.max_cache.",
 )
 @click.option("--retry-failed", is_flag=True, help="Try downloads again that failed for good.")
+@click.option(
+    "--refetch",
+    metavar=f"{'|'.join(REASONS)}|ROW",
+    callback=_reasons,
+    multiple=True,
+    help="Fetch again audio that was removed after its features were made: of tracks without the teacher's segment"
+    " vectors, of those that featurize --again-old-decoder makes again, of all, or of one row; may be repeated.",
+)
 @click.option("--vectors-only", is_flag=True, help="Bring the vectors up to date; fetch no audio.")
 @click.option("--verify", is_flag=True, help="Report the content of the store and the cache; fetch nothing.")
 @click.option(
-    "--probe",
-    "probe_model",
-    metavar="ONNX",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Report whether this model made the vectors: embed a few tracks again and compare.",
+    "--sample",
+    metavar="TRACKS",
+    type=click.IntRange(min=1),
+    help="Fetch the audio of so many tracks, spread over the library, and no more: enough for featurize --probe.",
 )
-@click.option(
-    "--probe-tracks", type=click.IntRange(min=1), default=20, show_default=True, help="With --probe: how many tracks."
-)
+@click.option("--probe", metavar="ONNX", hidden=True, expose_value=False, callback=_moved)
+@click.option("--probe-tracks", hidden=True, expose_value=False)
 @click.option("--all", "all_failures", is_flag=True, help="With --verify: list every failure.")
 def ingest(config: Config, **given: Any) -> None:
-    """Bring teacher vectors into the store, and fetch the audio that they belong to.
+    """Bring tracks and their teacher vectors into the store, and fetch their audio.
 
-    Vectors come from AudioMuse-AI's database or its HTTP interface, from a table, or from a teacher's ONNX
-    (ingest.vectors); audio from a media server or a folder (ingest.source). May be run again at any time: it fetches
-    only what is missing.
+    Vectors come from AudioMuse-AI's database or its HTTP interface, or from a table (ingest.vectors); where there are
+    none, featurize --teacher makes them. Audio comes from a media server or a folder (ingest.source). May be run again
+    at any time: it fetches only what is missing.
     """
     options = IngestOptions(**given)
     # Only now is it known which sections must have their variables set.
@@ -78,11 +101,6 @@ def ingest(config: Config, **given: Any) -> None:
         echo(report(config, all_failures=options.all_failures))
         return
     config = options.applied_to(config)
-    if options.probe_model is not None:
-        from student_clap.ingest.reports.probe import report as probe
-
-        echo(probe(config, options.probe_model, options.probe_tracks, options.server_name))
-        return
     from student_clap.ingest.stage import run_ingest
 
     summary = run_ingest(
@@ -90,6 +108,8 @@ def ingest(config: Config, **given: Any) -> None:
         server_name=options.server_name,
         retry_failed=options.retry_failed,
         vectors_only=options.vectors_only,
+        refetch=options.refetch,
+        sample=options.sample,
     )
     # The table goes to people; the one line is for scripts.
     if summary.fetch is not None:

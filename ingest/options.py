@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 from pydantic import ByteSize
@@ -23,25 +22,26 @@ class IngestOptions:
     vectors_only: bool = False
     verify: bool = False
     all_failures: bool = False
-    probe_model: Path | None = None
-    probe_tracks: int = 20
+    refetch: frozenset[str] = frozenset()
+    sample: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""
-        if self.verify and self.probe_model is not None:
-            raise click.UsageError("--verify and --probe are two reports; ask for one at a time")
+        fetching = [name for name, value in (("--refetch", self.refetch), ("--sample", self.sample)) if value]
+        for option, given in (("--verify", self.verify), ("--vectors-only", self.vectors_only)):
+            if fetching and given:
+                raise click.UsageError(f"{option} fetches no audio; leave it or {' and '.join(fetching)} out")
+        if len(fetching) > 1:
+            raise click.UsageError("--sample fetches a few tracks whatever they are for; leave it or --refetch out")
 
     def needed_sections(self, config: Config) -> frozenset[str]:
         """The sections whose environment variables must be set: --verify needs none, a run the ones that it reads."""
-        from student_clap.ingest.vectors.open import KINDS
-        from student_clap.store import FeatureStore
+        from student_clap.ingest.vectors.open import kind_of
 
         if self.verify:
             return frozenset()
-        needs = set()
-        if self.probe_model is None or self.from_database or not FeatureStore.is_at(config.store.path):
-            needs.add(KINDS[config.ingest.vectors].section)
-        if not (self.probe_model is not None or self.from_database or self.vectors_only):
+        needs = {kind_of(config).section or config.ingest.source}
+        if not (self.from_database or self.vectors_only):
             needs.add(config.ingest.source)
         return frozenset(needs)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 from student_clap.config.runtime.screen import progress
 from student_clap.config.schema import Config
 from student_clap.ingest.fetch.stage import fetch_audio
 from student_clap.ingest.id_map import IdMap
-from student_clap.ingest.reports.populations import populations_warning
 from student_clap.ingest.reports.summary import Summary
 from student_clap.ingest.rows.catalogue import BATCH_ROWS, Catalogue, CatalogueCounts
-from student_clap.ingest.vectors.base import MusicServer, VectorSource, VectorSourceError
+from student_clap.ingest.vectors.base import VectorSource, VectorSourceError
 from student_clap.ingest.vectors.open import open_vector_source
 from student_clap.store import FeatureStore
 
@@ -21,7 +21,15 @@ logger = logging.getLogger(__name__)
 UNDECLARED = "unknown"  # teacher.name where the user has not said
 
 
-def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, vectors_only: bool = False) -> Summary:
+def run_ingest(
+    config: Config,
+    *,
+    server_name: str | None,
+    retry_failed: bool,
+    vectors_only: bool = False,
+    refetch: AbstractSet[str] = frozenset(),
+    sample: int | None = None,
+) -> Summary:
     """Run the stage.
 
     Args:
@@ -29,6 +37,8 @@ def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, v
         server_name: name or id of the server whose track ids are used; None takes ingest.server or the default.
         retry_failed: try downloads again that failed for good.
         vectors_only: bring the rows up to date and leave the audio alone.
+        refetch: why audio is fetched again that the features no longer need; of `fetch.refetch.REASONS`.
+        sample: fetch no more than so many tracks' audio, spread over the library; None: all.
 
     Raises:
         VectorSourceError, SourceError, StoreError: the run cannot go on. All that was done is in the store.
@@ -41,11 +51,20 @@ def run_ingest(config: Config, *, server_name: str | None, retry_failed: bool, v
             _declare_teacher(store, config.teacher.name)
             searched_by_path = config.ingest.source == "folder" or bool(config.ingest.map)
             catalogue = _list_tracks(vectors, store, n_rows, None if vectors_only or not searched_by_path else paths)
-        _tell_changes(catalogue.counts, store, vectors.server)
+        _tell_changes(catalogue.counts)
         if vectors_only:
             return Summary(catalogue.counts, None)
         server_id = vectors.server.server_id
-        fetched = fetch_audio(config, store, catalogue.rows(), server_id, paths, retry_failed=retry_failed)
+        fetched = fetch_audio(
+            config,
+            store,
+            catalogue.rows(),
+            server_id,
+            paths,
+            retry_failed=retry_failed,
+            refetch=refetch,
+            sample=sample,
+        )
         return Summary(catalogue.counts, fetched)
 
 
@@ -61,7 +80,7 @@ def _declare_teacher(store: FeatureStore, name: str) -> None:
     store.teacher_name = name
 
 
-def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int, paths: IdMap[str] | None) -> Catalogue:
+def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int | None, paths: IdMap[str] | None) -> Catalogue:
     """Bring every track into the store, and the paths that files are searched by into `paths`.
 
     Raises:
@@ -85,10 +104,10 @@ def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int, paths:
     return catalogue
 
 
-def _tell_changes(counts: CatalogueCounts, store: FeatureStore, server: MusicServer) -> None:
+def _tell_changes(counts: CatalogueCounts) -> None:
     """Log the findings about the vectors that a user should know of."""
-    if (warning := populations_warning(store, server.server_id)) is not None:
-        logger.warning("%s", warning)
+    if counts.bare:
+        logger.info("%d tracks have no vector yet; `student-clap featurize --teacher ONNX` makes them", counts.bare)
     if counts.off_unit:
         logger.warning("%d vectors were not of unit length; they were normalised", counts.off_unit)
     if counts.changed_vectors:

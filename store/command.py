@@ -1,4 +1,4 @@
-"""`student-clap store info|list|export|verify|repair`."""
+"""`student-clap store info|list|export|verify|repair|remove-teacher`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from student_clap.config.options import config_options
+from student_clap.config.presets import SAMPLE_RATE
 from student_clap.config.runtime.screen import echo, progress, table
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
+    from student_clap.store.arrays.segment_vectors import SegmentVectors
     from student_clap.store.verify import Finding
 
 _WHOLE = 10_000  # characters: more than any field has
@@ -50,7 +52,18 @@ def info(config: Config) -> None:
                 f"fingerprint {recipe.fingerprint}"
             )
             rows.append(("features", made))
+        rows += [("segment vectors", _taught(opened.segment_vectors(name))) for name in opened.segment_sets()]
         echo(table(rows))
+
+
+def _taught(vectors: SegmentVectors) -> str:
+    counts = vectors.counts()
+    hop_s = vectors.hop_samples / SAMPLE_RATE
+    model = f"; model {vectors.model}" if vectors.model else ""
+    return (
+        f"{vectors.name}: {int((counts > 0).sum())} tracks, {int(counts.sum())} vectors, every {hop_s:g} s, "
+        f"{readable_bytes(vectors.stored_bytes())}{model}"
+    )
 
 
 @store.command("list")
@@ -125,7 +138,7 @@ def verify(config: Config, *, deep: bool) -> None:
         where = f"row {finding.row}" if finding.row >= 0 else "all rows"
         track = f" (track {one_line(names[finding.row])})" if 0 <= finding.row < len(names) else ""
         echo(f"{finding.kind}: {finding.where}, {where}{track}: {one_line(finding.detail, limit=_WHOLE)}")
-    for remark in _uncounted(findings):
+    for remark in _still_to_do(findings):
         echo(f"remark: {remark}")
     how = _extent(deep=deep) if n_tracks >= 0 else "only metadata were read: repair these first, then verify again"
     if faults:
@@ -138,18 +151,24 @@ def verify(config: Config, *, deep: bool) -> None:
     echo(f"store verify: no faults in {n_tracks} tracks, {how}")
 
 
-def _uncounted(findings: list[Finding]) -> list[str]:
-    """The remains of stopped runs, a line per recipe."""
+def _still_to_do(findings: list[Finding]) -> list[str]:
+    """The remains of stopped runs and the rows without a vector, a line per recipe and set."""
     from collections import Counter
 
-    numbers = Counter((f.kind, f.recipe) for f in findings if not f.is_fault)
-    return [
-        (f"{recipe}: {n} shards" if kind == "orphan shard" else f"segment vectors of {n} tracks")
-        + " are written, but not counted, as a stopped run leaves them; the next "
-        + ("`student-clap featurize`" if kind == "orphan shard" else "`student-clap ingest`")
-        + " writes them again, `student-clap store repair` removes them"
-        for (kind, recipe), n in numbers.items()
-    ]
+    teacher = "`student-clap featurize --teacher MODEL`"
+    uncounted = "are written, but not counted, as a stopped run leaves them; the next"
+    again = "writes them again, `student-clap store repair` removes them"
+    lines = []
+    for (kind, recipe, stage, segment_set), n in Counter(
+        (f.kind, f.recipe, f.stage, f.segment_set) for f in findings if not f.is_fault
+    ).items():
+        if kind == "no vector":
+            lines.append(f"{n} tracks have no teacher's vector; `student-clap ingest` or {teacher} brings it")
+        elif kind == "orphan shard":
+            lines.append(f"{recipe}: {n} shards {uncounted} `student-clap featurize` {again}")
+        else:
+            lines.append(f"segment vectors of {n} tracks ({segment_set}) {uncounted} `{stage}` {again}")
+    return lines
 
 
 def _extent(*, deep: bool) -> str:
@@ -183,9 +202,8 @@ def repair_store(config: Config, *, deep: bool) -> None:
         f"{done.orphans} uncounted shards removed",
     ]
     if done.segment_vectors:
-        parts.append(
-            f"segment vectors of {done.segment_vectors} tracks removed (`student-clap ingest` writes them again)"
-        )
+        stages = " or ".join(f"`{stage}`" for stage in sorted(done.vector_stages))
+        parts.append(f"segment vectors of {done.segment_vectors} tracks removed ({stages} writes them again)")
     if done.chunks:
         parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
     if done.metadata:
@@ -193,3 +211,21 @@ def repair_store(config: Config, *, deep: bool) -> None:
     how = _extent(deep=deep)
     left = f"; {len(done.left)} faults left" if done.left else ""
     echo(f"store repair: {', '.join(parts)}{left}; {how}")
+
+
+@store.command("remove-teacher")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_options()
+def remove_teacher(config: Config, *, name: str, yes: bool) -> None:
+    """Remove the segment vectors of the teacher NAME, as `store info` calls it. Track vectors stay."""
+    from student_clap.store.repair import remove_teacher as remove
+
+    try:
+        if not yes and not click.confirm(f"Remove all segment vectors of {one_line(name)}?", default=False, err=True):
+            raise click.ClickException("not confirmed; nothing was removed")
+    except click.Abort:
+        raise click.ClickException("there is no answer; nothing was removed. Scripts say --yes") from None
+    n_tracks = remove(config.store.path, name)
+    of = f"of {n_tracks} tracks" if n_tracks >= 0 else "of a damaged set"
+    echo(f"store remove-teacher: segment vectors {of} removed ({one_line(name)})")

@@ -534,6 +534,7 @@ class FeatureStore:
         self._storage.sweep(unfinished=True)
         groups = [f"features/{name}" for name in (self._storage / "features").folders()]
         columns = self._columns()
+        segment_sets.sweep_unfinished(self._storage)
         taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
         groups += [segment_sets.GROUP, *taught] if taught else []
         chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]

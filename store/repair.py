@@ -8,28 +8,27 @@ Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import zarr
 
-from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
+from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import member_folders
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Storage, StoragePath
-from student_clap.store.storage.errors import CorruptMetadataError
+from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError
 from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
 _IDENTITY = ("track_id", "server_id")
-_LEFT = ("damaged column", "damaged metadata", "stale recipe", "no vector", "unreadable file")
+_LEFT = ("damaged column", "damaged metadata", "stale recipe", "wrong vector", "unreadable file")
 
 
 @dataclass
@@ -39,7 +38,8 @@ class Repaired:
     metadata: int = 0
     chunks: int = 0
     tracks: int = 0  # that featurize has to make again
-    segment_vectors: int = 0  # tracks whose vectors ingest has to write again
+    segment_vectors: int = 0  # tracks whose vectors have to be written again, and by which stages
+    vector_stages: set[str] = field(default_factory=set)
     orphans: int = 0
     left: tuple[Finding, ...] = ()
 
@@ -84,9 +84,12 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
     for vectors in store.stored_segment_sets():
         mine = [f for f in findings if f.segment_set == vectors.name]
         rows = sorted({f.row for f in mine if f.kind in ("damaged segment vectors", "orphan segment vectors")})
-        if rows:
-            vectors.write(rows, [np.empty((0, EMBEDDING_DIM), np.float16)] * len(rows))
+        counted = [row for row in rows if row < store.n_tracks]
+        vectors.commit(counted, [0] * len(counted))
+        for row in rows:
+            vectors.delete_chunk(row)
         done.segment_vectors += len(rows)
+        done.vector_stages |= {vectors.set.stage} if rows else set()
     for name, recipe in store.recipes().items():
         features = store.features(recipe)
         mine = [f for f in findings if f.recipe == name and f.row >= 0 and f.kind != "unreadable file"]
@@ -176,3 +179,31 @@ def _with_the_shards_codec(document: Document, folder: Storage) -> Document:
         if shards is not None and shards.can_read(shard):
             break
     return document
+
+
+def remove_teacher(path: StoragePath, name: str) -> int:
+    """Remove the segment vectors of a teacher, also where the metadata of its set are damaged.
+
+    Args:
+        path: directory or s3:// URL of the store.
+        name: of the set.
+
+    Returns:
+        How many tracks had some; -1 where that cannot be said any more.
+
+    Raises:
+        StoreError: there is no set of that name, another process writes the store, or it cannot be written.
+    """
+    try:
+        with FeatureStore.open(path, "r+") as store:
+            return store.remove_segment_set(name)
+    except (CorruptMetadataError, CorruptColumnError):
+        storage = open_storage(path)
+        if name not in (storage / segment_sets.GROUP).folders():
+            raise
+    lock = storage.take_lock()
+    try:
+        segment_sets.remove_segment_vectors(storage, SegmentSet.at(name, model="", hop_samples=1))
+    finally:
+        lock.release()
+    return -1

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from student_clap.config.runtime.files import atomic_file
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import STRING_COLUMNS, State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
@@ -36,7 +37,8 @@ def write_rows(store: FeatureStore, out: Path) -> None:
     """Write every row of the track table as Parquet.
 
     Columns: `row`, the text columns, `state` by name, `teacher` (512 float32, null where there is none),
-    `n_segment_teacher`, and for each recipe `n_samples_<recipe>` and `error_<recipe>`.
+    `n_segment_teacher`, `n_segment_vectors_<teacher>` for each set that a teacher was run for, and for each recipe
+    `n_samples_<recipe>` and `error_<recipe>`.
 
     Raises:
         StoreError: `out` does not end in .parquet or cannot be written.
@@ -51,6 +53,7 @@ def write_rows(store: FeatureStore, out: Path) -> None:
 def _rows_schema(store: FeatureStore) -> Any:
     fields = [("row", pa.int64()), *((name, pa.string()) for name in STRING_COLUMNS), ("state", pa.string())]
     fields += [("teacher", pa.list_(pa.float32())), ("n_segment_teacher", pa.int32())]
+    fields += [(f"n_segment_vectors_{taught.name}", pa.int32()) for taught in _sets(store)]
     for recipe in store.recipes():
         fields += [(f"n_samples_{recipe}", pa.int64()), (f"error_{recipe}", pa.string())]
     about = {"store_uuid": store.uuid, "teacher_name": store.teacher_name}
@@ -61,6 +64,7 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
     states, n_segments = store.states(), store.n_segment_teacher()
     features = {name: store.features(recipe) for name, recipe in store.recipes().items()}
     n_samples = {name: of.n_samples() for name, of in features.items()}
+    taught = [vectors.counts() for vectors in _sets(store)]
     for begin in range(0, store.n_tracks, BATCH_ROWS):
         end = min(begin + BATCH_ROWS, store.n_tracks)
         vectors = store.teacher(begin, end)
@@ -68,6 +72,7 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
         columns.append(_STATE_NAMES[states[begin:end]])
         columns.append(_vectors_or_null(vectors))
         columns.append(n_segments[begin:end])
+        columns += [counts[begin:end] for counts in taught]
         for name, of in features.items():
             columns += [n_samples[name][begin:end], of.errors(begin, end)]
         arrays = [
@@ -75,6 +80,11 @@ def _row_batches(store: FeatureStore, schema: Any) -> Iterator[Any]:
             for column, field in zip(columns, schema, strict=True)
         ]
         yield pa.record_batch(arrays, schema=schema)
+
+
+def _sets(store: FeatureStore) -> list[SegmentVectors]:
+    """The sets of segment vectors that a teacher was run for."""
+    return [taught for taught in store.stored_segment_sets() if taught.set.folder]
 
 
 def _vectors_or_null(vectors: npt.NDArray[np.float32]) -> Any:
@@ -106,7 +116,8 @@ def write_track(store: FeatureStore, recipe: Recipe, row: int, out: Path) -> tup
     """Write a track's segments as npz. Returns their shape.
 
     Arrays: `segments` [segment, mel, frame] float32 dB, `starts` [segment] samples, `teacher` [512], `segment_teacher`
-    [segment, 512] (none: [0, 512]), `n_samples`, the texts, `recipe` (JSON).
+    [segment, 512] (none: [0, 512]), `segment_vectors_<teacher>` [start, 512] and `segment_starts_<teacher>` [start]
+    samples for each set that a teacher was run for, `n_samples`, the texts, `recipe` (JSON).
 
     Raises:
         StoreError: `out` does not end in .npz or cannot be written; the track has no features, or they are damaged.
@@ -124,6 +135,9 @@ def write_track(store: FeatureStore, recipe: Recipe, row: int, out: Path) -> tup
         "recipe": json.dumps(recipe.as_attributes()),
         **{name: store.strings(name, row, row + 1)[0] for name in STRING_COLUMNS},
     }
+    for taught in _sets(store):
+        arrays[f"segment_vectors_{taught.name}"] = found = taught.read(row)
+        arrays[f"segment_starts_{taught.name}"] = taught.starts(n_samples, recipe) if len(found) else np.empty(0, int)
     with writing(out), atomic_file(out) as file:
         np.savez(file, **arrays)
     return segments.shape

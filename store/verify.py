@@ -50,23 +50,26 @@ Kind = Literal[
     "impossible entry",
     "stale recipe",
     "no vector",
+    "wrong vector",
     "damaged segment vectors",
     "orphan segment vectors",
     "unreadable file",
 ]
-# What a run that was stopped leaves: written, but not counted yet. The next run writes it again.
-_UNCOUNTED = ("orphan shard", "orphan segment vectors")
+# What a run that was stopped leaves, written but not counted yet, which the next run writes again; and rows whose
+# vector is still to come.
+_REMARKS = ("orphan shard", "orphan segment vectors", "no vector")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault, or something that a stopped run left."""
+    """A fault, or something that a stage is still to do."""
 
     kind: Kind
     recipe: str  # "" for those of the track table
     row: int  # -1 for those of a whole array or recipe
     detail: str
     segment_set: str = ""  # the teacher's name, for faults of its segment vectors
+    stage: str = ""  # that writes them
 
     @property
     def where(self) -> str:
@@ -75,8 +78,8 @@ class Finding:
 
     @property
     def is_fault(self) -> bool:
-        """Whether something is wrong; False for what a stopped run left."""
-        return self.kind not in _UNCOUNTED
+        """Whether something is wrong; False for what a stopped run left, or a run is still to bring."""
+        return self.kind not in _REMARKS
 
 
 @dataclass(frozen=True)
@@ -253,8 +256,12 @@ def _table(columns: _Columns) -> Iterator[Finding]:
     for begin, vectors in columns.blocks("teacher"):
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         for row, norm in enumerate(norms, begin):
-            if known[row] and states[row] != State.FAILED and not abs(norm - 1) < UNIT_TOLERANCE:
-                yield Finding("no vector", "", row, f"the teacher's vector has length {norm:.3g}, expected 1")
+            if not known[row] or states[row] == State.FAILED or abs(norm - 1) < UNIT_TOLERANCE:
+                continue
+            if np.isnan(vectors[row - begin]).all():
+                yield Finding("no vector", "", row, "there is no teacher's vector")
+            else:
+                yield Finding("wrong vector", "", row, f"the teacher's vector has length {norm:.3g}, expected 1")
 
 
 def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) -> Iterator[Finding]:
@@ -266,7 +273,9 @@ def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) 
         yield Finding("unreadable file", "", -1, f"{error.message}. No segment vectors were looked at", name)
         return
     for row in sorted(files - set(np.flatnonzero(counts | ~known).tolist())):
-        yield Finding("orphan segment vectors", "", row, "segment vectors that the table does not count", name)
+        yield Finding(
+            "orphan segment vectors", "", row, "segment vectors that the table does not count", name, vectors.set.stage
+        )
     for row in range(columns.n_tracks):
         if not known[row]:
             # Any vector's checksum is that of all of the track's.

@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from student_clap.config.runtime.files import PARTIAL
 from student_clap.config.runtime.text import readable_bytes
@@ -250,13 +251,23 @@ def reserve_room(there_bytes: int) -> Reservation:
     return Reservation(None, there_bytes) if budget is None else budget.reserve(there_bytes)
 
 
-def featurized_audio(store: FeatureStore, recipe: Recipe, cache_dir: Path) -> list[Path]:
-    """The files below `cache_dir` whose features of `recipe` are made, oldest first."""
+def featurized_audio(
+    store: FeatureStore, recipe: Recipe, cache_dir: Path, needed: npt.NDArray[np.bool_] | None = None
+) -> list[Path]:
+    """The files below `cache_dir` whose features of `recipe` are made, the oldest first.
+
+    Args:
+        store: the store.
+        recipe: the mel.
+        cache_dir: the audio cache.
+        needed: [track] whose files are left out all the same; None: none are.
+    """
     if store.recipes().get(recipe.name) != recipe:
         return []
     audio = store.strings("audio")
     found = []
-    for row in np.flatnonzero(store.features(recipe).made()).tolist():
+    made = store.features(recipe).made()
+    for row in np.flatnonzero(made if needed is None else made & ~needed).tolist():
         if is_cached(audio[row]):
             with suppress(OSError):
                 found.append(((cache_dir / audio[row]).stat().st_mtime_ns, cache_dir / audio[row]))

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.budget import Budget, spending
 from student_clap.ingest.fetch.doubt import Doubt
@@ -77,13 +80,21 @@ class Outcomes:
         store: open for writing.
         audio_text: a file's path as the store has it: absolute for files that are used where they lie.
         doubt: holds back failures until it is clear that they are the tracks' own; None records them at once.
+        is_made: [track] those that lose nothing where their audio cannot be had again; None: there are none.
     """
 
-    def __init__(self, store: FeatureStore, audio_text: Callable[[Path], str], doubt: Doubt | None = None) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        audio_text: Callable[[Path], str],
+        doubt: Doubt | None = None,
+        is_made: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.counts = FetchCounts()
         self._store = store
         self._audio_text = audio_text
         self._doubt = doubt
+        self._is_made = is_made
         self._rows: list[int] = []
         self._audio: list[str] = []
         self._errors: list[str] = []
@@ -142,6 +153,8 @@ class Outcomes:
             counter[error.kind] += 1
             later = "" if error.permanent else "; the next run tries again"
             logger.warning("track %s (%s): %s%s", wanted.track_id, one_line(wanted.title), error.reason, later)
+            if self._is_made is not None and self._is_made[wanted.row]:
+                continue
             self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)
 
     def flush(self, *, if_due: bool = False) -> None:

@@ -7,7 +7,7 @@ for. Cost: one look at the directory entry of every file that the store has and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class Plan:
     cache: AudioCache | None
     is_wanted: npt.NDArray[np.bool_]  # [track]
     is_adopted: npt.NDArray[np.bool_]  # [track] there, but not in the store yet
+    has_file: npt.NDArray[np.bool_]  # [track] there, and in the store; of those that were looked for
+    is_made: npt.NDArray[np.bool_]  # [track] whose features are made, wanted or not
     there: int = 0
     failed: int = 0  # failed for good before, and not tried again
 
@@ -35,6 +37,18 @@ class Plan:
     def n_wanted(self) -> int:
         """Number of tracks that `wanted` gives."""
         return int(np.count_nonzero(self.is_wanted))
+
+    def spread(self, rows: npt.NDArray[np.int32], n_tracks: int) -> Plan:
+        """The plan that gives a file to one track of each of `n_tracks` equal parts of `rows`, where one has none yet.
+
+        Of a part the track nearest to its middle is fetched, so that the sample is spread over the whole library.
+        """
+        chosen = np.zeros_like(self.is_wanted)
+        for part in np.array_split(rows, min(n_tracks, len(rows))) if len(rows) else []:
+            wanted = part[self.is_wanted[part]]
+            if len(wanted) and not (self.has_file | self.is_adopted)[part].any():
+                chosen[wanted[np.argmin(np.abs(wanted - part[len(part) // 2]))]] = True
+        return replace(self, is_wanted=chosen)
 
     def wanted(self) -> Iterator[Wanted]:
         """The tracks to be fetched, by row."""
@@ -74,6 +88,8 @@ def plan_fetch(
     *,
     retry_failed: bool,
     recipe: Recipe | None = None,
+    again: npt.NDArray[np.bool_] | None = None,
+    needs_vector: bool = True,
 ) -> Plan:
     """Sort the rows of one server into done, there and wanted.
 
@@ -82,10 +98,13 @@ def plan_fetch(
         rows: [row] the rows of the server.
         cache_dir: the folder that the `audio` column is relative to.
         cache: the open cache; None for sources whose files are used where they lie.
-        retry_failed: try failed downloads again. A row without a usable vector is never fetched.
+        retry_failed: try failed downloads again.
         recipe: a track whose features of it are made needs no file; None: those of any recipe.
+        needs_vector: a failed row without a vector failed for want of it, and is not fetched.
+        again: [track] those that need one although their features are made; None: none do.
     """
-    plan = Plan(store, cache, np.zeros(store.n_tracks, np.bool_), np.zeros(store.n_tracks, np.bool_))
+    none = np.zeros(store.n_tracks, np.bool_)
+    plan = Plan(store, cache, none.copy(), none.copy(), none.copy(), none)
     mine = np.zeros(store.n_tracks, np.bool_)
     mine[rows] = True
     states = store.states()
@@ -93,9 +112,13 @@ def plan_fetch(
     for stored in store.recipes().values():
         if recipe in (None, stored):
             made |= store.features(stored).made()
+    plan.is_made = made.copy()
+    if again is not None:
+        made &= ~again
     plan.there = int(np.count_nonzero(mine & made & (states == State.FETCHED)))
     # failed: [track] downloads that failed, not vectors
-    failed = _have_vector(store, mine & (states == State.FAILED))
+    failed = mine & (states == State.FAILED)
+    failed = _have_vector(store, failed) if needs_vector else failed
     plan.failed = 0 if retry_failed else int(np.count_nonzero(failed))
     open_ones = mine & ((states == State.LISTED) | ((states == State.FETCHED) & ~made))
     for begin, block in _rows_by_block(open_ones | failed if retry_failed else open_ones):
@@ -104,6 +127,7 @@ def plan_fetch(
             path = audio[row - begin]
             if states[row] == State.FETCHED and path and (cache_dir / path).is_file():
                 plan.there += 1
+                plan.has_file[row] = True
             elif cache is not None and cache.find(ids[row - begin]) is not None:
                 plan.is_adopted[row] = True
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,8 +17,10 @@ from student_clap.ingest.fetch.doubt import Doubt, ever_fetched
 from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
 from student_clap.ingest.fetch.plan import plan_fetch
 from student_clap.ingest.fetch.progress import audio_progress
+from student_clap.ingest.fetch.refetch import wanted_again
 from student_clap.ingest.sources.open import open_source
-from student_clap.store import FeatureStore, Recipe
+from student_clap.ingest.vectors.open import kind_of
+from student_clap.store import FeatureStore, Recipe, State
 
 
 def fetch_audio(
@@ -28,6 +31,8 @@ def fetch_audio(
     file_paths: Mapping[str, str],
     *,
     retry_failed: bool,
+    refetch: AbstractSet[str] = frozenset(),
+    sample: int | None = None,
 ) -> FetchCounts:
     """Fetch the files that are missing, as far as there is room.
 
@@ -38,29 +43,46 @@ def fetch_audio(
         server_id: names the server's part of the audio cache.
         file_paths: track id -> path on the media server, of the tracks whose path is known.
         retry_failed: try downloads again that failed for good.
+        refetch: of `refetch.REASONS`, for which audio is fetched again that the features no longer need.
+        sample: so many tracks, spread over `rows`, shall have a file; no more are fetched. None: all.
 
     Raises:
         SourceError: nothing more can be fetched. Fetched tracks are in the store.
     """
     stop = threading.Event()
-    recipe = Recipe.from_config(config.audio)
+    recipe, has_vectors = Recipe.from_config(config.audio), kind_of(config).has_vectors
+    # A sample may be of tracks whose audio has made room.
+    again = wanted_again(config, store, refetch if sample is None else {"all"})
     with ExitStack() as stack:
         cache, budget = None, None
         if config.ingest.source != "folder":
             cache = stack.enter_context(AudioCache(config.ingest.cache_dir, server_id))
-        plan = plan_fetch(store, rows, config.ingest.cache_dir, cache, retry_failed=retry_failed, recipe=recipe)
+        plan = everything = plan_fetch(
+            store,
+            rows,
+            config.ingest.cache_dir,
+            cache,
+            retry_failed=retry_failed,
+            recipe=recipe,
+            again=again,
+            needs_vector=has_vectors,
+        )
+        if sample is not None:
+            plan = everything.spread(rows[store.states()[rows] != State.GONE], sample)
         in_place = cache is None
         known = bool(plan.is_adopted.any()) or ever_fetched(store, rows, in_place=in_place)
         doubt = Doubt(plan.sample, in_place=in_place, known=known)
-        outcomes = Outcomes(store, cache.relative if cache is not None else str, doubt)
+        outcomes = Outcomes(store, cache.relative if cache is not None else str, doubt, plan.is_made)
         outcomes.counts.there, outcomes.counts.failed_before = plan.there, plan.failed
         for block in plan.adopted():
             for row, path in block:
                 outcomes.adopt(row, path)
             outcomes.flush()
         if cache is not None:
-            cache.sweep(wanted.stem for wanted in plan.wanted())
-            budget = _open_budget(config, store, recipe)
+            cache.sweep(wanted.stem for wanted in everything.wanted())
+            # What a teacher is still to hear makes no room.
+            heard_later = refetch | ({"teacher"} if config.teacher.model is not None or not has_vectors else set())
+            budget = _open_budget(config, store, recipe, wanted_again(config, store, heard_later))
         if plan.n_wanted:
             if budget is not None:
                 budget.check_disk(plan.n_wanted)
@@ -86,9 +108,10 @@ def fetch_audio(
     return outcomes.counts
 
 
-def _open_budget(config: Config, store: FeatureStore, recipe: Recipe) -> Budget:
+def _open_budget(config: Config, store: FeatureStore, recipe: Recipe, needed: npt.NDArray[np.bool_]) -> Budget:
+    """The cache's budget; the audio of tracks that are `needed`, [track], makes no room."""
     limit_bytes = config.ingest.max_cache
     if limit_bytes is None:
         return Budget(config.ingest.cache_dir)
-    may_go = featurized_audio(store, recipe, config.ingest.cache_dir)
+    may_go = featurized_audio(store, recipe, config.ingest.cache_dir, needed)
     return Budget(config.ingest.cache_dir, int(limit_bytes), may_go)

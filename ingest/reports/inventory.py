@@ -81,10 +81,11 @@ def _vector_rows(store: FeatureStore) -> Iterator[Row]:
 
 
 def _segment_rows(store: FeatureStore) -> Iterator[Row]:
-    # n_segments: [track]
-    n_segments = store.n_segment_teacher()
-    if n_segments.any():
-        yield "segments", f"{int(n_segments.sum())} vectors, of {int(np.count_nonzero(n_segments))} tracks"
+    for name in store.segment_sets():
+        # counts: [track]
+        counts = store.segment_vectors(name).counts()
+        if counts.any():
+            yield "segments", f"{name}: {int(counts.sum())} vectors, of {int(np.count_nonzero(counts))} tracks"
 
 
 def _audio_rows(store: FeatureStore, cache_dir: Path) -> Iterator[Row]:

@@ -23,7 +23,10 @@ class ListedTrack:
     """One track as a media server lists it."""
 
     track_id: str
-    path: str  # on the server; empty where it does not say
+    path: str  # on the server; empty where it does not say, as for the texts
+    title: str = ""
+    artist: str = ""  # see `texts.main_artist`
+    album: str = ""
 
 
 class AudioSource(Protocol):

@@ -28,6 +28,7 @@ from student_clap.ingest.sources.server import (
     said,
     text,
 )
+from student_clap.ingest.sources.texts import main_artist
 
 _USER_ID = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 _IN_A_PATH = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -98,7 +99,7 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
             items = entries(document, "Items")
             if items is None:
                 raise self.unlike("the list of items")
-            tracks = [ListedTrack(text(i.get("Id")), text(i.get("Path"))) for i in items if text(i.get("Id"))]
+            tracks = [_listed(item) for item in items if text(item.get("Id"))]
             return Page(tracks, len(items), number(document.get("TotalRecordCount")), len(items) >= PAGE_TRACKS)
 
         yield ask
@@ -129,6 +130,18 @@ class JellyfinSource(RemoteServer[MediaServerConfig]):
     def items(user_id: str) -> tuple[str, dict[str, str]]:
         """Path and query of the list of items."""
         return "/Items", {"userId": user_id} if user_id else {}
+
+
+def _listed(item: dict[str, Any]) -> ListedTrack:
+    artists = item.get("Artists")
+    artist = text(artists[0]) if isinstance(artists, list) and artists else ""
+    return ListedTrack(
+        text(item.get("Id")),
+        text(item.get("Path")),
+        text(item.get("Name")),
+        main_artist(text(item.get("AlbumArtist")), artist),
+        text(item.get("Album")),
+    )
 
 
 class EmbySource(JellyfinSource):

@@ -92,12 +92,18 @@ class LyrionSource(RemoteServer[LyrionConfig]):
         """One list of all titles."""
 
         def ask(start: int) -> Page:
-            answer = self._ask(["titles", start, PAGE_TRACKS, "tags:u"])
+            answer = self._ask(["titles", start, PAGE_TRACKS, "tags:ual"])
             titles = entries(answer, "titles_loop", optional=True)
             if titles is None or "count" not in answer:
                 raise self.unlike("the list of titles")
             tracks = [
-                ListedTrack(text(t.get("id")), file_path(text(t.get("url")))) for t in titles if text(t.get("id"))
+                ListedTrack(
+                    text(t.get("id")),
+                    file_path(text(t.get("url"))),
+                    *(text(t.get(name)) for name in ("title", "artist", "album")),
+                )
+                for t in titles
+                if text(t.get("id"))
             ]
             return Page(tracks, len(titles), number(answer.get("count")), len(titles) >= PAGE_TRACKS)
 

@@ -27,6 +27,7 @@ from student_clap.ingest.sources.server import (
     said,
     text,
 )
+from student_clap.ingest.sources.texts import main_artist
 
 _JSON = {"Accept": "application/json"}
 _TRACK = "10"  # Plex's number of the type
@@ -103,7 +104,7 @@ class PlexSource(RemoteServer[PlexConfig]):
                 tracks = _contained(document, "Metadata")
                 if tracks is None:
                     raise self.unlike("the list of tracks")
-                found = [ListedTrack(text(t.get("ratingKey")), _file(t)) for t in tracks if text(t.get("ratingKey"))]
+                found = [_listed(track) for track in tracks if text(track.get("ratingKey"))]
                 total = number(document["MediaContainer"].get("totalSize"))
                 return Page(found, len(tracks), total, len(tracks) >= PAGE_TRACKS)
 
@@ -122,6 +123,12 @@ def _music(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _parts(track: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for media in entries(track, "Media") or [] for part in entries(media, "Part") or []]
+
+
+def _listed(track: dict[str, Any]) -> ListedTrack:
+    artist = main_artist(text(track.get("grandparentTitle")), text(track.get("originalTitle")))
+    album = text(track.get("parentTitle"))
+    return ListedTrack(text(track.get("ratingKey")), _file(track), text(track.get("title")), artist, album)
 
 
 def _file(track: dict[str, Any]) -> str:

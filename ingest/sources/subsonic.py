@@ -25,6 +25,7 @@ from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import ListedTrack
 from student_clap.ingest.sources.server import PAGE_TRACKS, Address, Ask, Page, RemoteServer, entries, said, text
+from student_clap.ingest.sources.texts import main_artist
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,17 @@ def _error_of(answer: Mapping[str, Any]) -> SubsonicError | None:
 
 
 def _listed(songs: list[dict[str, Any]]) -> list[ListedTrack]:
-    return [ListedTrack(text(s.get("id")), text(s.get("path"))) for s in songs if text(s.get("id"))]
+    return [
+        ListedTrack(
+            text(s.get("id")),
+            text(s.get("path")),
+            text(s.get("title")),
+            main_artist(text(s.get("displayAlbumArtist")), text(s.get("artist"))),
+            text(s.get("album")),
+        )
+        for s in songs
+        if text(s.get("id"))
+    ]
 
 
 SOURCES = {"navidrome": SubsonicSource}

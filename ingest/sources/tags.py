@@ -1,9 +1,7 @@
 """Title, artist and album of an audio file: from its tags, else from where it lies.
 
-A split holds tracks apart by their artist, so the artist should be the one whose sound it is: the album artist before
-the track's (`X feat. Y` goes with `X`), but the track's where the album is a compilation. Without tags the folders are
-read as Artist/Album/Title, then the name as `Artist - Title`. Guarantee: a file without tags, or with broken ones, is
-not an error. Cost: opening the file.
+The artist is that of `main_artist`. Without tags the folders are read as Artist/Album/Title, then the name as
+`Artist - Title`. Guarantee: a file without tags, or with broken ones, is not an error. Cost: opening the file.
 """
 
 from __future__ import annotations
@@ -15,9 +13,7 @@ from pathlib import Path
 import av
 
 from student_clap.config.runtime.container import open_container
-
-_COMPILATIONS = frozenset({"various artists", "various", "va", "v.a.", "v/a", "unknown artist", "soundtrack"})
-_MOST_CHARACTERS = 500  # that AudioMuse-AI keeps of a title
+from student_clap.ingest.sources.texts import clean_text, main_artist
 
 
 @dataclass(frozen=True)
@@ -41,9 +37,8 @@ def read_tags(path: Path, path_below: str) -> Tags:
     named_artist, separator, named_title = path.stem.partition(" - ")
     if not separator or re.fullmatch(r"[\d\s.-]*", named_artist):
         named_artist, named_title = "", path.stem
-    artist = tags.get("album_artist") or tags.get("albumartist") or tags.get("album artist") or ""
-    if not artist or artist.casefold() in _COMPILATIONS:
-        artist = tags.get("artist") or artist
+    album_artist = tags.get("album_artist") or tags.get("albumartist") or tags.get("album artist") or ""
+    artist = main_artist(album_artist, tags.get("artist", ""))
     return Tags(
         title=tags.get("title") or clean_text(path.stem if folders else named_title),
         artist=artist or clean_text(folders[0] if folders else named_artist),
@@ -59,9 +54,3 @@ def embedded_tags(path: Path) -> dict[str, str]:
     except (av.error.FFmpegError, OSError, ValueError):
         return {}
     return {key.lower(): clean for tags in found for key, value in tags.items() if (clean := clean_text(value))}
-
-
-def clean_text(text: str) -> str:
-    """One line of text that UTF-8 and a database can hold."""
-    text = text.encode("utf-8", "replace").decode()
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MOST_CHARACTERS]

@@ -1,3 +1,4 @@
-"""Where teacher vectors come from: AudioMuse-AI's database or HTTP interface, tables, a teacher over a folder.
-Writes nothing.
+"""Where teacher vectors come from: AudioMuse-AI's database or HTTP interface, or a table.
+
+Where there are none, the source of audio names the tracks. Writes nothing.
 """

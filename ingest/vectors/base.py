@@ -53,13 +53,13 @@ class SourceTrack:
     artist: str
     album: str
     file_path: str  # on the media server, or absolute on this machine; empty if it is not known
-    embedding: bytes | memoryview | None  # 2048 bytes; None: the track has no vector
+    embedding: bytes | memoryview | None  # 2048 bytes; None: the track has no vector, and gets no row but for `bare`
     # [segment, 512] float16, unit length, in production's order; None where the source has none
     segments: npt.NDArray[np.float16] | None = field(default=None, compare=False)
-    # The store's row is current; `embedding` and `segments` are None and nothing is compared.
-    kept: bool = False
-    audio_mark: str = ""  # of the file's content, where item_id begins with one; another one outdates the features
-    error: str = ""  # why there is no vector, where the track is to have a row that says so
+    # The source has no vectors: a new row gets none, and one that is there keeps its own. Texts may be left empty where
+    # the store's are current.
+    bare: bool = False
+    audio_mark: str = ""  # of the file's content, where item_id begins with one; another one outdates what heard it
 
 
 class VectorSource(Protocol):
@@ -67,8 +67,12 @@ class VectorSource(Protocol):
 
     server: MusicServer
 
-    def count(self) -> int:
-        """Tracks to expect, for progress. Raises VectorSourceError if there is nothing to be had, with the remedy."""
+    def count(self) -> int | None:
+        """Tracks to expect, for progress; None where the source does not say.
+
+        Raises:
+            VectorSourceError: there is nothing to be had, with the remedy.
+        """
 
     def tracks(self, store: FeatureStore | None, batch_rows: int) -> Iterator[list[SourceTrack]]:
         """The tracks in batches of at most `batch_rows`, in an order that two runs share.

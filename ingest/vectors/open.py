@@ -1,5 +1,6 @@
 """The registry of the places that vectors come from, which are the values of `ingest.vectors`.
 
+`none` is the place for those who have no vectors: the source of audio names the tracks.
 A new one is a module with an opener, `(config, wanted server) -> context manager of a VectorSource`, and a line here.
 This module is light, because every command checks its settings: an opener's module is imported when it is used.
 """
@@ -26,22 +27,33 @@ class Kind:
     """A place that vectors come from."""
 
     opener: str  # module:function, below this package
-    section: str  # of the configuration; its environment variables must be set
-    names_servers: bool = False  # whether --server may be a name that only the source knows the id of
-    makes_vectors: bool = False  # whether it computes them, so that there is nothing to compare a model with
+    section: str  # of the configuration; its environment variables must be set. Empty: that of ingest.source
+    has_vectors: bool = True  # else its rows have none, until featurize makes them
 
 
 KINDS = {
-    "database": Kind("database:open_vectors", "database", names_servers=True),
-    "api": Kind("api:open_vectors", "audiomuse", names_servers=True),
-    "teacher": Kind("folder:open_vectors", "teacher", makes_vectors=True),
+    "database": Kind("database:open_vectors", "database"),
+    "api": Kind("api:open_vectors", "audiomuse"),
     "table": Kind("table:open_vectors", "table"),
+    "none": Kind("listed:open_vectors", "", has_vectors=False),
 }
+_FORMER = {"teacher": "none"}  # names that settings may still have
 
 
 def names() -> tuple[str, ...]:
     """The values that `ingest.vectors` may have."""
     return tuple(KINDS)
+
+
+def patterns() -> dict[str, str]:
+    """Further values that it may have: the names of before."""
+    return {name: name for name in _FORMER}
+
+
+def kind_of(config: Config) -> Kind:
+    """The place that `ingest.vectors` names."""
+    name = config.ingest.vectors
+    return KINDS[_FORMER.get(name, name)]
 
 
 def open_vector_source(config: Config, server_name: str | None) -> AbstractContextManager[VectorSource]:
@@ -54,6 +66,6 @@ def open_vector_source(config: Config, server_name: str | None) -> AbstractConte
     Raises:
         VectorSourceError: a setting is missing, or the source cannot be read.
     """
-    module, _, function = KINDS[config.ingest.vectors].opener.partition(":")
+    module, _, function = kind_of(config).opener.partition(":")
     opener: Opener = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), function)
     return opener(config, server_name or config.ingest.server)

@@ -167,10 +167,20 @@ def set_documents(storage: Storage) -> dict[str, Document]:
     for name in storage.folders():
         try:
             found[name] = read_document(storage / name)
-        except CorruptMetadataError:
+        except CorruptMetadataError as error:
             if (storage / name / "zarr.json").exists() or (storage / name / _MEMBERS[0] / "c").row_sizes():
-                raise
+                raise CorruptMetadataError(
+                    f"{error.message}; or `student-clap store remove-teacher {name}` removes these segment vectors"
+                ) from error
     return found
+
+
+def sweep_unfinished(storage: Storage) -> None:
+    """Remove the folders of sets that were never finished, or that a killed removal left. Raises as `set_documents`."""
+    group = storage / GROUP
+    if GROUP in storage.folders():
+        for name in sorted(set(group.folders()) - set(set_documents(group))):
+            (group / name).clear()
 
 
 def set_members(storage: Storage) -> list[Storage]:
@@ -211,8 +221,8 @@ def remove_segment_vectors(storage: Storage, of: SegmentSet) -> None:
         root = zarr.open_group(storage.zarr_store(read_only=False), mode="r+")
         column = array(root, of.counts)
         column[:] = 0
-    except (StoreError, ValueError, TypeError, KeyError, RuntimeError):
-        pass  # damaged: nothing counts on it
+    except (StoreError, OSError, ValueError, TypeError, KeyError, RuntimeError):
+        pass  # damaged: nobody can read what it counts
     (storage / of.vectors / "c").clear()
     if of.folder:
         (storage / of.folder / "zarr.json").unlink()

@@ -105,6 +105,11 @@ class SegmentVectors:
             raise StoreError(f"{impossible[0]} segment vectors of a track; expected 0 to {self.set.max_segments}")
         update_column(array(self._root, self.set.counts), np.asarray(rows, np.int64), np.asarray(counts, np.int32))
 
+    def delete_chunk(self, row: int) -> None:
+        """Remove the vectors of `row`, which do not count, and what a killed writer left next to them."""
+        (self._chunks / f"{row}/0/0").unlink()
+        (self._chunks / f"{row}/0").sweep()
+
     def rows_with_a_file(self) -> set[int]:
         """Rows whose vectors have a file, counted or not."""
         return set(self._chunks.row_sizes())

@@ -12,7 +12,6 @@ from pydantic import ByteSize
 from student_clap.config.schema import Config
 from student_clap.ingest.http.errors import SourceError
 from student_clap.ingest.options import IngestOptions
-from student_clap.store import FeatureStore
 
 
 def config(tmp_path: Path, **ingest: Any) -> Config:
@@ -26,18 +25,13 @@ def config(tmp_path: Path, **ingest: Any) -> Config:
         ({"vectors_only": True}, {"audiomuse"}),
         ({"from_database": True}, {"audiomuse"}),
         ({"verify": True}, set()),
-        ({"probe_model": Path("m.onnx")}, {"audiomuse"}),
+        ({"sample": 20}, {"audiomuse", "plex"}),
     ],
 )
 def test_only_sections_that_are_read_need_their_variables(
     tmp_path: Path, options: dict[str, Any], sections: set[str]
 ) -> None:
     assert IngestOptions(**options).needed_sections(config(tmp_path, vectors="api", source="plex")) == sections
-
-
-def test_a_probe_of_a_store_needs_no_source_of_vectors(tmp_path: Path) -> None:
-    FeatureStore.create(tmp_path / "store.zarr", "t").close()
-    assert IngestOptions(probe_model=Path("m.onnx")).needed_sections(config(tmp_path)) == set()
 
 
 def test_options_replace_settings(tmp_path: Path) -> None:
@@ -49,8 +43,8 @@ def test_options_replace_settings(tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(click.UsageError, match="ask for one at a time"):
-        IngestOptions(verify=True, probe_model=Path("m.onnx"))
+    with pytest.raises(click.UsageError, match="--verify fetches no audio; leave it or --refetch out"):
+        IngestOptions(verify=True, refetch=frozenset({"all"}))
     with pytest.raises(click.ClickException, match=r"set ingest\.source to the server"):
         IngestOptions(maps=("/music=/mnt/music",)).applied_to(config(tmp_path, source="folder"))
     with pytest.raises(SourceError):

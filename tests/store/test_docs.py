@@ -30,6 +30,8 @@ def data(tmp_path, recipe, make_track, make_codes, monkeypatch) -> Path:
         for row in range(12):
             features.write_strip(row, make_codes(12 * SECONDS, row), 12 * SECONDS)
         features.commit(list(range(12)), [12 * SECONDS] * 12, [""] * 12)
+        taught = store.add_segment_set("dclap", hop_samples=240_000, model="")
+        taught.write([3], [np.full((2, 512), 512**-0.5, np.float16)])
     return tmp_path
 
 

@@ -74,8 +74,22 @@ def test_impossible_marks_stale_recipes_and_lost_vectors_are_found(filled, recip
     assert ("impossible entry", 3) in kinds(filled, deep=False)
     set_attributes(filled.path / "features" / "audiomuse", {"fingerprint": "0" * 16})
     assert ("stale recipe", -1) in kinds(filled, deep=False)
-    filled.update_tracks([1], teacher=np.full((1, 512), np.nan, np.float32))
-    assert ("no vector", 1) in kinds(filled, deep=False)
+    broken = np.full((2, 512), np.nan, np.float32)
+    broken[1, 0] = 0.5
+    filled.update_tracks([1, 2], teacher=broken)
+    assert {("no vector", 1), ("wrong vector", 2)} <= set(kinds(filled, deep=False))
+
+
+def test_rows_whose_vector_is_still_to_come_are_no_fault(filled, make_track):
+    filled.append_tracks([make_track(n, teacher=None) for n in (7, 8)])
+    filled.close()
+    done = CliRunner().invoke(main, ["store", "verify", "--deep", "--set", f"store.path={filled.path}"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "remark: 2 tracks have no teacher's vector; `student-clap ingest` or `student-clap featurize --teacher MODEL` "
+        "brings it\n"
+    ) in done.output
+    assert "no faults in 7 tracks" in done.output
 
 
 def test_the_next_writer_removes_what_a_killed_one_left(filled, recipe, make_codes):

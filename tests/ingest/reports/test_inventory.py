@@ -83,7 +83,7 @@ def test_verify_tells_apart_where_files_are_and_what_was_removed(make_world: Any
     part.write_bytes(bytes(3000))
     report = world.run("--verify").stdout
     found = values(report)
-    assert found["segments"] == "7 vectors, of 2 tracks"
+    assert found["segments"] == "test-teacher: 7 vectors, of 2 tracks"
     assert found["audio"].startswith("2 files present (")
     assert "2 missing, 1 of them (" in found["audio"]
     assert found["audio"].endswith(f"where they lie, the others in {world.home / 'audio'}")
@@ -91,8 +91,8 @@ def test_verify_tells_apart_where_files_are_and_what_was_removed(make_world: Any
     assert found["partial"] == "1 files (3.0 kB), which the next `ingest` goes on with"
 
 
-def test_two_reports_at_once_are_refused(make_world: Any) -> None:
+def test_a_report_that_is_to_fetch_is_refused(make_world: Any) -> None:
     path = make_world(0).config()
-    result = CliRunner().invoke(main, ["ingest", "--config", str(path), "--verify", "--probe", "model.onnx"])
+    result = CliRunner().invoke(main, ["ingest", "--config", str(path), "--verify", "--sample", "5"])
     assert result.exit_code == 2
-    assert "ask for one at a time" in result.stderr
+    assert "--verify fetches no audio" in result.stderr

@@ -91,6 +91,10 @@ class LossConfig(Section):
     """Which vectors are learnt. auto: a segment's own where the store has it, else the track's; both: segments and
     tracks.
     """
+    segment_teacher: str | None = None
+    """Whose segment vectors are learnt, as `student-clap store info` names them; null: the only ones, else those of
+    teacher.name.
+    """
     mse: TermWeight = None
     """Weight of the mean square over the 512 dimensions; null: the preset's, as for every weight."""
     squared: TermWeight = None

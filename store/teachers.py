@@ -21,7 +21,7 @@ from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 
 DEFAULT = "default"
-_UNDECLARED = TeacherConfig().name
+UNDECLARED = TeacherConfig().name
 # Attributes of the root group about the set that lies in it.
 NAME, MODEL = "segment_teacher_name", "segment_teacher_model"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
@@ -101,7 +101,7 @@ def renamed(attributes: dict[str, Any], new: str) -> dict[str, str]:
     The vectors that are there keep the name that they were brought in under, unless none had been declared.
     """
     old = attributes.get(NAME) or _slug_or_default(str(attributes["teacher_name"]))
-    return {NAME: _slug_or_default(new) if old == _UNDECLARED else old, "teacher_name": new}
+    return {NAME: _slug_or_default(new) if old == UNDECLARED else old, "teacher_name": new}
 
 
 def brought(attributes: dict[str, Any]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from student_clap.featurize.onnx.graph import ModelError
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
+from student_clap.train.data.segment_targets import own_teacher
 from student_clap.train.data.selection import held_out_rows
 from student_clap.train.loop import metrics
 from student_clap.train.runs.reader import RunFolder
@@ -125,7 +126,9 @@ def evaluate_model(
         split.teacher[split.training],
         recipe.sample_rate,
         recipe.max_samples,
-        None if queries is None else _every_second_segment(store, rows),
+        None
+        if queries is None
+        else every_second_segment(store, recipe, rows, [outcome.n_samples for outcome in usable]),
     )
     measured, scores = judge(library, queries)
     record = make_record(Subject(model, session, spec.shape, run, store, recipe), outcomes, library, measured, scores)
@@ -186,13 +189,28 @@ def _vectors(model: Path, outcomes: Sequence[HeldOutTrack]) -> Matrix:
     return vectors
 
 
-def _every_second_segment(store: FeatureStore, rows: list[int]) -> Matrix | None:
-    """[track, 512] the teacher's vectors as if it had heard every second segment; None unless it has all of them."""
-    counts = store.n_segment_teacher()[rows].tolist()
-    if not all(counts):
+def every_second_segment(store: FeatureStore, recipe: Recipe, rows: list[int], n_samples: list[int]) -> Matrix | None:
+    """[track, 512] the teacher's vectors as if it had heard every second segment; None unless it has all of them.
+
+    Args:
+        store: the store; the teacher is the one that made its track vectors.
+        recipe: of the features; of a finer grid than production's, production's segments count.
+        rows: the tracks.
+        n_samples: of each.
+
+    Raises:
+        CorruptShardError: vectors are damaged or gone.
+    """
+    name = own_teacher(store)
+    vectors = None if name is None else store.segment_vectors(name)
+    if vectors is None or not all((counts := vectors.counts())[rows]):
         return None
-    means = [
-        store.segment_teacher(row, count)[::2].astype(np.float32).mean(axis=0)
-        for row, count in zip(rows, counts, strict=True)
+    finer = vectors.set.folder and vectors.hop_samples != recipe.segment_hop_samples
+    found = [
+        vectors.of_production(row, n, recipe, int(counts[row])) if finer else vectors.read(row, int(counts[row]))
+        for row, n in zip(rows, n_samples, strict=True)
     ]
+    if not all(len(of_track) for of_track in found):
+        return None
+    means = [of_track[::2].astype(np.float32).mean(axis=0) for of_track in found]
     return metrics.unit(np.stack(means)).astype(np.float32)

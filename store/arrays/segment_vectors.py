@@ -18,6 +18,7 @@ from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.segment_sets import ROOT, SegmentSet, has_segment_vectors
 from student_clap.store.arrays.tracks import array, chunk_storage, read_column, update_column
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import segment_starts
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, StoreError
 
@@ -70,6 +71,27 @@ class SegmentVectors:
             there = has_segment_vectors(self._root, self.set)
             n = int(read_column(array(self._root, self.set.counts), row, row + 1)[0]) if there else 0
         return read(self._root, row, n, self.set) if n else np.empty((0, EMBEDDING_DIM), np.float16)
+
+    def of_production(self, row: int, n_samples: int, recipe: Recipe, n: int | None = None) -> Vectors:
+        """The vectors of production's own segments alone, in its order, the tail's repeat included.
+
+        Args:
+            row: the track's row.
+            n_samples: of the track.
+            recipe: of its features.
+            n: the row's entry of `counts`, if the caller has it at hand.
+
+        Returns:
+            [segment, 512]; [0, 512] where there are none, or not as many as a track of that length has.
+
+        Raises:
+            CorruptShardError: they are counted, but damaged or gone.
+        """
+        grid, own = self.starts(n_samples, recipe), segment_starts(n_samples, recipe)
+        vectors = self.read(row, n)
+        if len(vectors) != len(grid):
+            return vectors[:0]
+        return vectors if len(grid) == len(own) else vectors[np.searchsorted(grid, own)]
 
     def write(self, rows: list[int], vectors: list[Vectors]) -> None:
         """Write the vectors of `rows`, then their counts; an empty [0, 512] takes a track's vectors away.

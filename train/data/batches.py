@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store import Features, FeatureStore, Recipe, frame_index
+from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.open import open_storage
 from student_clap.train.data.augment import N_RANDOM
 from student_clap.train.data.order import choose_segments, share, uniform
-from student_clap.train.data.shift import interpolate, shift_segments
+from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher
+from student_clap.train.data.shift import columns_at, drawable_starts, shift_segments
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class TrackReader:
         seed: of every random choice.
         segments_per_track: random ones for training; None: all.
         shift_s: training segments begin earlier or later by at most this.
-        segment_targets: whether the teacher's vectors of segments are read where there are any.
+        segment_targets: whether the teacher's vectors of segments are read where there are any. Random segments are
+            then drawn from the starts that they are known for.
+        segment_teacher: whose; None: the only ones.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class TrackReader:
         segments_per_track: int | None,
         shift_s: float = 0.0,
         segment_targets: bool = False,
+        segment_teacher: str | None = None,
     ) -> None:
         self._store_path = store_path
         self._recipe = recipe
@@ -117,6 +121,7 @@ class TrackReader:
         self._segments_per_track = segments_per_track
         self._shift_frames = round(shift_s * recipe.sample_rate / recipe.hop_samples)
         self._segment_targets = segment_targets
+        self._segment_teacher = segment_teacher
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -158,21 +163,26 @@ class TrackReader:
     def _open(self) -> _Opened:
         if self._opened is None:
             store = FeatureStore.open(self._store_path)
-            taught = store.n_segment_teacher() if self._segment_targets else None
-            self._opened = _Opened(store, store.features(self._recipe), taught, open_storage(self._store_path))
+            whose = self._segment_teacher
+            if whose is None and self._segment_targets:
+                whose = choose_teacher(store, None, store.teacher_name)
+            taught = SegmentTargets(store.segment_vectors(whose)) if self._segment_targets and whose else None
+            self._opened = _Opened(store.features(self._recipe), taught, open_storage(self._store_path))
         return self._opened
 
     def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
         recipe = self._recipe
         strip = opened.features.strip(row, n_samples)
-        starts = segment_starts(n_samples, recipe)
+        grid = None if opened.taught is None else opened.taught.grid(row, n_samples, recipe)
+        drawn = epoch is not None and self._segments_per_track is not None
+        starts = drawable_starts(n_samples, recipe, grid) if drawn else segment_starts(n_samples, recipe)
         chosen = choose_segments(
             len(starts), None if epoch is None else self._segments_per_track, self._seed, epoch or 0, row
         )
         _, first, counts = np.unique(starts[chosen], return_index=True, return_counts=True)
         chosen = chosen[first]
-        index = frame_index(n_samples, recipe)[chosen]
         at = starts[chosen]
+        index = columns_at(n_samples, recipe, at)
         if epoch is not None and self._shift_frames:
             moved = uniform((len(chosen),), "shift", self._seed, epoch, row) * (2 * self._shift_frames + 1)
             shifted = shift_segments(n_samples, recipe, at, np.floor(moved).astype(np.int64) - self._shift_frames)
@@ -185,30 +195,22 @@ class TrackReader:
             strip=strip if used.all() else _columns(strip, used),
             index=(np.cumsum(used, dtype=np.int32) - np.int32(1))[index],
             shares=(counts / counts.sum()).astype(np.float32),
-            teacher=opened.segment_teacher(row, starts, at),
+            teacher=np.zeros((len(at), EMBEDDING_DIM), np.float32)
+            if opened.taught is None
+            else opened.taught.at(row, grid, at),
             random_numbers=np.zeros((len(chosen), N_RANDOM), np.float32)
             if epoch is None
             else uniform((len(chosen), N_RANDOM), "augment", self._seed, epoch, row),
         )
 
 
+@dataclass(frozen=True)
 class _Opened:
     """The store as one process reads it."""
 
-    def __init__(
-        self, store: FeatureStore, features: Features, taught: npt.NDArray[np.int32] | None, storage: Storage
-    ) -> None:
-        self._store, self.features, self._taught, self.storage = store, features, taught, storage
-
-    def segment_teacher(
-        self, row: int, starts: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """The teacher's vectors of segments that begin at `wanted`, [segment, 512]; zeros where the store has none."""
-        if self._taught is None or self._taught[row] != len(starts):
-            return np.zeros((len(wanted), EMBEDDING_DIM), np.float32)
-        vectors = self._store.segment_teacher(row, len(starts)).astype(np.float32)
-        at, first = np.unique(starts, return_index=True)
-        return interpolate(vectors[first], at, wanted)
+    features: Features
+    taught: SegmentTargets | None
+    storage: Storage
 
 
 def make_segments(codes: Tensor, index: Tensor, recipe: Recipe) -> Tensor:

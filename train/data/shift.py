@@ -1,4 +1,4 @@
-"""Segments that begin off the recipe's grid: their columns of the strip, and their places between the segments.
+"""Segments that begin off production's grid: their columns of the strip, and their places between the segments.
 
 A shifted segment takes the strip's grid frames alone. The frames at its ends (two on each side) are then the track's
 own instead of the reflection that a segment has at its borders; a student that is trained on both does as well.
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.store import Recipe
+from student_clap.store import Recipe, frame_index
+from student_clap.store.layout.segments import segment_starts
 from student_clap.store.layout.strip import StripLayout, strip_layout
 
 
@@ -23,6 +24,46 @@ class Shifted:
 
     columns: npt.NDArray[np.int32]  # [segment, frame] of the strip
     starts: npt.NDArray[np.int64]  # [segment] samples
+
+
+def drawable_starts(n_samples: int, recipe: Recipe, grid: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """Where the segments of a track may begin that the strip can show.
+
+    Args:
+        n_samples: of the track.
+        recipe: of its strip.
+        grid: [segment] a finer grid, production's own starts and the tail among them; None: production's.
+
+    Returns:
+        [segment] in the order of the grid. Between the last regular segment of production and the tail only where the
+        tail is on the STFT's grid: elsewhere the strip lacks the frames (`arrays.windows` says why).
+    """
+    own = segment_starts(n_samples, recipe)
+    if grid is None or len(grid) == len(own):
+        return own
+    layout = strip_layout(n_samples, recipe)
+    first = grid // recipe.hop_samples - layout.grid_first
+    shown = (first >= 0) & (first <= layout.grid_frames - recipe.segment_frames) & (grid % recipe.hop_samples == 0)
+    found: npt.NDArray[np.int64] = grid[shown | np.isin(grid, own)]
+    return found
+
+
+def columns_at(n_samples: int, recipe: Recipe, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Columns of the strip of segments that begin at some of `drawable_starts`.
+
+    Returns:
+        [segment, frame]; production's own segments with their reflected borders, the others as `shift_segments` does.
+    """
+    own = segment_starts(n_samples, recipe)
+    place = np.searchsorted(own, starts).clip(max=len(own) - 1)
+    columns: npt.NDArray[np.int32] = frame_index(n_samples, recipe)[place]
+    between = own[place] != starts
+    if between.any():
+        shifted = shift_segments(n_samples, recipe, starts[between], np.zeros(between.sum(), np.int64))
+        if shifted is None or (shifted.starts != starts[between]).any():
+            raise ValueError(f"the strip of {n_samples} samples does not show all segments at {starts.tolist()}")
+        columns[between] = shifted.columns
+    return columns
 
 
 def shift_segments(

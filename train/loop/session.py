@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import click
 import torch
@@ -13,7 +14,9 @@ import torch
 from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
+from student_clap.store.layout.segments import PRODUCTION
 from student_clap.train.data.batches import TrackReader
+from student_clap.train.data.segment_targets import learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
@@ -55,6 +58,7 @@ def open_trainer(
             selection = None if is_run(directory) else select(table, config.split)
             if selection is not None:
                 check_buildable(config.model, table.recipe)
+                learnt_teacher(store, config)
             lock = lock_run(directory)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection)
@@ -86,7 +90,8 @@ def open_stream(config: Config, trainer: Trainer) -> BatchStream:
         seed=config.training.seed,
         segments_per_track=config.training.segments_per_track,
         shift_s=config.augmentation.shift_s,
-        segment_targets=config.objective.targets != "track",
+        segment_targets=trainer.run.taught is not None,
+        segment_teacher=trainer.run.taught["name"] if trainer.run.taught else None,
     )
     return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
 
@@ -148,6 +153,8 @@ def describe(trainer: Trainer) -> list[str]:
     ]
     if selection.left_out:
         lines.append("left out  " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+    if trainer.run.taught is not None:
+        lines.append(f"targets   {_targets(trainer.run.taught, table.recipe)}")
     lines += [
         f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
         f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
@@ -162,6 +169,12 @@ def describe(trainer: Trainer) -> list[str]:
             f"step {trainer.progress.step}"
         )
     return lines
+
+
+def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
+    finer = taught["hop_samples"] < PRODUCTION.segment_hop_samples
+    starts = f", starts every {taught['hop_samples'] / recipe.sample_rate:g} s" if finer else ""
+    return f"segment vectors of {taught['name']}{starts}"
 
 
 def remarks(trainer: Trainer) -> list[str]:

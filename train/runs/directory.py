@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from student_clap.config.runtime.files import write_bytes_atomically, write_text
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
+from student_clap.train.data.segment_targets import describe_teacher, learnt_teacher, still_called
 from student_clap.train.data.selection import Selection, TrackTable
 from student_clap.train.runs.environment import describe_environment, git_revision
 from student_clap.train.runs.history import not_written
@@ -55,6 +57,7 @@ class Run(RunFolder):
 
     selection: Selection
     resumed: bool  # it was there already
+    taught: Mapping[str, Any] | None = None  # the segment vectors that are learnt: name, model, hop_samples
 
 
 def lock_run(directory: Path) -> FileLock:
@@ -89,7 +92,8 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
     Raises:
         click.ClickException: checkpoints of another run lie there.
     """
-    run = Run(directory, selection, resumed=False)
+    taught = describe_teacher(store, learnt_teacher(store, config))
+    run = Run(directory, selection, resumed=False, taught=taught)
     strangers = sorted(path.name for path in directory.glob("*.pt"))
     if strangers:
         raise click.ClickException(
@@ -114,6 +118,7 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
         "recipe": recipe.as_attributes(),
         "fingerprint": recipe.fingerprint,
         "teacher": store.teacher_name,
+        "segment_vectors": taught,
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
         **settings(config),
@@ -146,7 +151,8 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
                 held_out_artists=tuple(split["held_out_artists"]),
                 left_out=dict(description["left_out"]),
             )
-        found = _differences(description, config, store, table, selection)
+        taught = _taught(description, config, store)
+        found = _differences(description, config, store, table, selection, taught)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise click.ClickException(
             f"the run in {directory} is damaged ({type(error).__name__}: {error}); delete it or use `--run NAME`"
@@ -161,11 +167,28 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     if training != description["training"]:
         _write(folder.config, dump_yaml(masked(config)))
         _write(folder.description, _json({**description, "training": training}))
-    return Run(directory, selection, resumed=True)
+    return Run(directory, selection, resumed=True, taught=taught)
+
+
+def _taught(description: dict[str, Any], config: Config, store: FeatureStore) -> Mapping[str, Any] | None:
+    """The segment vectors that a run was begun with, as the store has them now; None: none, or they are gone."""
+    if "segment_vectors" in description:
+        stored = description["segment_vectors"]
+        return None if stored is None else describe_teacher(store, still_called(store, str(stored["name"])))
+    # Begun when a store held those that a source brought in, and no others.
+    if config.objective.targets == "track":
+        return None
+    sets = [store.segment_vectors(name) for name in store.segment_sets()]
+    return describe_teacher(store, next((vectors.name for vectors in sets if not vectors.set.folder), None))
 
 
 def _differences(
-    description: dict[str, Any], config: Config, store: FeatureStore, table: TrackTable, selection: Selection
+    description: dict[str, Any],
+    config: Config,
+    store: FeatureStore,
+    table: TrackTable,
+    selection: Selection,
+    taught: Mapping[str, Any] | None,
 ) -> list[str]:
     """One line for everything that would make the run go on differently."""
     version = description["format_version"]
@@ -175,10 +198,23 @@ def _differences(
     if description["store"]["uuid"] != store.uuid:
         found.append(f"store: the run has {description['store']['uuid']}, {store.path} is {store.uuid}")
     found += changed_settings(description, {"recipe": table.recipe.as_attributes(), **settings(config)})
+    before = description.get("segment_vectors")
+    if not found and before is not None and (taught is None or not _same_vectors(before, taught)):
+        now = "none of that teacher" if taught is None else _as_text(taught)
+        found.append(f"segment vectors: the run learns {_as_text(before)}, the store has {now}")
     # Only the run's own store has its rows.
     if not found and _digest(table, selection) != description["tracks_digest"]:
         found.append("store: features or teacher vectors of the run's tracks have changed since it began")
     return found
+
+
+def _same_vectors(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return before["hop_samples"] == now["hop_samples"] and before["model"] in ("", now["model"])
+
+
+def _as_text(taught: Mapping[str, Any]) -> str:
+    model = f", model {taught['model']}" if taught["model"] else ""
+    return f"those of {taught['name']}, every {taught['hop_samples']} samples{model}"
 
 
 def _digest(table: TrackTable, selection: Selection) -> str:

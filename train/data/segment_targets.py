@@ -1,0 +1,126 @@
+"""Whose segment vectors a run learns, and where the segments may begin that they are known for.
+
+Guarantee: the choice is made once, when a run begins, and kept in its run.json; another set that comes later changes
+nothing. A set on production's grid gives the segments and targets that the arrays of the store's root always gave.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from student_clap.config.schema import EMBEDDING_DIM, Config
+from student_clap.store import FeatureStore, Recipe
+from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.store.storage.errors import StoreError
+from student_clap.store.teachers import UNDECLARED, slug
+from student_clap.train.data.shift import interpolate
+
+Starts = npt.NDArray[np.int64]
+
+
+def choose_teacher(store: FeatureStore, wanted: str | None, declared: str) -> str | None:
+    """The set of segment vectors to learn; None where no track has any.
+
+    Args:
+        store: the store.
+        wanted: loss.segment_teacher; None: the only set, else that of `declared`.
+        declared: teacher.name.
+
+    Raises:
+        StoreError: `wanted` is not there, or it is not said which of several sets is meant; the message lists them.
+    """
+    names = _with_vectors(store)
+    known = ", ".join(names) or "none"
+    if wanted is not None:
+        for name in (wanted, _slug(wanted)):
+            if name in names:
+                return name
+        raise StoreError(
+            f"loss.segment_teacher is {wanted!r}, and {store.path} has no segment vectors of that name (it has: "
+            f"{known}); `student-clap featurize --teacher MODEL` makes them"
+        )
+    if len(names) < 2:
+        return names[0] if names else None
+    for teacher in (declared, store.teacher_name):
+        if _slug(teacher) in names:
+            return _slug(teacher)
+    raise StoreError(
+        f"{store.path} has segment vectors of several teachers ({known}), none of them called {declared!r} as "
+        "teacher.name; say whose are learnt: `--set loss.segment_teacher=NAME`"
+    )
+
+
+def learnt_teacher(store: FeatureStore, config: Config) -> str | None:
+    """The set that a configuration learns; None where it learns track vectors, or there is none. Raises StoreError."""
+    loss = config.objective
+    return None if loss.targets == "track" else choose_teacher(store, loss.segment_teacher, config.teacher.name)
+
+
+def still_called(store: FeatureStore, name: str) -> str | None:
+    """What a set is called now that had that name; None where it is gone."""
+    names = store.segment_sets()
+    if name in names or name != UNDECLARED:
+        return name if name in names else None
+    # The teacher of what a source brought in has been declared since.
+    return next((now for now in names if not store.segment_vectors(now).set.folder), None)
+
+
+def own_teacher(store: FeatureStore) -> str | None:
+    """The set of the teacher that made the store's track vectors: the only set, or the one of that name; None: none."""
+    names = _with_vectors(store)
+    own = _slug(store.teacher_name)
+    return own if own in names else names[0] if len(names) == 1 else None
+
+
+def describe_teacher(store: FeatureStore, name: str | None) -> dict[str, Any] | None:
+    """The set of that name, for run.json."""
+    if name is None:
+        return None
+    vectors = store.segment_vectors(name)
+    return {"name": vectors.name, "model": vectors.model, "hop_samples": vectors.hop_samples}
+
+
+class SegmentTargets:
+    """The segment vectors of one teacher, as targets. Raises CorruptColumnError where they cannot be counted."""
+
+    def __init__(self, vectors: SegmentVectors) -> None:
+        self._vectors = vectors
+        self._counts = vectors.counts()
+
+    def grid(self, row: int, n_samples: int, recipe: Recipe) -> Starts | None:
+        """[segment] where the segments begin that `row` has vectors of; None where it has none for its length."""
+        if self._vectors.set.folder and recipe.segment_hop_samples % self._vectors.hop_samples:
+            return None  # segments of another kind than the teacher heard
+        starts = self._vectors.starts(n_samples, recipe)
+        return starts if self._counts[row] == len(starts) else None
+
+    def at(self, row: int, grid: Starts | None, wanted: Starts) -> npt.NDArray[np.float32]:
+        """The vectors of segments that begin at `wanted`, [segment, 512]; zeros where there are none.
+
+        Args:
+            row: the track's row.
+            grid: of that row, as `grid` gives it.
+            wanted: [segment] samples; between two starts of the grid it is their mean at unit length.
+
+        Raises:
+            CorruptShardError: the vectors are damaged or gone.
+        """
+        if grid is None:
+            return np.zeros((len(wanted), EMBEDDING_DIM), np.float32)
+        vectors = self._vectors.read(row, len(grid)).astype(np.float32)
+        at, first = np.unique(grid, return_index=True)
+        return interpolate(vectors[first], at, wanted)
+
+
+def _with_vectors(store: FeatureStore) -> list[str]:
+    return [name for name in store.segment_sets() if store.segment_vectors(name).counts().any()]
+
+
+def _slug(name: str) -> str:
+    try:
+        return slug(name)
+    except StoreError:
+        return ""

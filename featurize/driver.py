@@ -182,8 +182,8 @@ def run(
         learnt = [o for o in waiting if o.n_samples != NOT_MADE]
         if learnt:
             features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
-        if teacher is not None:
-            teacher.record(waiting)
+        if teacher is not None and (warning := teacher.record(waiting)):
+            say(f"warning: {warning}")
         for outcome in waiting:
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)

@@ -75,7 +75,12 @@ def report(config: Config, model: Path, n_tracks: int, fetch: str) -> str:
     """
     cores = available_cores()
     n_workers = min(cores, n_tracks, _MOST_TRACKS_AT_ONCE)
-    teacher = Teacher(model, hop_samples=config.teacher.declared_hop, threads=max(1, cores // n_workers))
+    teacher = Teacher(
+        model,
+        hop_samples=config.teacher.declared_hop,
+        threads=max(1, cores // n_workers),
+        provider=config.teacher.provider,
+    )
     if not FeatureStore.is_at(config.store.path):
         raise click.ClickException(
             f"there is no store at {config.store.path} yet, and so no vectors to compare with: run `{fetch}`, which"

@@ -21,7 +21,10 @@ from loopback.stages import configure
 from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.cluster.task import Outcome, Taught
+from student_clap.featurize.cluster.teaching import Teaching
 from student_clap.featurize.teacher.model import Teacher
+from student_clap.featurize.teacher_pass import TeacherPass
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.segments import grid_starts
 
@@ -305,3 +308,31 @@ def test_options_of_a_teacher_that_is_not_there_are_refused(tmp_path, arguments)
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert f"{arguments[0]} is about the teacher; name its model with --teacher ONNX" in done.stderr
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_vectors_of_another_model_are_told_after_the_first_tracks(tmp_path, same):
+    rng = np.random.default_rng(0)
+    units = rng.standard_normal((2, 30, 512))
+    stored, other = (units / np.linalg.norm(units, axis=2, keepdims=True)).astype(np.float32)
+    with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
+        store.append_tracks([Track("d", str(n), teacher=vector) for n, vector in enumerate(stored)])
+        vectors = store.add_segment_set("t", hop_samples=240_000, model="0")
+        teaching = Teaching("t.onnx", "0", "t", None, 240_000, "cpu", 1)
+        teacher = TeacherPass(store, vectors, teaching, 480, lacking=set())
+        told = []
+        for row in range(30):
+            heard_now = stored[row] if same else other[row]
+            vectors.write_chunk(row, heard_now[None].astype(np.float16))
+            taught = Taught(n_segments=1, track=heard_now, wall_s=0.5)
+            told.append(teacher.record([Outcome(row, 0, "", 0.0, taught=taught)]))
+        assert told[:19] == [""] * 19
+        assert told[20:] == [""] * 10
+        assert told[19] == "" if same else "by the first 20 tracks: another model made the vectors" in told[19]
+        assert vectors.counts().tolist() == [1] * 30
+        np.testing.assert_array_equal(store.teacher(), stored)
+        closing = "\n".join(teacher.lines())
+        assert ("the same model made the vectors" if same else "another model made the vectors") in closing
+        # A later run, which hears nothing, says the same from what is stored.
+        again = TeacherPass(store, vectors, teaching, 480, lacking=set())
+        assert "\n".join(again.lines()).partition("verdict")[2] == closing.partition("verdict")[2]

@@ -536,7 +536,8 @@ class FeatureStore:
         columns = self._columns()
         segment_sets.sweep_unfinished(self._storage)
         taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
-        groups += [segment_sets.GROUP, *taught] if taught else []
+        groups += [segment_sets.GROUP] if segment_sets.GROUP in self._storage.folders() else []
+        groups += taught
         chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]
         sharded = self._sharded()
         for name in ("features", *groups, *chunks, *sharded):

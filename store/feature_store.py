@@ -8,7 +8,6 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import uuid
 from collections.abc import Sequence
@@ -45,7 +44,6 @@ from student_clap.store.arrays.metadata import (
     set_rows,
     write_document,
 )
-from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import (
     STRING_COLUMNS,
@@ -64,6 +62,7 @@ from student_clap.store.arrays.tracks import (
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage
@@ -72,7 +71,7 @@ _FLUSHES = 8
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
 
 
-class FeatureStore:
+class FeatureStore(SegmentStore):
     """Tracks, teacher vectors and features. Use as a context manager where it is opened for writing."""
 
     def __init__(
@@ -349,97 +348,6 @@ class FeatureStore:
         """Take away the vectors that `write_teacher` wrote. Raises CorruptColumnError, StoreError."""
         rows = np.flatnonzero(self.given_vectors()).tolist()
         self.update_tracks(rows, teacher=np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
-
-    # --- the teachers' vectors of segments
-
-    def segment_sets(self) -> list[str]:
-        """Names of the sets of segment vectors, one per teacher, sorted. Raises CorruptColumnError."""
-        return sorted(self._taught_sets())
-
-    def segment_vectors(self, name: str | None = None) -> SegmentVectors:
-        """The set of segment vectors of that name; None: the only one.
-
-        Raises:
-            StoreError: there is none, or there are several to choose from; the message lists them.
-        """
-        return self._vectors_of(teachers.chosen(self._taught_sets(), name))
-
-    def add_segment_set(self, name: str, *, hop_samples: int, model: str) -> SegmentVectors:
-        """The set of segment vectors of that name, made where it is not there; the store is open for writing.
-
-        Args:
-            name: of the teacher, as `teachers.slug` gives it.
-            hop_samples: from start to start at 48 kHz; divides production's 240000.
-            model: digest of the teacher's file; one that is there without a digest takes this one.
-
-        Raises:
-            StoreError: the name or hop cannot be, or the set is there with another hop or of another model.
-        """
-        there = self._taught_sets()
-        found = teachers.wanted_set(there, name, hop_samples=hop_samples, model=model)
-        if found is None:
-            found = SegmentSet.at(name, model=model, hop_samples=hop_samples)
-            segment_sets.create_segment_vectors(self._storage, self.n_tracks, found)
-        elif found.model != model:
-            found = dataclasses.replace(found, model=model)
-            folder = self._storage / found.folder if found.folder else self._storage
-            written = set_attributes(folder, {"model" if found.folder else teachers.MODEL: model})
-            self._attributes = self._attributes if found.folder else written
-        return self._vectors_of(found)
-
-    def remove_segment_set(self, name: str) -> int:
-        """Remove the set of segment vectors of that name; the store is open for writing.
-
-        Returns:
-            How many tracks had some.
-
-        Raises:
-            StoreError: there is none of that name.
-        """
-        found = teachers.chosen(self._taught_sets(), name)
-        n_tracks = int(np.count_nonzero(self._vectors_of(found).counts()))
-        segment_sets.remove_segment_vectors(self._storage, found)
-        if not found.folder:
-            self._attributes = set_attributes(self._storage, {teachers.MODEL: ""})
-        return n_tracks
-
-    def stored_segment_sets(self) -> list[SegmentVectors]:
-        """All sets, also one of the root that counts no vectors any more; for code that looks at their files."""
-        return [self._vectors_of(of) for of in self._sets().values()]
-
-    def n_segment_teacher(self) -> npt.NDArray[np.int32]:
-        """[track] how many segment vectors each track has in the set that a source brought in; 0 none."""
-        return self._vectors_of(segment_sets.ROOT).counts()
-
-    def segment_teacher(self, row: int, n_segments: int | None = None) -> npt.NDArray[np.float16]:
-        """The vectors of `row` in the set that a source brought in, as `SegmentVectors.read` gives them."""
-        return self._vectors_of(segment_sets.ROOT).read(row, n_segments)
-
-    def write_segment_teacher(self, rows: list[int], vectors: list[npt.NDArray[np.float16]]) -> None:
-        """Write [segment, 512] unit vectors that a source brought in for `rows`; [0, 512] takes a track's away.
-
-        Raises:
-            StoreError: a shape or value that cannot be.
-        """
-        if any(len(v) for v in vectors):
-            if not segment_sets.has_segment_vectors(self._root):
-                segment_sets.create_segment_vectors(self._storage, self.n_tracks)
-            if changes := teachers.brought(self._attributes):
-                self._attributes = set_attributes(self._storage, changes)
-        elif not segment_sets.has_segment_vectors(self._root):
-            return
-        self._vectors_of(segment_sets.ROOT).write(rows, vectors)
-
-    def _sets(self) -> dict[str, SegmentSet]:
-        return teachers.all_sets(self._storage, self._root, self._attributes)
-
-    def _taught_sets(self) -> dict[str, SegmentSet]:
-        """Without one of the root that counts no vectors."""
-        counted = self.n_segment_teacher().any()
-        return {name: of for name, of in self._sets().items() if of.folder or counted}
-
-    def _vectors_of(self, of: SegmentSet) -> SegmentVectors:
-        return SegmentVectors(self._root, self._storage, self.n_tracks, of)
 
     # --- features
 

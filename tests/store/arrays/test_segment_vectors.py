@@ -80,6 +80,10 @@ def test_a_set_is_added_once_and_another_grid_or_model_needs_another_name(store)
     assert store.add_segment_set("b", hop_samples=PRODUCTION, model="d3").model == "d3"
     with FeatureStore.open(store.path) as reader:
         assert reader.segment_vectors("b").model == "d3"
+        with pytest.raises(StoreError, match="is open for reading"):
+            reader.add_segment_set("c", hop_samples=PRODUCTION, model="")
+        with pytest.raises(StoreError, match="is open for reading"):
+            reader.remove_segment_set("b")
 
 
 def test_what_cannot_be_vectors_is_refused(store):

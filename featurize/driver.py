@@ -89,7 +89,7 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
                 error, stopped_by = failure, "the cluster's failure"
             except StoreError as failure:
                 error, stopped_by = failure, "the store's failure"
-            if teacher is not None and error is None:
+            if teacher is not None and error is None and not exit_code:
                 for line in teacher.lines():
                     echo(line)
         closing = closing_line(found, totals, store.features(recipe), fetch, stopped_by, teacher)

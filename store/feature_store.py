@@ -346,8 +346,9 @@ class FeatureStore(SegmentStore):
 
     def withdraw_given_vectors(self) -> None:
         """Take away the vectors that `write_teacher` wrote. Raises CorruptColumnError, StoreError."""
-        rows = np.flatnonzero(self.given_vectors()).tolist()
-        self.update_tracks(rows, teacher=np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
+        rows = np.flatnonzero(self.given_vectors())
+        update_column(array(self._root, "teacher"), rows, np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
+        mark_given(self._storage, self._root, self.n_tracks, rows, by_us=False)
 
     # --- features
 

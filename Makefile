@@ -10,7 +10,7 @@ CORPUS ?= corpus
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help test quick lint page lowest demo corpus bench clean
+.PHONY: help test quick lint page lowest demo corpus bench gpu clean
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
@@ -18,6 +18,7 @@ help:
 	@echo "make demo [MUSIC=dir] every stage on two dozen tunes of our own, or on your folder; ends with a report"
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 30 minutes"
+	@echo "make gpu              tests and measurements that wait for a GPU, in one table"
 	@echo "make lint             ruff, mypy and the contracts of the imports"
 	@echo "make page             docs/config.md again, after a setting or its choices changed"
 	@echo "make lowest           tests of store, config and export with the oldest versions that pyproject.toml allows"
@@ -73,6 +74,9 @@ bench: $(READY)
 	$(BIN)/python bench/workers.py --corpus "$(CORPUS)"
 	$(BIN)/python bench/workers.py --memory
 	$(BIN)/python bench/ingest.py
+
+gpu: $(READY)
+	$(BIN)/python bench/gpu.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

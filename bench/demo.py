@@ -174,7 +174,7 @@ def run_name(chosen: Mapping[str, object], tracks: Sequence[WorldTrack]) -> str:
 
 
 def show_result(run: Path, elapsed_s: float) -> bool:
-    """Print the held-out cosine beside both baselines, and where the report lies. True: it beats both."""
+    """Print the validation tracks' cosine beside both baselines, and where the report lies. True: it beats both."""
     folder = RunFolder(run)
     path = folder.evaluation_record
     if not path.exists():

@@ -35,8 +35,9 @@ from student_clap.train.data.batches import Batch
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.loss import Loss
-from student_clap.train.loop.step import Step
+from student_clap.train.loop.step import PendingStep, Step, settle
 from student_clap.train.students.registry import build_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stream.json"
@@ -133,15 +134,16 @@ def loader_parts(subject: Subject, streams: dict[int, BatchStream], seconds: flo
 class TrainingStep:
     """The trainer's step, with its default loss and settings."""
 
-    def __init__(self, subject: Subject, model: ModelConfig) -> None:
-        self._device = subject.device
+    def __init__(self, subject: Subject, model: ModelConfig, settle_every: int = 1) -> None:
+        self._settle_every = settle_every
+        self._pending: list[PendingStep] = []
         store = FeatureStore.open(subject.path)
-        # teacher: [track, 512]; a direction of its own for a track that has none
+        # teacher: [row, 512]; a direction of its own for a track that has none
         teacher = store.teacher()
         unknown = ~np.isfinite(teacher).all(axis=1)
         teacher[unknown] = np.random.default_rng(SEED).normal(size=(int(unknown.sum()), teacher.shape[1]))
         teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
-        self._teacher = torch.from_numpy(teacher)
+        self._teacher = torch.from_numpy(teacher).to(subject.device)
         torch.manual_seed(SEED)
         student = build_student(model, subject.recipe.n_mels)
         mean, std = band_statistics(store.features(subject.recipe), subject.rows[:8], subject.n_samples, SEED)
@@ -150,7 +152,7 @@ class TrainingStep:
         student.train()
         self._step = Step(
             student,
-            torch.optim.Adam(student.parameters(), lr=1e-4),
+            Learner(student, TrainingConfig()).optimizer,
             Loss(LossConfig()),
             TrainingConfig(),
             AugmentationConfig(),
@@ -161,14 +163,20 @@ class TrainingStep:
         )
         self._number = 0
 
+    def hold(self, resident: torch.Tensor | None) -> None:
+        """Take segments from strips on the device, [mel, frame] uint8; None: from the batches alone."""
+        self._step.resident = resident
+
     def __call__(self, batch: Batch) -> tuple[int, int]:
-        """Make a step. Returns its tracks and segments. The device is idle afterwards."""
-        teacher = self._teacher[list(batch.rows)].to(self._device, non_blocking=True)
-        result = self._step(batch, teacher, self._number)
-        if not result.finite:
-            raise ValueError(f"step {self._number}: the loss is {result.loss_sum}")
+        """Make a step. Returns its tracks and segments. The device is waited for every `settle_every` steps."""
+        self._pending.append(self._step(batch, self._teacher, self._number))
         self._number += 1
-        return result.tracks, result.segments
+        if len(self._pending) >= self._settle_every:
+            pending, self._pending = self._pending, []
+            for result in settle(pending):
+                if not result.finite:
+                    raise ValueError(f"before step {self._number}: a loss is {result.loss_sum}")
+        return len(batch.rows), batch.n_segments
 
 
 def training_parts(

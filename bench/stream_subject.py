@@ -19,6 +19,7 @@ from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.segments import segment_starts
 from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, requests_for
+from student_clap.train.data.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import epoch_order
 from student_clap.train.data.stream import BatchStream
 
@@ -64,9 +65,9 @@ class Subject:
         starts = [segment_starts(int(n), self.recipe) for n in self.n_samples[self.rows]]
         return sum(len(np.unique(s)) for s in starts) / len(starts)
 
-    def stream(self, workers: int) -> BatchStream:
+    def stream(self, workers: int, kept: Kept = NOTHING_KEPT) -> BatchStream:
         """The trainer's own."""
-        reader = TrackReader(str(self.path), self.recipe, seed=SEED, segments_per_track=self.segments)
+        reader = TrackReader(str(self.path), self.recipe, seed=SEED, segments_per_track=self.segments, kept=kept)
         return BatchStream(reader, workers=workers, pin=self.device.type == "cuda")
 
     def requests(self, first_epoch: int, *, every_segment: bool) -> list[BatchRequest]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from student_clap.config.choices import Choice
-from student_clap.config.quantities import LocalPath
+from student_clap.config.quantities import LocalPath, MemorySize
 from student_clap.config.section import (
     LARGEST,
     Fraction,
@@ -39,9 +39,11 @@ class ModelConfig(Section):
     architecture: Annotated[str, _STUDENTS] = "tinyclap"
     """The student's network; docs/students.md compares them."""
     pretrained: LocalPath | None = None
-    """A checkpoint that training begins with, for students that can (docs/students.md); nothing reads it afterwards."""
+    """Weights that training begins with: an EfficientAT file for `mobile-*`, `timm/NAME` or `timm/NAME.TAG` for that
+    network of timm; nothing reads it afterwards.
+    """
     timm_pretrained: bool | None = None
-    """Whether `timm/NAME` begins with the weights that timm publishes; null: no."""
+    """The older way to write pretrained: true stands for the architecture's own name."""
     embedding_dim: int = EMBEDDING_DIM
     """Width of the student's vectors; 512, as the text tower fixes it."""
     cnn_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
@@ -61,24 +63,49 @@ class ModelConfig(Section):
             raise ValueError(
                 f"embedding_dim is {self.embedding_dim}; the text tower needs {EMBEDDING_DIM}: remove the key"
             )
+        if self.pretrained is not None and self.timm_pretrained:
+            raise ValueError(
+                "pretrained and timm_pretrained are both set; remove timm_pretrained, the older of the two"
+            )
         _STUDENTS.module().check(self)
         return self
 
+    @property
+    def weights_key(self) -> str:
+        """The key that asks for weights to begin with, or an empty text."""
+        if self.pretrained is not None:
+            return "pretrained"
+        return "timm_pretrained" if self.timm_pretrained else ""
+
 
 class SplitConfig(Section):
-    """The held-out part: whole artists, because tracks of one artist sound alike and a random split flatters."""
+    """Validation and test tracks: whole artists, because tracks of one artist sound alike and a random split flatters.
+
+    The validation tracks pick the best epoch and stop a run early; by the test tracks nothing is chosen.
+    """
 
     method: Literal["hash", "sorted"] = "hash"
-    """hash: an artist stays on its side when the library grows; sorted: every n-th name, for small libraries."""
+    """hash: an artist stays in its part when the library grows; sorted: every n-th name, for small libraries."""
     folds: Annotated[int, Field(ge=2, le=LARGEST)] = 10
-    """Number of parts, of which one is held out."""
+    """Number of parts that the artists are dealt into."""
     fold: NonNegativeInt = 0
-    """The part that is held out, counted from 0."""
+    """The part that is the validation set, counted from 0."""
+    test_folds: tuple[NonNegativeInt, ...] = ()
+    """Parts that are neither trained on nor validated on, so that `evaluate` can judge by tracks that chose nothing."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} is not one of 0..{self.folds - 1}")
+        last = self.folds - 1
+        if self.fold > last:
+            raise ValueError(f"fold {self.fold} is not one of 0..{last}")
+        if outside := [fold for fold in self.test_folds if fold > last]:
+            raise ValueError(f"test_folds has {outside[0]}, which is not one of 0..{last}")
+        if self.fold in self.test_folds:
+            raise ValueError(f"test_folds has {self.fold}, which is the validation set (split.fold); name others")
+        if len(set(self.test_folds)) != len(self.test_folds):
+            raise ValueError(f"test_folds {list(self.test_folds)} names a part twice")
+        if len(self.test_folds) > self.folds - 2:
+            raise ValueError(f"no part is left to train on: {self.folds} folds, one of them for validation; name fewer")
         return self
 
 
@@ -112,7 +139,9 @@ class LossConfig(Section):
     bank_temperature: PositiveFloat = 0.1
     """Temperature of the similarities to the bank."""
     bank_size: PositiveInt = 4096
-    """Largest number of training tracks in the bank."""
+    """Largest number of vectors in the bank."""
+    bank_of: Literal["tracks", "segments"] = "tracks"
+    """Which of the teacher's vectors make the bank: those of training tracks, or those of their segments."""
     text_temperature: PositiveFloat = 0.1
     """Temperature of the similarities to the vectors of texts."""
     text_vectors: LocalPath | None = None
@@ -174,7 +203,7 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """The learning rate after the warm-up: half a cosine down to 1e-6, lower at every plateau, or constant."""
     plateau_patience: PositiveInt = 5
-    """Epochs without a better held-out figure before the rate falls."""
+    """Epochs without a better validation figure before the rate falls."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Factor by which the rate falls at a plateau."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -192,11 +221,11 @@ class TrainingConfig(Section):
     save_every: PositiveInt = 5
     """Epochs between kept checkpoints."""
     monitor: Literal["cosine", "overlap"] = "cosine"
-    """The held-out figure that picks the best epoch."""
+    """The validation figure that picks the best epoch."""
     validate_every: PositiveInt = 1
     """Epochs from one validation to the next; the last epoch is always validated."""
     early_stopping_patience: NonNegativeInt = 10
-    """Epochs without a better held-out figure before the run stops; 0: never."""
+    """Epochs without a better validation figure before the run stops; 0: never."""
     segments_per_track: PositiveInt | None = 4
     """Random segments of a track in an epoch; null: all."""
     micro_batch: Annotated[PositiveInt, Field(alias="segments_per_pass")] = 128
@@ -213,6 +242,12 @@ class TrainingConfig(Section):
     """Learning rate of the projection epochs."""
     loader_workers: NonNegativeInt = 0
     """Processes that read the store; 0: a thread of the trainer."""
+    cache: Literal["auto", "none", "memory", "device"] = "auto"
+    """Where codes stay that were read once: none, memory, or device; auto: on a GPU device, on a CPU none."""
+    cache_size: MemorySize | None = None
+    """Most that the cache takes, such as 4GB; null: half of the free memory, or 60 % of a GPU's."""
+    log_every: PositiveInt = 20
+    """Steps of a GPU after which it is asked for loss and gradient; a CPU is asked after every step."""
     device: str = "auto"
     """auto, cpu, cuda, or one GPU such as cuda:1."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

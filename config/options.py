@@ -1,4 +1,4 @@
-"""The options the stages share: --config, --set, --recipe, and how messages reach the screen."""
+"""The options the stages share: --config, --set, --recipe, paths, and how messages reach the screen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from student_clap.config.runtime.screen import log_to_stderr, warn
 from student_clap.config.schema import Config
 
 _SETTING = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})\.[a-z_]+\b")  # such as jellyfin.url
+
+
+class UserPath(click.Path):
+    """A path in which `~` and `~user` are homes also where no shell has put them there, as in `--to=~/model`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path with its home in the place of `~`; `~name` stays a file's name where there is no such user."""
+        with suppress(RuntimeError):
+            value = Path(value).expanduser()
+        return super().convert(value, param, ctx)
 
 
 def _missing_file(config_path: Path | None) -> str:

@@ -1,25 +1,27 @@
-"""`student-clap evaluate`: an ONNX student on held-out artists."""
+"""`student-clap evaluate`: an ONNX student on artists that it was not trained on."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
+from student_clap.config.options import UserPath, config_options
 from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.schema import Config
-from student_clap.export.options import FILE, FOLDER, UserPath, model_option, run_folder, run_option
+from student_clap.export.options import FILE, FOLDER, model_option, run_folder, run_option
 
 if TYPE_CHECKING:
+    from student_clap.export.evaluate.record import Side
     from student_clap.export.evaluate.text_figures import Queries
+    from student_clap.featurize.onnx.input_spec import InputSpec
 
-BENCH_ROUNDS = 10  # of a segment by each model, for evaluate's --against
+BENCH_ROUNDS = 10  # of a segment by each model, for --against
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,13 @@ def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @run_option
 @model_option
 @click.option("--from-store", is_flag=True, help="Use the store's features even where the audio is there.")
+@click.option(
+    "--on",
+    type=click.Choice(["test", "validation"]),
+    help="The tracks to judge by.  [default: the run's test tracks (split.test_folds), else its validation tracks]",
+)
 @text_options
-@click.option("--against", type=FILE, help="The teacher's ONNX file, to time next to the student.")
+@click.option("--against", type=FILE, help="Another ONNX file, DCLAP's or the teacher's, judged and timed beside it.")
 @click.option("--output", type=FOLDER, help="Folder.  [default: the run's evaluation/]")
 def evaluate(
     config: Config,
@@ -79,33 +86,39 @@ def evaluate(
     model: Path | None,
     *,
     from_store: bool,
+    on: Side | None,
     text: TextOptions,
     against: Path | None,
     output: Path | None,
 ) -> None:
-    """Judge an ONNX student on held-out artists, through the production path.
+    """Judge an ONNX student on artists that it was not trained on, through the production path.
 
     Writes metrics.json and report.html. With text vectors, or texts and a text model, text search is judged too.
     """
     from student_clap.config.runtime.files import why_not_writable, write_text_atomically
     from student_clap.export.bench.compare import compare_models
-    from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model
+    from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model, rival_spec, side_to_judge
+    from student_clap.export.evaluate.targets import targets
     from student_clap.export.model.session import StudentSession
     from student_clap.export.report.page import render_report
-    from student_clap.export.report.verdict import closing_lines
+    from student_clap.export.report.terminal import closing_lines
     from student_clap.featurize.onnx.recipe import METADATA_PREFIX
     from student_clap.store import FeatureStore, Recipe
     from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
     run = run_folder(config, run_name)
-    model, output = model or run.student_onnx, output or run.evaluation
+    model = model or run.student_onnx
+    session, recipe = StudentSession(model), Recipe.from_config(config.audio)
+    side = side_to_judge(run, on)
+    output = output or run.evaluation_on(side)
     for name in (EVALUATION_RECORD, REPORT):
         if fault := why_not_writable(output / name):
             raise click.ClickException(f"{fault}; name another folder with --output")
-    session, recipe = StudentSession(model), Recipe.from_config(config.audio)
     asked = text.collect()
     for line in check_recipe(session, model, recipe):
         warn(line)
+    if against is not None and not (spec := rival_spec(against)).declared:
+        warn(f"{against} does not say which mel it was made for; it is given {_mel(spec)}")
     with FeatureStore.open(config.store.path) as store, progress("track", label="evaluate") as bar:
         made_from = session.metadata.get(METADATA_PREFIX + "store_uuid", store.uuid)
         if made_from != store.uuid:
@@ -124,11 +137,14 @@ def evaluate(
             from_store=from_store,
             session=session,
             queries=asked,
+            on=side,
+            against=against,
             begin=begin,
         )
     record = done.record
     if against is not None:
         record["speed"] = compare_models([model, against], recipe, rounds=BENCH_ROUNDS)
+    record["targets"] = [asdict(target) for target in targets(record)]
     for track in record["left_out"]:
         name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
         warn(f"left out: {name}: {track['reason']}")
@@ -137,3 +153,11 @@ def evaluate(
     write_text_atomically(page, html)
     for line in closing_lines(record, page):
         echo(line)
+
+
+def _mel(spec: InputSpec) -> str:
+    """The input that a model is given, in words."""
+    if spec.waveform:
+        return "the samples"
+    mel = spec.recipe
+    return f"{mel.n_mels} bands, FFT {mel.n_fft}, {mel.fmin_hz:g} to {mel.fmax_hz:g} Hz"

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from student_clap.config.load import load_config
+from student_clap.config.options import UserPath
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
     from student_clap.train.runs.reader import RunFolder
-
-
-class UserPath(click.Path):
-    """A path in which `~` and `~user` are homes also where no shell has put them there, as in `--to=~/model`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path with its home in the place of `~`; `~name` stays a file's name where there is no such user."""
-        with suppress(RuntimeError):
-            value = Path(value).expanduser()
-        return super().convert(value, param, ctx)
-
 
 FILE = UserPath(path_type=Path, dir_okay=False)
 FOLDER = UserPath(path_type=Path, file_okay=False)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
+from student_clap.config.options import UserPath, config_options
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
-from student_clap.export.options import FILE, FOLDER, UserPath, with_database
+from student_clap.export.options import FILE, FOLDER, with_database
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -156,7 +156,7 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
     from collections import Counter
 
     teacher = "`student-clap featurize --teacher MODEL`"
-    uncounted = "are written, but not counted, as a stopped run leaves them; the next"
+    uncounted, left = "are written, but not counted,", "as a stopped run leaves them; the next"
     again = "writes them again, `student-clap store repair` removes them"
     lines = []
     for (kind, recipe, stage, segment_set), n in Counter(
@@ -165,9 +165,9 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
         if kind == "no vector":
             lines.append(f"{n} tracks have no teacher's vector; `student-clap ingest` or {teacher} brings it")
         elif kind == "orphan shard":
-            lines.append(f"{recipe}: {n} shards {uncounted} `student-clap featurize` {again}")
+            lines.append(f"{recipe}: {n} shards {uncounted} {left} `student-clap featurize` {again}")
         else:
-            lines.append(f"segment vectors of {n} tracks ({segment_set}) {uncounted} `{stage}` {again}")
+            lines.append(f"segment vectors of {n} tracks {uncounted} for {segment_set}, {left} `{stage}` {again}")
     return lines
 
 

@@ -45,6 +45,25 @@ def atomic_file(target: Path, *, flush_name: bool = False) -> Iterator[IO[bytes]
         raise
 
 
+def link_atomically(source: Path, target: Path) -> None:
+    """Make `target` another name of the file `source`, or a copy of it where the file system has no hard links.
+
+    Only for files that are replaced as a whole and never written into.
+
+    Raises:
+        OSError: it cannot be done; `target` is untouched.
+    """
+    if target.exists() and target.samefile(source):  # to rename one name of a file over another does nothing
+        return
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        write_bytes_atomically(target, source.read_bytes())
+    else:
+        temporary.replace(target)
+
+
 def write_bytes_atomically(target: Path, data: bytes | bytearray | memoryview, *, flush_name: bool = False) -> None:
     """Make `data` the content of `target`; see `atomic_file`."""
     with atomic_file(target, flush_name=flush_name) as file:

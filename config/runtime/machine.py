@@ -10,6 +10,7 @@ from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+_CGROUP_MEMORY = ("memory.max", "memory.current")
 _NEVER = 2**31 - 1
 _WORKER_TRIM_BYTES, _WORKER_MMAP_BYTES = 128 << 20, 32 << 20
 # What `keep_worker_memory` sets, for a process that is started by a script.
@@ -22,6 +23,19 @@ WORKER_MALLOC_ENVIRONMENT = {
 def available_cores() -> int:
     """Cores that the scheduler gives this process; the machine's where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process can still take: what is available, within the limit of its control group."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limit, used = (Path("/sys/fs/cgroup", name).read_text(encoding="utf-8") for name in _CGROUP_MEMORY)
+        found.append(max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        pass  # another system, or a group without a limit ("max")
+    return min(found) if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def processor() -> str:

@@ -1,14 +1,14 @@
 """The screen: lines without control codes, tables, bars. Every command prints through here.
 
 Titles, names, versions and paths come from files and servers; none of them may move a terminal's cursor. So `echo`, the
-logging handler and the command group's error messages all pass `text.printable`.
+logging handler and the command group's error messages all pass `text.printable`. What is printed can be `copied`.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,38 @@ import click
 
 from student_clap.config.runtime.text import one_line, printable
 
+_LOG_FORMAT = "%(levelname)s: %(message)s"
+_copies: list[Callable[[str], None]] = []
+
 
 def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print one message on stdout, or on stderr, without the control codes that foreign text may hold."""
+    to_copies(message)  # first: a screen may be gone
     click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
+
+
+def to_copies(message: object) -> None:
+    """Give one message to the copies of the screen alone: where the screen has a bar that says it."""
+    for write in tuple(_copies):
+        write(printable(str(message)))
+
+
+@contextmanager
+def copied(write: Callable[[str], None]) -> Iterator[None]:
+    """While the block lasts, give `write` each message that is printed, and each log record, as the screen has it.
+
+    Bars are not copied.
+    """
+    handler = _CopyHandler(write)
+    handler.setFormatter(_PrintableFormatter(_LOG_FORMAT))
+    logger = logging.getLogger("student_clap")
+    _copies.append(write)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        _copies.remove(write)
 
 
 def warn(message: object) -> None:
@@ -30,7 +58,7 @@ def warn(message: object) -> None:
 def log_to_stderr(level: str) -> None:
     """Log our packages to stderr at `level`, without control codes; the libraries below stay quiet unless they warn."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_PrintableFormatter(_LOG_FORMAT))
     logger = logging.getLogger("student_clap")
     logger.handlers = [handler]
     logger.propagate = False
@@ -40,6 +68,15 @@ def log_to_stderr(level: str) -> None:
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class _CopyHandler(logging.Handler):
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record))
 
 
 def table(
@@ -99,7 +136,8 @@ class Progress:
 
     def write(self, message: object) -> None:
         """Print one line on stderr above the bar."""
-        self._bar.write(one_line(message, limit=2000), file=sys.stderr)
+        to_copies(line := one_line(message, limit=2000))
+        self._bar.write(line, file=sys.stderr)
 
 
 @contextmanager

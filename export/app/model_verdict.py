@@ -2,7 +2,8 @@
 
 `student-clap evaluate` writes metrics.json with the SHA-256 of the file that it judged. A model's evaluation is the
 newest metrics.json in a folder `evaluation*` next to the model that is about these very bytes, so that several forms of
-a student in one run directory may each have their own.
+a student in one run directory may each have their own. One on test tracks, by which nothing was chosen, counts before
+any on validation tracks.
 Cost: the model is read once.
 """
 
@@ -20,6 +21,7 @@ import click
 
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
+from student_clap.export.evaluate.record import side_of
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.graph import ModelError
@@ -42,23 +44,23 @@ class Evaluated:
 
 
 def find_evaluation(model: Path) -> Evaluated:
-    """The newest evaluation of exactly these bytes in a folder `evaluation*` next to `model`."""
+    """The newest evaluation of exactly these bytes in a folder `evaluation*` next to `model`, on test tracks first."""
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    found: list[tuple[bool, str, Mapping[str, Any]]] = []
     why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
     for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["model"]["sha256"] == digest:
                 conclude(record)
-                found.append((str(record.get("evaluated_at", "")), record))
+                found.append((record.get("on") == "test", str(record.get("evaluated_at", "")), record))
             else:
                 why_not = f"{path} is about another file"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             why_not = f"{path} cannot be read ({type(error).__name__})"
     if not found:
         return Evaluated(None, why_not)
-    return Evaluated(max(found, key=lambda pair: pair[0])[1])
+    return Evaluated(max(found, key=lambda entry: entry[:2])[2])
 
 
 def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:
@@ -82,10 +84,8 @@ def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:
         conclusion = conclude(evaluated.record)
         if conclusion.beats_baselines:
             return ""
-        fault = (
-            f"{model} does not beat both baselines on {evaluated.record['n_tracks']} held-out tracks:"
-            f" {conclusion.figures}"
-        )
+        tracks = f"{evaluated.record['n_tracks']} {side_of(evaluated.record)} tracks"
+        fault = f"{model} does not beat both baselines on {tracks}: {conclusion.figures}"
         remedy = "train longer, on more tracks or with another recipe"
     if anyway:
         return one_line(fault, limit=1000)
@@ -102,10 +102,11 @@ def shared_index(model: Path, evaluated: Evaluated) -> str:
     """
     if evaluated.record is None:
         return _trained(model) or f"{_UNKNOWN}: {evaluated.why_not}; `student-clap evaluate` measures it."
-    means, n_tracks = evaluated.record["student"]["means"], evaluated.record["n_tracks"]
+    means = evaluated.record["student"]["means"]
+    tracks = f"{evaluated.record['n_tracks']} {side_of(evaluated.record)} tracks"
     forth, back = means["recall@1"], means["reverse_recall@1"]
     return (
-        f"Measured on {n_tracks} held-out tracks: in an index of both, a track's new vector finds its own old one first"
+        f"Measured on {tracks}: in an index of both, a track's new vector finds its own old one first"
         f" in {forth:.1%} of cases (cross-model retrieval R@1 {forth:.3f}), an old vector its own new one in {back:.1%}"
         f" (R@1 {back:.3f})."
     )
@@ -114,14 +115,16 @@ def shared_index(model: Path, evaluated: Evaluated) -> str:
 def _trained(model: Path) -> str:
     """A sentence on the checkpoint that the file was made of; "" where the file does not say."""
     try:
-        known = json.loads(_metadata(model).get("held_out_metrics") or "{}")
+        said = _metadata(model)
+        # Files from before there were test tracks call the validation side held out.
+        known = json.loads(said.get("validation_metrics") or said.get("held_out_metrics") or "{}")
         recall = float(
             known["cross_model_recall_at_1"] if "cross_model_recall_at_1" in known else known["mixed_recall_at_1"]
         )
     except (ValueError, KeyError, TypeError):
         return ""
     return (
-        "In training, among held-out tracks, a new vector of the checkpoint found its own old one first in"
+        "In training, among validation tracks, a new vector of the checkpoint found its own old one first in"
         f" {recall:.1%} of cases (cross-model retrieval R@1 {recall:.3f}); `student-clap evaluate` measures this file."
     )
 

@@ -67,6 +67,7 @@ class KeyFigure:
     shuffled: float | None
     telling: bool = True  # False: with so few tracks every predictor scores the same
     interval: tuple[float, float] | None = None  # of the student's, by bootstrap
+    other: float | None = None  # of the model that the student is compared with
 
     @property
     def plain_name(self) -> str:
@@ -157,6 +158,7 @@ def _key_figure(record: Mapping[str, Any], figure: Figure) -> KeyFigure:
         # Where all other tracks are neighbours, every predictor finds them all.
         telling=not figure.key.startswith("overlap") or used < record["n_tracks"] - 1,
         interval=record["intervals"].get(figure.key),
+        other=other["means"].get(figure.key) if (other := record.get("against")) else None,
     )
 
 

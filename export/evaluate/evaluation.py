@@ -1,7 +1,7 @@
-"""Judges an ONNX student on a run's held-out artists: which tracks, their vectors, the figures, the record.
+"""Judges an ONNX student on a run's test or validation artists: which tracks, their vectors, the figures, the record.
 
-Guarantee: metrics.json is plain JSON without NaN; every figure stands next to both baselines; every held-out track is
-either in `tracks` or in `left_out`.
+Guarantee: metrics.json is plain JSON without NaN; every figure stands next to both baselines, and next to those of the
+model that the student is compared with, of the same tracks; every track is either in `tracks` or in `left_out`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.held_out import HeldOutTrack, Source, embed_tracks
+from student_clap.config.schema import AudioConfig
+from student_clap.export.evaluate.held_out import Rival, Source, embed_tracks
 from student_clap.export.evaluate.judgement import Library, judge
-from student_clap.export.evaluate.record import Subject, make_record
+from student_clap.export.evaluate.record import Side, Subject, make_record
 from student_clap.export.evaluate.text_figures import Queries
 from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import StudentSession
@@ -26,7 +27,7 @@ from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.train.data.segment_targets import own_teacher
-from student_clap.train.data.selection import held_out_rows
+from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.loop import metrics
 from student_clap.train.runs.reader import RunFolder
 
@@ -44,6 +45,7 @@ class Evaluation:
     record: dict[str, Any]  # metrics.json
     student: Matrix  # [track, 512], in the order of record["tracks"]
     teacher: Matrix  # [track, 512]
+    other: Matrix | None = None  # [track, 512] of the model that the student is compared with
 
 
 def check_recipe(session: StudentSession, model: Path, recipe: Recipe) -> list[str]:
@@ -80,9 +82,11 @@ def evaluate_model(
     from_store: bool = False,
     session: StudentSession | None = None,
     queries: Queries | None = None,
+    on: Side | None = None,
+    against: Path | None = None,
     begin: Callable[[int], Callable[[], object]] = lambda _: lambda: None,
 ) -> Evaluation:
-    """Embed the held-out tracks and measure them against the teacher.
+    """Embed the tracks that the run holds out and measure them against the teacher.
 
     Args:
         model: the ONNX file.
@@ -93,10 +97,12 @@ def evaluate_model(
         from_store: embed the strips even where there is audio.
         session: `model`, loaded; None: load it here.
         queries: text vectors to search with; None: no section on text search.
+        on: the tracks to judge by; None: the test tracks where the run keeps any, else the validation tracks.
+        against: the ONNX file of another model that is judged on the same tracks; None: none.
         begin: called with the number of tracks; what it returns is called once per finished track.
 
     Raises:
-        EvaluationError: no track is held out, none of them gives a vector, or the model takes samples.
+        EvaluationError: there is no such track, none of them gives a vector, or the model takes samples.
         ModelError: the model cannot be run.
         RunError: the run has no split.
         StoreError: the store has no features of `recipe`.
@@ -104,19 +110,27 @@ def evaluate_model(
     spec = _input_spec(model, recipe)
     session = session or StudentSession(model)
     features = store.features(recipe)
-    split = _split(store, features, run)
+    split = _split(store, features, run, on)
     audio = store.strings("audio")
+    rival = None if against is None else _rival(against, store, recipe)
     outcomes = embed_tracks(
-        split.held_out.tolist(),
-        [Source(audio[row], int(split.n_samples[row])) for row in split.held_out],
+        split.judged.tolist(),
+        [Source(audio[row], int(split.n_samples[row])) for row in split.judged],
         Embedder(session, replace(spec, recipe=recipe)),
         features,
         cache_dir,
         from_store=from_store,
-        advance=begin(len(split.held_out)),
+        advance=begin(len(split.judged)),
+        rival=rival,
     )
     usable = [outcome for outcome in outcomes if outcome.vector is not None]
-    student = _vectors(model, outcomes)
+    if not usable:
+        raise EvaluationError(
+            f"none of the {len(outcomes)} {split.side} tracks gives a vector; the first: {outcomes[0].error}. "
+            "Run `student-clap ingest` to fetch the audio, or `student-clap featurize` for --from-store"
+        )
+    student = _finite(model, [outcome.vector for outcome in usable if outcome.vector is not None])
+    other = _finite(against, [outcome.other for outcome in usable if outcome.other is not None]) if against else None
     rows = [outcome.row for outcome in usable]
     library = Library(
         student,
@@ -129,36 +143,55 @@ def evaluate_model(
         None
         if queries is None
         else every_second_segment(store, recipe, rows, [outcome.n_samples for outcome in usable]),
+        other,
     )
-    measured, scores = judge(library, queries)
-    record = make_record(Subject(model, session, spec.shape, run, store, recipe), outcomes, library, measured, scores)
-    return Evaluation(record, student, library.teacher)
+    subject = Subject(model, session, spec.shape, run, store, recipe, split.side, against, rival)
+    return Evaluation(make_record(subject, outcomes, library, judge(library, queries)), student, library.teacher, other)
 
 
 @dataclass(frozen=True)
 class _Split:
-    """The store's rows on both sides of the run's split, and the columns that tell them apart."""
+    """The store's rows on the sides of the run's split, and the columns that tell them apart."""
 
-    held_out: npt.NDArray[np.int64]  # rows
+    side: Side
+    judged: npt.NDArray[np.int64]  # rows of that side
     training: npt.NDArray[np.int64]  # rows with a vector and features
     teacher: Matrix  # [row, 512]
     artists: Sequence[str]  # [row]
     n_samples: npt.NDArray[np.int64]  # [row]
 
 
-def _split(store: FeatureStore, features: Features, run: RunFolder) -> _Split:
+def side_to_judge(run: RunFolder, on: Side | None) -> Side:
+    """The tracks to judge by: as asked, else the test tracks where the run keeps any, else the validation tracks.
+
+    Raises:
+        EvaluationError: test tracks are asked for and the run keeps none.
+        RunError: the run has no split.
+    """
+    kept = bool(run.held_out_artists().test)
+    if on == "test" and not kept:
+        raise EvaluationError(
+            f"{run.path} keeps no test tracks; leave --on away to judge by its validation tracks, or train a run with "
+            "split.test_folds"
+        )
+    return on or ("test" if kept else "validation")
+
+
+def _split(store: FeatureStore, features: Features, run: RunFolder, on: Side | None) -> _Split:
     teacher, artists, n_samples = store.teacher(), store.strings("artist"), features.n_samples()
-    held_out = run.held_out_artists()
-    rows = held_out_rows(teacher, artists, held_out)
+    held_out, side = run.held_out_artists(), side_to_judge(run, on)
+    chosen = held_out.test if side == "test" else held_out.validation
+    rows = rows_by_artists(teacher, artists, chosen)
     if not len(rows):
         raise EvaluationError(
-            f"no track of {store.path} is by one of the {len(held_out)} held-out artists of {run.path}; "
+            f"no track of {store.path} is by one of the {len(chosen)} {side} artists of {run.path}; "
             "is store.path the store it was trained from?"
         )
-    training = np.setdiff1d(np.flatnonzero(np.isfinite(teacher).all(axis=1) & (n_samples > 0)), rows)
+    unseen = rows_by_artists(teacher, artists, held_out.all)
+    training = np.setdiff1d(np.flatnonzero(np.isfinite(teacher).all(axis=1) & (n_samples > 0)), unseen)
     if not len(training):
         raise EvaluationError(f"{store.path} has no training tracks to take the mean vector of; run featurize first")
-    return _Split(rows, training, teacher, artists, n_samples)
+    return _Split(side, rows, training, teacher, artists, n_samples)
 
 
 def _input_spec(model: Path, recipe: Recipe) -> InputSpec:
@@ -171,14 +204,23 @@ def _input_spec(model: Path, recipe: Recipe) -> InputSpec:
     return spec
 
 
-def _vectors(model: Path, outcomes: Sequence[HeldOutTrack]) -> Matrix:
-    """[track, 512] of those that have one."""
-    found = [outcome.vector for outcome in outcomes if outcome.vector is not None]
-    if not found:
-        raise EvaluationError(
-            f"none of the {len(outcomes)} held-out tracks gives a vector; the first: {outcomes[0].error}. "
-            "Run `student-clap ingest` to fetch the audio, or `student-clap featurize` for --from-store"
-        )
+def rival_spec(against: Path) -> InputSpec:
+    """The input of the model that a student is compared with: AudioMuse-AI's mel where the file names none."""
+    return input_spec_of(against, Recipe.from_config(AudioConfig()))
+
+
+def _rival(against: Path, store: FeatureStore, recipe: Recipe) -> Rival:
+    spec = rival_spec(against)
+    # Both hear as much of a long track.
+    spec = replace(spec, recipe=replace(spec.recipe, max_samples=recipe.max_samples))
+    strips = None
+    if not spec.waveform and spec.recipe in store.recipes().values():
+        strips = store.features(spec.recipe)
+    return Rival(against.name, Embedder(StudentSession(against), spec), strips)
+
+
+def _finite(model: Path, found: Sequence[Matrix]) -> Matrix:
+    """[track, 512] of [512] each, all finite."""
     vectors = np.stack(found)
     broken = ~np.isfinite(vectors).all(axis=1)
     if broken.any():

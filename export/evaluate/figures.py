@@ -221,15 +221,18 @@ def measure(compared: Compared, scores: dict[str, Scores]) -> dict[str, Any]:
 
     Returns:
         Every figure under its key, the means of the tracks' scores under `means`, and some of those under a second name
-        for programs that read the file: `overlap`, `ndcg` (at k = `neighbours`), `cross_model_recall_at_1`,
-        `cross_model_mrr`. None where one is not defined.
+        for programs that read the file: `mean_cosine`, `median_cosine`, `overlap`, `ndcg` (at k = `neighbours`),
+        `overlap_at_5`, `cross_model_recall_at_1`, `cross_model_mrr`. None where one is not defined.
     """
     means = means_of(scores)
     return {
         **{figure.key: figure.whole(compared) for figure in FIGURES if figure.whole is not None},
         **{figure.key: metrics.spread(scores[figure.key]) for figure in FIGURES if figure.spread},
         "neighbours": metrics.clipped_k(K, len(compared.teacher)),
+        "mean_cosine": means["cosine"],
+        "median_cosine": float(np.median(scores["cosine"])),
         "overlap": means.get(f"overlap@{K}"),
+        "overlap_at_5": means.get("overlap@5"),
         "ndcg": means.get(f"ndcg@{K}"),
         "ndcg_tracks": int(np.isfinite(scores.get(f"ndcg@{K}", np.empty(0))).sum()),
         "cross_model_recall_at_1": means["recall@1"],

@@ -2,13 +2,16 @@
 
 Audio that is still in the cache is decoded and goes the whole way; a track whose file is gone is embedded from the
 store's strip, which is exact but for half a quantisation step. A track that gives neither is left out, with its reason.
-Cost: decoding and one student run per segment; a few tracks at a time, each on one thread.
+A second model may be given the same tracks; one that it cannot be given is left out for both, so that all figures are
+of the same tracks.
+Cost: decoding and one run of each model per segment; a few tracks at a time, each on one thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from student_clap.config.runtime.parallel import in_order
 from student_clap.export.model.embedding import Embedder, NoAudioError, default_threads
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.featurize.onnx.segments import decibel_segments
-from student_clap.store import Features
+from student_clap.store import Features, Recipe
 from student_clap.store.storage.errors import StoreError
 
 # A frame none of whose bands is louder is one that no ear would notice.
@@ -33,6 +36,7 @@ class HeldOutTrack:
 
     row: int
     vector: npt.NDArray[np.float32] | None  # [512]
+    other: npt.NDArray[np.float32] | None = None  # [512] of the second model
     n_segments: int = 0
     n_samples: int = 0  # at 48 kHz, after the cap
     agreement: float = 1.0  # length of the mean of the unit segment vectors; 1: all point the same way
@@ -50,6 +54,45 @@ class Source:
     n_samples: int  # of its strip in the store; 0 or less: the store has none
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The second model."""
+
+    name: str
+    embedder: Embedder
+    features: Features | None  # strips of the mel that it takes; None: the store has none
+
+    @cached_property
+    def _made(self) -> npt.NDArray[np.bool_]:
+        """[track] whether the store has a strip of that mel."""
+        return np.zeros(0, np.bool_) if self.features is None else self.features.made()
+
+    def vector(
+        self, row: int, samples: npt.NDArray[np.float32] | None, segments_db: npt.NDArray[np.float32], recipe: Recipe
+    ) -> npt.NDArray[np.float32]:
+        """[512] of a track.
+
+        Args:
+            row: of the store.
+            samples: [sample] of its audio; None where only its strip is there.
+            segments_db: [segment, mel, frame] of `recipe`, the student's.
+            recipe: of `segments_db`.
+
+        Raises:
+            NoAudioError: nothing that is there can be given to this model.
+            StoreError: its strip cannot be read.
+        """
+        spec = self.embedder.spec
+        if spec.recipe == recipe and not spec.waveform:
+            return self.embedder.embed_decibels(segments_db).vector
+        if samples is not None:
+            return self.embedder.embed_samples(samples).vector
+        if self.features is not None and self._made[row]:
+            return self.embedder.embed_decibels(self.features.segments(row)).vector
+        takes = "samples" if spec.waveform else "another mel"
+        raise NoAudioError(f"{self.name} takes {takes}, for which the track's audio is needed")
+
+
 def embed_tracks(
     rows: Sequence[int],
     sources: Sequence[Source],
@@ -59,6 +102,7 @@ def embed_tracks(
     *,
     from_store: bool,
     advance: Callable[[], object],
+    rival: Rival | None = None,
 ) -> list[HeldOutTrack]:
     """Embed `rows`.
 
@@ -70,19 +114,20 @@ def embed_tracks(
         cache_dir: where relative audio paths begin.
         from_store: use the strips even where there is audio.
         advance: called once per finished track.
+        rival: a second model for the same tracks, used from several threads.
 
     Returns:
         One result per row, in order.
 
     Raises:
-        ModelError: the student does not take the recipe's segments.
+        ModelError: a model does not take the segments that it is given.
     """
 
-    log_mel = LogMel(features.recipe)
+    hearing = _Hearing(embedder, features, LogMel(features.recipe), rival)
 
     def embed(item: tuple[int, Source]) -> HeldOutTrack:
         row, source = item
-        result = _embed(row, source, embedder, features, log_mel, None if from_store else cache_dir)
+        result = _embed(row, source, hearing, None if from_store else cache_dir)
         advance()
         return result
 
@@ -94,17 +139,24 @@ def clipped_share(samples: npt.NDArray[np.float32]) -> float:
     return float(np.mean(np.abs(samples) >= FULL_SCALE))
 
 
-def _embed(
-    row: int, source: Source, embedder: Embedder, features: Features, log_mel: LogMel, cache_dir: Path | None
-) -> HeldOutTrack:
+@dataclass(frozen=True)
+class _Hearing:
+    """What every track is embedded with."""
+
+    embedder: Embedder
+    features: Features
+    log_mel: LogMel
+    rival: Rival | None
+
+
+def _embed(row: int, source: Source, hearing: _Hearing, cache_dir: Path | None) -> HeldOutTrack:
     path = cache_dir / source.audio if cache_dir is not None and source.audio else None
     try:
         if path is not None and path.is_file():
-            samples = embedder.read_audio(path)
-            segments_db = decibel_segments(samples, log_mel)
-            return _result(row, embedder, segments_db, len(samples), clipped=clipped_share(samples))
+            samples = hearing.embedder.read_audio(path)
+            return _result(row, hearing, decibel_segments(samples, hearing.log_mel), samples, len(samples))
         if source.n_samples > 0:
-            return _result(row, embedder, features.segments(row), source.n_samples)
+            return _result(row, hearing, hearing.features.segments(row), None, source.n_samples)
     except NoAudioError as error:
         return HeldOutTrack(row, None, error=str(error))
     except StoreError as error:
@@ -116,20 +168,21 @@ def _embed(
 
 def _result(
     row: int,
-    embedder: Embedder,
+    hearing: _Hearing,
     segments_db: npt.NDArray[np.float32],
+    samples: npt.NDArray[np.float32] | None,
     n_samples: int,
-    *,
-    clipped: float | None = None,
 ) -> HeldOutTrack:
-    found = embedder.embed_decibels(segments_db)
+    found = hearing.embedder.embed_decibels(segments_db)
+    rival = hearing.rival
     return HeldOutTrack(
         row,
         found.vector,
+        None if rival is None else rival.vector(row, samples, segments_db, hearing.features.recipe),
         n_segments=len(segments_db),
         n_samples=n_samples,
         agreement=float(np.linalg.norm(found.segments.mean(axis=0))),
         quiet_share=float(np.mean(segments_db.max(axis=1) < QUIET_DB)),
-        clipped_share=clipped,
-        from_store=clipped is None,
+        clipped_share=None if samples is None else clipped_share(samples),
+        from_store=samples is None,
     )

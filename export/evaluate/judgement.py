@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.evaluate.baselines import compare, conclude, shuffle_of
-from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, K, track_scores
+from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, K, measure, track_scores
 from student_clap.export.evaluate.intervals import METHOD, interval, mean_intervals
 from student_clap.export.evaluate.query_scores import centroid_queries, direction_queries, gallery_k, query_scores
 from student_clap.export.evaluate.rank_agreement import NDCG_K
@@ -41,6 +41,7 @@ class Library:
     sample_rate: int
     max_samples: int  # the cap
     half_teacher: Matrix | None = None  # [track, 512] the teacher's vectors of every second segment
+    other: Matrix | None = None  # [track, 512] unit vectors of the model beside the student
 
     @property
     def buckets(self) -> npt.NDArray[np.int64]:
@@ -48,17 +49,21 @@ class Library:
         return bucket_of(self.n_samples, self.sample_rate, self.max_samples)
 
 
-def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, Any], dict[str, Scores]]:
-    """Everything that is measured, and the verdict on it.
+@dataclass(frozen=True)
+class Judged:
+    """The judgement of a library."""
 
-    Returns:
-        The sections of metrics.json that need no model, and the student's scores of each track.
-    """
-    student, teacher, n = library.student, library.teacher, len(library.teacher)
+    sections: dict[str, Any]  # of metrics.json, those that need no model
+    scores: dict[str, Scores]  # key -> [track] of the student
+    other_scores: dict[str, Scores] | None  # of the model beside it
+
+
+def judge(library: Library, queries: Queries | None = None) -> Judged:
+    """Everything that is measured, and the verdict on it."""
+    n = len(library.teacher)
     # centre: [512]
     centre = library.training_teacher.mean(axis=0, dtype=np.float64)
-    shuffle = shuffle_of(n)
-    compared = Compared(student, teacher, centre, library.artists)
+    compared = Compared(library.student, library.teacher, centre, library.artists)
     scores = track_scores(compared)
     record: dict[str, Any] = {
         "n_tracks": n,
@@ -66,22 +71,24 @@ def judge(library: Library, queries: Queries | None = None) -> tuple[dict[str, A
         "neighbours": {f"@{k}": metrics.clipped_k(k, n) for k in sorted({f.k for f in FIGURES if f.k is not None})},
         **compare(compared, scores),
         "bootstrap": METHOD,
-        "intervals": _intervals(scores),
-        "buckets": bucket_figures(library.buckets, scores),
-        "pseudo_queries": {
-            "centroids": _pseudo(library, centroid_queries(library.training_teacher), shuffle),
-            "directions": _pseudo(library, direction_queries(library.training_teacher), shuffle),
-        },
-        "text": None
-        if queries is None
-        else text_figures(student, teacher, queries, library.artists, library.half_teacher, shuffle),
-    }
-    record["within_5_percent"] = {
-        f"ndcg@{k}": _within(record["student"]["means"].get(f"ndcg@{k}"), record["intervals"].get(f"ndcg@{k}"))
-        for k in NDCG_K
+        **_sections(library, library.student, scores, queries),
+        "against": None,
     }
     record["verdict"] = asdict(conclude(record))
-    return record, scores
+    if library.other is None:
+        return Judged(record, scores, None)
+    compared = replace(compared, predicted=library.other)
+    other_scores = track_scores(compared)
+    record["against"] = {
+        **measure(compared, other_scores),
+        **_sections(library, library.other, other_scores, queries),
+        "difference": {
+            figure.key: _difference(scores[figure.key] - other_scores[figure.key])
+            for figure in KEY_FIGURES
+            if figure.key in scores
+        },
+    }
+    return Judged(record, scores, other_scores)
 
 
 def bucket_of(n_samples: npt.NDArray[np.int64], sample_rate: int, max_samples: int) -> npt.NDArray[np.int64]:
@@ -110,6 +117,30 @@ def bucket_figures(buckets: npt.NDArray[np.int64], scores: Mapping[str, Scores])
     return records
 
 
+def _sections(library: Library, vectors: Matrix, scores: dict[str, Scores], queries: Queries | None) -> dict[str, Any]:
+    """What is measured of the student, and in the same way of the model beside it; vectors: [track, 512]."""
+    means, intervals, shuffle = means_of(scores), _intervals(scores), shuffle_of(len(vectors))
+    teacher, training = library.teacher, library.training_teacher
+    return {
+        "intervals": intervals,
+        "within_5_percent": {f"ndcg@{k}": _within(means.get(f"ndcg@{k}"), intervals.get(f"ndcg@{k}")) for k in NDCG_K},
+        "buckets": bucket_figures(library.buckets, scores),
+        "pseudo_queries": {
+            "centroids": _pseudo(vectors, teacher, centroid_queries(training), shuffle),
+            "directions": _pseudo(vectors, teacher, direction_queries(training), shuffle),
+        },
+        "text": None
+        if queries is None
+        else text_figures(vectors, teacher, queries, library.artists, library.half_teacher, shuffle),
+    }
+
+
+def _difference(scores: Scores) -> dict[str, Any]:
+    """Of two models' scores of the same tracks, [track]: the mean, and its interval by bootstrap over the pairs."""
+    known = scores[np.isfinite(scores)]
+    return {"mean": float(known.mean()) if len(known) else None, "interval": interval(scores, np.mean)}
+
+
 def _intervals(scores: dict[str, Scores]) -> dict[str, Any]:
     found: dict[str, Any] = dict(mean_intervals(scores))
     for name in (figure.key for figure in FIGURES if figure.spread):
@@ -127,13 +158,13 @@ def _within(value: float | None, bounds: tuple[float, float] | None) -> dict[str
     }
 
 
-def _pseudo(library: Library, queries: Scores, shuffle: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+def _pseudo(vectors: Matrix, teacher: Matrix, queries: Scores, shuffle: npt.NDArray[np.int64] | None) -> dict[str, Any]:
     """Directions of the training tracks as queries: a stand-in for text search where there are no text vectors."""
-    wanted, found = (queries @ np.asarray(v, np.float64).T for v in (library.teacher, library.student))
+    wanted, found = (queries @ np.asarray(v, np.float64).T for v in (teacher, vectors))
     scores = query_scores(found, wanted)
     return {
         "n_queries": len(queries),
-        "k": gallery_k(100, len(library.teacher)),
+        "k": gallery_k(100, len(teacher)),
         "means": means_of(scores),
         "intervals": mean_intervals(scores),
         "shuffled": None if shuffle is None else means_of(query_scores(found[:, shuffle], wanted)),

@@ -8,27 +8,29 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from student_clap.config.runtime.machine import processor
-from student_clap.export.evaluate.held_out import HeldOutTrack
-from student_clap.export.evaluate.judgement import BUCKETS, Library
+from student_clap.export.evaluate.held_out import HeldOutTrack, Rival
+from student_clap.export.evaluate.judgement import BUCKETS, Judged, Library
 from student_clap.export.evaluate.suspects import suspects
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.featurize.onnx.graph import model_files
 from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.loop.metrics import Scores
 from student_clap.train.runs.reader import RunFolder
 
 FORMAT_VERSION = 3
+Side = Literal["test", "validation"]  # of a run's split
 
 
 @dataclass(frozen=True)
@@ -41,24 +43,26 @@ class Subject:
     run: RunFolder
     store: FeatureStore
     recipe: Recipe
+    side: Side
+    against: Path | None = None
+    rival: Rival | None = None  # that file, loaded
 
 
-def make_record(
-    subject: Subject,
-    outcomes: Sequence[HeldOutTrack],
-    library: Library,
-    measured: dict[str, Any],
-    scores: dict[str, Scores],
-) -> dict[str, Any]:
-    """The whole of metrics.json, but for `speed`, which the command fills in.
+def side_of(record: Mapping[str, Any]) -> str:
+    """Of a run's split, by whose tracks an evaluation judged; older ones do not say it."""
+    return str(record.get("on", "held-out"))
+
+
+def make_record(subject: Subject, outcomes: Sequence[HeldOutTrack], library: Library, judged: Judged) -> dict[str, Any]:
+    """The whole of metrics.json, but for `speed` and `targets`, which the command fills in.
 
     Args:
         subject: the model.
-        outcomes: of every held-out track.
+        outcomes: of every track of the side.
         library: those that gave a vector, in the same order.
-        measured: the sections that `judge` gives.
-        scores: key -> [track] of the student.
+        judged: the judgement of `library`.
     """
+    sections, scores = judged.sections, judged.scores
     usable = [outcome for outcome in outcomes if outcome.vector is not None]
     left_out = [outcome for outcome in outcomes if outcome.vector is None]
     store, recipe = subject.store, subject.recipe
@@ -66,20 +70,23 @@ def make_record(
     return {
         "format_version": FORMAT_VERSION,
         "evaluated_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "on": subject.side,
         "n_artists": len(set(library.artists)),
         "n_segments": sum(outcome.n_segments for outcome in usable),
         "n_from_store": sum(outcome.from_store for outcome in usable),
         "n_training_tracks": len(library.training_teacher),
-        **measured,
+        **sections,
+        "against": None if sections["against"] is None else {**_other_model(subject), **sections["against"]},
         "ms_per_segment": _time_segment_ms(subject),
-        "model": _model(subject),
+        "model": _model(subject.model, subject.session),
         "run": {"name": subject.run.name, "record": subject.run.record()},
         "store": {"uuid": store.uuid, "teacher_name": store.teacher_name, "tracks": store.n_tracks},
         "recipe": {"name": recipe.name, "fingerprint": recipe.fingerprint, **recipe.as_attributes()},
         "speed": None,
+        "targets": None,
         "machine": {"processor": processor(), "cores": os.cpu_count() or 1, "system": platform.platform()},
         "package_version": version("student-clap"),
-        "tracks": _tracks(names, usable, library, scores),
+        "tracks": _tracks(names, usable, library, judged),
         "worst": [
             asdict(suspect)
             for suspect in suspects(usable, [name["title"] or name["track_id"] for name in names], library, scores)
@@ -92,14 +99,13 @@ def make_record(
 
 
 def _tracks(
-    names: list[dict[str, Any]], outcomes: list[HeldOutTrack], library: Library, scores: dict[str, Scores]
+    names: list[dict[str, Any]], outcomes: list[HeldOutTrack], library: Library, judged: Judged
 ) -> list[dict[str, Any]]:
     return [
         {
             **name,
-            "cosine": round(float(scores["cosine"][at]), 6),
-            "centred_cosine": round(float(scores["centred_cosine"][at]), 6),
-            "cross_model_rank": float(scores["rank"][at]),
+            **_track_scores(judged.scores, at),
+            **({} if judged.other_scores is None else {"against": _track_scores(judged.other_scores, at)}),
             "segments": outcome.n_segments,
             "duration_s": round(outcome.n_samples / library.sample_rate, 3),
             "bucket": BUCKETS[bucket],
@@ -107,6 +113,14 @@ def _tracks(
         }
         for at, (name, outcome, bucket) in enumerate(zip(names, outcomes, library.buckets.tolist(), strict=True))
     ]
+
+
+def _track_scores(scores: dict[str, Scores], at: int) -> dict[str, float]:
+    return {
+        "cosine": round(float(scores["cosine"][at]), 6),
+        "centred_cosine": round(float(scores["centred_cosine"][at]), 6),
+        "cross_model_rank": float(scores["rank"][at]),
+    }
 
 
 def _names(store: FeatureStore, rows: list[int]) -> list[dict[str, Any]]:
@@ -122,11 +136,23 @@ def _time_segment_ms(subject: Subject) -> float:
     return round(subject.session.time_segment_ms(subject.shape.lay_out(mel[None])[0]), 3)
 
 
-def _model(subject: Subject) -> dict[str, Any]:
-    data = subject.model.read_bytes()
+def _model(path: Path, session: StudentSession) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "file": subject.model.name,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        **plain_metadata(subject.session.metadata),
+        "file": path.name,
+        "bytes": sum(part.stat().st_size for part in model_files(path)),
+        "sha256": digest,
+        **plain_metadata(session.metadata),
+    }
+
+
+def _other_model(subject: Subject) -> dict[str, Any]:
+    """The model that the student is compared with, and the input that it was given."""
+    if subject.against is None or subject.rival is None:
+        return {}
+    embedder = subject.rival.embedder
+    return {
+        "model": _model(subject.against, embedder.session),
+        "input": {"layout": embedder.spec.layout, "from": embedder.spec.source, **embedder.spec.recipe.as_attributes()},
     }

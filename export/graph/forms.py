@@ -27,9 +27,9 @@ from student_clap.export.graph.quantise import Kind, write_quantised
 from student_clap.export.graph.sampling import Samples, draw_samples
 from student_clap.export.graph.waveform import real_pieces, write_waveform_student
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
-from student_clap.train.data.selection import held_out_rows
+from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
-from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.reader import HeldOutArtists, RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ class Source:
     student: nn.Module
     info: CheckpointInfo
     epoch: Mapping[str, Any] | None  # the run's record of the checkpoint's epoch
-    held_out_artists: frozenset[str]
+    held_out_artists: HeldOutArtists
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -66,7 +66,7 @@ class Source:
         student, info = load_student(path)
         epochs = [] if home is None else home.epochs()
         epoch = next((entry for entry in epochs if entry.get("epoch") == info.epoch), None)
-        return cls(path, student, info, epoch, frozenset() if home is None else home.held_out_artists())
+        return cls(path, student, info, epoch, HeldOutArtists() if home is None else home.held_out_artists())
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Material:
 
 def gather(form: str, source: Source, store: FeatureStore, cache_dir: Path) -> Material:
     """The material for `form` from the store. Raises StoreError where it has no features, or no tracks of a side."""
-    preferred = held_out_rows(store.teacher(), store.strings("artist"), source.held_out_artists).tolist()
+    validation = source.held_out_artists.validation
+    preferred = rows_by_artists(store.teacher(), store.strings("artist"), validation).tolist()
     features = store.features(source.info.recipe)
     segments_db, n_tracks = real_segments(features, preferred)
     samples = draw_samples(store, features, source.held_out_artists) if form in QUANTISED else None
@@ -150,7 +151,7 @@ def _write_quantised(form: str, source: Source, material: Material, output: Path
     done = write_quantised(cast("Kind", form), built, source.info.recipe, material.samples, output, say)
     return (
         f"{done.path}: {done.how}; {done.n_bytes / 1e6:.2f} MB against {done.float_bytes / 1e6:.2f}; "
-        f"{done.verdict.quality} on {done.verdict.quality.n_segments} held-out segments; {done.verdict.speed}"
+        f"{done.verdict.quality} on {done.verdict.quality.n_segments} validation segments; {done.verdict.speed}"
     )
 
 

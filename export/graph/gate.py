@@ -18,7 +18,7 @@ import numpy.typing as npt
 from student_clap.export.model.session import StudentSession
 from student_clap.train.loop import metrics
 
-MIN_CENTRED_COSINE = 0.99  # mean over held-out segments
+MIN_CENTRED_COSINE = 0.99  # mean over validation segments
 MIN_SPEEDUP = 1.05  # below that, noise decides
 NO_SLOWER = 0.9  # what is equal but for noise
 PAIRS = 40

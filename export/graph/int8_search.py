@@ -2,7 +2,7 @@
 
 Each plan (everything; layers; convolutions; matrices) begins with all its nodes. While the centred cosine on training
 segments is too low, the node that costs most when it alone is quantised goes back to float32. Of the plans that get
-there the fastest is taken. Held-out segments have no say in the choice; they judge it.
+there the fastest is taken. Validation segments have no say in the choice; they judge it.
 Cost: seconds for a student that tolerates eight bits as it is; else two builds and two dozen segments per node: a
 minute or two per plan of a graph of 100 nodes.
 """
@@ -19,7 +19,7 @@ from student_clap.export.graph.int8_graph import PLANS, Int8Graph
 from student_clap.export.graph.writer import serialise
 from student_clap.export.model.session import StudentSession
 
-# Above the gate's, because held-out segments are new to the ranges.
+# Above the gate's, because validation segments are new to the ranges.
 TARGET = MIN_CENTRED_COSINE + (1 - MIN_CENTRED_COSINE) / 4
 
 

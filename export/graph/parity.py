@@ -1,4 +1,4 @@
-"""Does the ONNX file answer as the torch student does? On real segments of the store, held-out tracks first.
+"""Does the ONNX file answer as the torch student does? On real segments of the store, validation tracks first.
 
 Guarantee: every segment and the two extremes (silence, +40 dB) are compared one by one; the worst figure counts.
 """

@@ -1,10 +1,10 @@
 """A student in fewer bits as an ONNX file, if it is as good as the float student and faster, else not at all.
 
-Guarantee: a file appears only after its mean centred cosine to the float student on held-out segments was 0.99 or more,
-it ran at least 1.05 times as fast here, and it met every clause of the contract (fp16: all but `weights`). Weights
-alone in half precision (fp16-weights) are asked for size, and need only be no slower. Otherwise an error gives the
-figures, nothing is written, and what stood there stays. The metadata says what was done and found, so that two runs,
-whose times differ, give different bytes.
+Guarantee: a file appears only after its mean centred cosine to the float student on validation segments was 0.99 or
+more, it ran at least 1.05 times as fast here, and it met every clause of the contract (fp16: all but `weights`).
+Weights alone in half precision (fp16-weights) are asked for size, and need only be no slower. Otherwise an error gives
+the figures, nothing is written, and what stood there stays. The metadata says what was done and found, so that two
+runs, whose times differ, give different bytes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_quantised(
         kind: "int8"; "fp16", weights and values; "fp16-weights", which are float32 again when the file is loaded.
         built: the drop-in, proved.
         recipe: what it is fed.
-        samples: training segments calibrate and choose, held-out ones judge.
+        samples: training segments calibrate and choose, validation ones judge.
         output: the file to write.
         say: gets a line about each thing that was tried.
 
@@ -77,9 +77,9 @@ def write_quantised(
     centre = student.embed_segments(samples.training_db).mean(axis=0)
     make = {"int8": _int8, "fp16": _fp16, "fp16-weights": _fp16_weights}[kind]
     model, how, record = make(built.model, samples, Judge(student, _some(samples), centre), say)
-    verdict = Judge(student, samples.held_out_db, centre).verdict(StudentSession(serialise(model)))
+    verdict = Judge(student, samples.validation_db, centre).verdict(StudentSession(serialise(model)))
     faults = verdict.faults(NO_SLOWER if kind == "fp16-weights" else MIN_SPEEDUP)
-    where = f"on {verdict.quality.n_segments} held-out segments of {samples.n_held_out_tracks} tracks"
+    where = f"on {verdict.quality.n_segments} validation segments of {samples.n_validation_tracks} tracks"
     if faults:
         advice = "; --quantize fp16-weights halves the file at the same speed" if kind == "fp16" else ""
         raise ExportError(
@@ -94,7 +94,7 @@ def write_quantised(
     }
     set_metadata(model, {**get_metadata(built.model), QUANTISATION_KEY: json.dumps(record, sort_keys=True)})
     excused = frozenset({"weights"}) if kind == "fp16" else frozenset[str]()
-    data = validate_and_write(model, output, Shape.of(recipe), samples.held_out_db, excused)
+    data = validate_and_write(model, output, Shape.of(recipe), samples.validation_db, excused)
     return Quantised(output, len(data), record["float_bytes"], how, verdict)
 
 

@@ -10,41 +10,44 @@ import numpy.typing as npt
 
 from student_clap.store import Features, FeatureStore
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.selection import held_out_rows
+from student_clap.train.data.selection import rows_by_artists
+from student_clap.train.runs.reader import HeldOutArtists
 
 TRAINING_TRACKS, SEGMENTS_PER_TRAINING_TRACK = 64, 2
-HELD_OUT_TRACKS, SEGMENTS_PER_HELD_OUT_TRACK = 64, 3
+VALIDATION_TRACKS, SEGMENTS_PER_VALIDATION_TRACK = 64, 3
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Segments of tracks that were trained on and of tracks that were not."""
+    """Segments of training tracks and of validation tracks."""
 
     training_db: npt.NDArray[np.float32]  # [segment, mel, frame]
-    held_out_db: npt.NDArray[np.float32]  # [segment, mel, frame]
-    n_held_out_tracks: int
+    validation_db: npt.NDArray[np.float32]  # [segment, mel, frame]
+    n_validation_tracks: int
 
 
-def draw_samples(store: FeatureStore, features: Features, held_out_artists: frozenset[str]) -> Samples:
-    """Segments of up to 64 training tracks and 64 held-out ones, spread evenly over rows and over each track.
+def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtists) -> Samples:
+    """Segments of up to 64 training tracks and 64 validation ones, spread evenly over rows and over each track.
+
+    Test tracks are on neither side: whether a file of fewer bits is written is a choice, too.
 
     Raises:
         StoreError: either side has no track with a teacher vector and features, or a shard is damaged.
     """
-    teacher = store.teacher()
-    held_out = held_out_rows(teacher, store.strings("artist"), held_out_artists)
+    teacher, names = store.teacher(), store.strings("artist")
     usable = np.flatnonzero(np.isfinite(teacher).all(axis=1) & features.made())
-    inside, outside = np.setdiff1d(usable, held_out), np.intersect1d(usable, held_out)
-    for rows, which in ((inside, "training"), (outside, "held-out")):
+    inside = np.setdiff1d(usable, rows_by_artists(teacher, names, artists.all))
+    outside = np.intersect1d(usable, rows_by_artists(teacher, names, artists.validation))
+    for rows, which in ((inside, "training"), (outside, "validation")):
         if not len(rows):
             raise StoreError(
                 f"{store.path} has no {which} track with {features.recipe.name!r} features; calibration takes training "
-                "tracks and the judgement held-out ones: `student-clap featurize`, or a run that holds artists out"
+                "tracks and the judgement validation ones: `student-clap featurize`, or a run that holds artists out"
             )
-    judged = spread(outside.tolist(), HELD_OUT_TRACKS)
+    judged = spread(outside.tolist(), VALIDATION_TRACKS)
     return Samples(
         spread_segments(features, spread(inside.tolist(), TRAINING_TRACKS), SEGMENTS_PER_TRAINING_TRACK),
-        spread_segments(features, judged, SEGMENTS_PER_HELD_OUT_TRACK),
+        spread_segments(features, judged, SEGMENTS_PER_VALIDATION_TRACK),
         len(judged),
     )
 

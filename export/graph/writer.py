@@ -86,7 +86,7 @@ def write_student(
         output: the file to write.
         segments_db: [segment, mel, frame] dB, real segments for parity and contract.
         n_tracks: from how many tracks they are.
-        checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the held-out tracks.
+        checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the validation tracks.
         epoch: the run's record of the checkpoint's epoch, for the metadata.
         transposed: the file takes [1, 1, frame, mel], as LAION's exported teacher does.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from student_clap.featurize.onnx.input_spec import InputSpec
     from student_clap.train.runs.checkpoint import CheckpointInfo
 
-_HELD_OUT = "val_"  # of the metrics in a run's record
+_VALIDATION = "val_"  # of the metrics in a run's record
 BATCH_KEY = METADATA_PREFIX + "batch"  # how many segments a run takes, where it is not one
 ANY_BATCH = "any"
 INPUT_KEY = METADATA_PREFIX + "hears"  # the input of a run, where it is not a mel
@@ -37,12 +37,12 @@ def metadata_of(
         info: what the checkpoint says of itself.
         n_parameters: of the student.
         checkpoint: the checkpoint's file name.
-        epoch: the run's record of `info.epoch`, whose held-out metrics are kept; None: there is none.
+        epoch: the run's record of `info.epoch`, whose validation metrics are kept; None: there is none.
     """
-    held_out = {
-        key.removeprefix(_HELD_OUT): round(value, 6)
+    validation = {
+        key.removeprefix(_VALIDATION): round(value, 6)
         for key, value in sorted((epoch or {}).items())
-        if key.startswith(_HELD_OUT) and isinstance(value, float) and math.isfinite(value)
+        if key.startswith(_VALIDATION) and isinstance(value, float) and math.isfinite(value)
     }
     known = {
         "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
@@ -53,8 +53,8 @@ def metadata_of(
         "run_name": info.run_name,
         "epoch": str(info.epoch),
         "checkpoint": checkpoint,
-        "held_out_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
-        "held_out_metrics": json.dumps(held_out) if held_out else "",
+        "validation_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
+        "validation_metrics": json.dumps(validation) if validation else "",
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(exclude={"pretrained"}),
         "parameters": str(n_parameters),

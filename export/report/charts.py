@@ -91,17 +91,27 @@ def curves(
 
 
 def histogram(
-    values: npt.NDArray[np.float64], marks: Sequence[Mark], x_label: str, *, width: int = 480, height: int = 400
+    values: npt.NDArray[np.float64],
+    marks: Sequence[Mark],
+    x_label: str,
+    *,
+    other: npt.NDArray[np.float64] | None = None,
+    width: int = 480,
+    height: int = 400,
 ) -> Markup:
-    """How many tracks have which value; `marks` are drawn over it."""
-    low = min([float(values.min()), *(m.x for m in marks)])
-    high = max([float(values.max()), *(m.x for m in marks)])
+    """How many tracks have which value; `marks` are drawn over it, and `other` values of the tracks as an outline."""
+    both = values if other is None else np.concatenate([values, other])
+    low = min([float(both.min()), *(m.x for m in marks)])
+    high = max([float(both.max()), *(m.x for m in marks)])
     at = ticks(low, high)
     bins_per_tick = 5 if len(values) >= 50 else 2
     edges = np.linspace(at[0], at[-1], (len(at) - 1) * bins_per_tick + 1)
     counts, _ = np.histogram(values, edges)
+    other_counts, _ = np.histogram([] if other is None else other, edges)
+    most = float(max(counts.max(), other_counts.max()))
     x_axis = _x_axis(at, width)
-    y_axis = _y_axis(tuple(t for t in ticks(0, float(counts.max()), 4) if t == int(t)), height, extra_top=34.0)
+    room = 34.0 + 14 * max(0, len(marks) - 3)  # a line for each label
+    y_axis = _y_axis(tuple(t for t in ticks(0, most, 4) if t == int(t)), height, extra_top=room)
     parts = [_frame(x_axis, y_axis, x_label, "Tracks", width, height)]
     for count, left, right in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
@@ -113,6 +123,12 @@ def histogram(
                     x + 0.75, top, across, down, title
                 )
             )
+    if other is not None:
+        corners = [
+            (x_axis(x), y_axis(n)) for n, *xs in zip(other_counts, edges[:-1], edges[1:], strict=True) for x in xs
+        ]
+        steps = [(x_axis(edges[0]), y_axis(0)), *corners, (x_axis(edges[-1]), y_axis(0))]
+        parts.append(Markup('<path class="outline" d="{}"/>').format("M" + "L".join(f"{x} {y}" for x, y in steps)))
     # Labels stand on lines of their own.
     parts += [
         _marked(mark, f"{mark.name} {mark.x:.3f}".replace("-", "−"), x_axis, y_axis, _TOP + 14 * number, width)
@@ -127,11 +143,15 @@ def pair_map(
     titles: Sequence[str],
     labels: tuple[str, str],
     *,
+    other: npt.NDArray[np.float64] | None = None,
     width: int = 480,
     height: int = 400,
 ) -> Markup:
-    """Teacher and student as points of one plane, [track, 2] each, a line joining each pair; titles on hover."""
-    both = np.concatenate([teacher, student])
+    """Teacher and student as points of one plane, [track, 2] each, a line joining each pair; titles on hover.
+
+    `other`, [track, 2], is a third point with a line of its own to the teacher's.
+    """
+    both = np.concatenate([teacher, student] if other is None else [teacher, student, other])
     axes = []
     # One scale for both axes, because distances are what the map shows.
     spans = both.max(axis=0) - both.min(axis=0)
@@ -144,14 +164,22 @@ def pair_map(
         axes.append(Axis(low, high, from_px, to_px, tuple(t for t in ticks(low, high) if low <= t <= high)))
     x_axis, y_axis = axes
     parts = [_frame(x_axis, y_axis, *labels, width, height)]
-    for (tx, ty), (sx, sy), title in zip(teacher.tolist(), student.tolist(), titles, strict=True):
+    third = [Markup("")] * len(titles)
+    if other is not None:
+        third = [
+            Markup('<path class="link rival" d="M{} {}L{} {}"/><path class="rival" d="M{} {}l4 7h-8z"/>').format(
+                x_axis(tx), y_axis(ty), x_axis(ox), y_axis(oy), x_axis(ox), round(y_axis(oy) - 4.5, 2)
+            )
+            for (tx, ty), (ox, oy) in zip(teacher.tolist(), other.tolist(), strict=True)
+        ]
+    for (tx, ty), (sx, sy), title, more in zip(teacher.tolist(), student.tolist(), titles, third, strict=True):
         t, s = (x_axis(tx), y_axis(ty)), (x_axis(sx), y_axis(sy))
         parts.append(
             Markup(
-                '<g class="pair" data-at="{} {} {} {}"><title>{}</title><path class="link" d="M{} {}L{} {}"/>'
+                '<g class="pair" data-at="{} {} {} {}"><title>{}</title>{}<path class="link" d="M{} {}L{} {}"/>'
                 '<circle class="teacher" cx="{}" cy="{}" r="4"/>'
                 '<path class="student" d="M{} {}l4.2 4.2l-4.2 4.2l-4.2-4.2z"/></g>'
-            ).format(*t, *s, title, *t, *s, *t, s[0], round(s[1] - 4.2, 2))
+            ).format(*t, *s, title, more, *t, *s, *t, s[0], round(s[1] - 4.2, 2))
         )
     return _svg(parts, width, height, f"Map of {len(titles)} tracks by teacher and student")
 

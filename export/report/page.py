@@ -17,12 +17,14 @@ import numpy.typing as npt
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from student_clap.export.evaluate.baselines import key_figures
+from student_clap.export.evaluate.baselines import KeyFigure, key_figures
 from student_clap.export.evaluate.evaluation import Evaluation
 from student_clap.export.evaluate.query_scores import OVERLAP_K, gallery_k
+from student_clap.export.evaluate.record import side_of
+from student_clap.export.evaluate.targets import SAID, is_teacher, targets
 from student_clap.export.report.charts import Mark, Series, curves, histogram, pair_map
 from student_clap.export.report.tables import all_figures, searches
-from student_clap.export.report.verdict import criteria, figure_text, verdict
+from student_clap.export.report.verdict import beside, criteria, figure_text, other_name, verdict
 
 BEST = 10  # tracks in the list of the best
 MOST_QUERIES = 200  # with both rankings; more would make a page that a phone cannot open
@@ -48,13 +50,18 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
         _template("report.html")
     ).render(
         record=record,
+        on=side_of(record),
+        said=SAID,
         style=Markup(_template("report.css")),  # noqa: S704  our own file
         script=Markup(script),  # noqa: S704  our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         teacher_name=record["model"].get("teacher_name") or record["store"]["teacher_name"],
         verdict=verdict(record),
         criteria=criteria(record),
-        tiles=[(figure, _scale(figure.student, figure.mean_vector, figure.shuffled)) for figure in key_figures(record)],
+        other=other_name(record),
+        beside=beside(record),
+        tiles=[(figure, _bars(figure, other_name(record))) for figure in key_figures(record)],
+        targets=targets(record),
         rows=all_figures(record),
         loss_curves=_curves(epochs, "loss", "Loss", epoch),
         cosine_curves=_curves(epochs, "cosine", "Cosine", epoch),
@@ -87,7 +94,7 @@ def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str |
     return curves(
         [
             Series("training", "train", x, values(f"train_{what}")),
-            Series("held out", "held-out", x, values(f"val_{what}")),
+            Series("validation", "validation", x, values(f"val_{what}")),
         ],
         "Epoch",
         label,
@@ -98,11 +105,13 @@ def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str |
 def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
     """Title, note and drawing of each."""
     found = []
+    against = other_name(record)
+    outline = f" The outline counts them for {against}." if against else ""
     for key, title, note, label in (
         (
             "cosine",
-            "How near each held-out track comes",
-            "Bars count tracks by cosine. Lines mark the means of the student and of both baselines.",
+            f"How near each {side_of(record)} track comes",
+            f"Bars count tracks by cosine. Lines mark the means of the student and of both baselines.{outline}",
             "Cosine to the teacher",
         ),
         (
@@ -119,10 +128,12 @@ def _histograms(record: dict[str, Any]) -> list[tuple[str, str, Markup]]:
                 ("student", "student", "student"),
                 ("mean vector", "mean-vector", "mean_vector"),
                 ("shuffled", "shuffled", "shuffled"),
+                (against, "rival", "against"),
             )
             if record[who] is not None
         ]
-        found.append((title, note, histogram(values, marks, label, height=320)))
+        other = np.array([track["against"][key] for track in record["tracks"]]) if against else None
+        found.append((title, note, histogram(values, marks, label, other=other, height=320)))
     return found
 
 
@@ -149,7 +160,7 @@ def _search_note(record: dict[str, Any]) -> str:
 
 
 def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list[str]]]]:
-    """Note, names of the models and rows of figures: the student first, then the teacher where it was timed."""
+    """Note, names of the models and rows of figures: the student first, then the model that it was timed beside."""
     timed = record["speed"]
     if timed is None:
         note = (
@@ -158,10 +169,11 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
         )
         rows = [("MB", record["model"]["bytes"] / 1e6), ("ms per segment", record["ms_per_segment"])]
         return note, ["Student"], [(name, [_three_digits(value)]) for name, value in rows]
-    student, teacher = timed[0], timed[1]
-    ratio, share = teacher["threads"]["one"]["segment_ratio"], teacher["bytes"] / student["bytes"]
+    student, other, name = timed[0], timed[1], other_name(record)
+    who = "the teacher" if not name or is_teacher(record) else name
+    ratio, share = other["threads"]["one"]["segment_ratio"], other["bytes"] / student["bytes"]
     note = (
-        f"A segment takes the teacher {ratio:.1f} times as long as the student, and its file is {share:.1f} times as "
+        f"A segment takes {who} {ratio:.1f} times as long as the student, and its file is {share:.1f} times as "
         f"large. Both in turn, medians; {record['machine']['processor']}. A minute of audio includes the mel."
     )
     measures = [("MB", [model["bytes"] / 1e6 for model in timed])] + [
@@ -175,7 +187,11 @@ def _speed(record: dict[str, Any]) -> tuple[str, list[str], list[tuple[str, list
         for key, threads in (("one", "1 thread"), ("all", "all threads"))
         if key in student["threads"]
     ]
-    return note, ["Student", "Teacher"], [(name, [_three_digits(v) for v in values]) for name, values in measures]
+    return (
+        note,
+        ["Student", name or "Teacher"],
+        [(name, [_three_digits(v) for v in values]) for name, values in measures],
+    )
 
 
 def _map(evaluation: Evaluation) -> tuple[Markup, str]:
@@ -183,28 +199,33 @@ def _map(evaluation: Evaluation) -> tuple[Markup, str]:
     n = len(evaluation.teacher)
     if n < 3:
         return Markup(""), ""
-    teacher_xy, student_xy, shares = project(evaluation.teacher, evaluation.student)
+    teacher_xy, (student_xy, *others_xy), shares = project(
+        evaluation.teacher, evaluation.student, *([] if evaluation.other is None else [evaluation.other])
+    )
     shown = np.linspace(0, n - 1, min(n, MAP_TRACKS)).astype(int)
+    against = other_name(evaluation.record)
     titles = [
         f"{t['title'] or t['track_id']} – {t['artist'] or 'unknown artist'}\ncosine {figure_text(t['cosine'])}"
+        + (f", {against} {figure_text(t['against']['cosine'])}" if against else "")
         for t in (evaluation.record["tracks"][i] for i in shown)
     ]
     labels = tuple(f"Component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
     note = f"{len(shown)} of {n} tracks, evenly chosen." if len(shown) < n else f"All {n} tracks."
-    return pair_map(teacher_xy[shown], student_xy[shown], titles, (labels[0], labels[1])), note
+    third = others_xy[0][shown] if others_xy else None
+    return pair_map(teacher_xy[shown], student_xy[shown], titles, (labels[0], labels[1]), other=third), note
 
 
 def project(
-    teacher: npt.NDArray[np.float32], student: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[float, float]]:
-    """Principal components of the teacher's vectors, and both sets in their plane.
+    teacher: npt.NDArray[np.float32], *others: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]], tuple[float, float]]:
+    """Principal components of the teacher's vectors, and all sets in their plane.
 
     Args:
         teacher: [track, 512], at least 3 tracks.
-        student: [track, 512].
+        others: [track, 512] each.
 
     Returns:
-        Teacher [track, 2], student [track, 2], and the share of the teacher's variance on each axis.
+        Teacher [track, 2], the others [track, 2], and the share of the teacher's variance on each axis.
     """
     mean = teacher.mean(axis=0, dtype=np.float64)
     _, singular, directions = np.linalg.svd(teacher - mean, full_matrices=False)
@@ -213,7 +234,7 @@ def project(
     plane = plane * np.where(plane[np.abs(plane).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
     total = float(np.sum(singular**2)) or 1.0
     shares = (float(singular[0] ** 2) / total, float(singular[1] ** 2) / total)
-    return (teacher - mean) @ plane, (student - mean) @ plane, shares
+    return (teacher - mean) @ plane, [(other - mean) @ plane for other in others], shares
 
 
 def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -227,10 +248,13 @@ def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
         f"on one thread, mel not included; {record['machine']['processor']}"
     )
     parameters = _grouped(model.get("parameters", "unknown"))
+    chosen = "by which nothing was chosen" if side_of(record) == "test" else "which pick the epoch"
     return [
         ("Model", f"{model['file']}, {model['bytes'] / 1e6:.2f} MB, SHA-256 {model['sha256'][:16]}…"),
         ("Student", f"{model.get('architecture', 'unknown')}, {parameters} parameters"),
         ("Run", f"{run}, epoch {model.get('epoch', 'unknown')}, {record['n_training_tracks']} training tracks"),
+        ("Judged by", f"{record['n_tracks']} {side_of(record)} tracks, {chosen}"),
+        *([("Beside it", _other_model(record["against"]))] if record["against"] else []),
         ("Teacher", model.get("teacher_name") or record["store"]["teacher_name"]),
         ("Store", f"{record['store']['uuid']}, {_grouped(record['store']['tracks'])} tracks"),
         ("Recipe", f"{recipe['name']} ({recipe['fingerprint']}): {mel}"),
@@ -238,6 +262,12 @@ def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("Speed", speed),
         ("Evaluated", f"{record['evaluated_at']} with student-clap {record['package_version']}"),
     ]
+
+
+def _other_model(against: dict[str, Any]) -> str:
+    model, given = against["model"], against["input"]
+    takes = "samples" if given["layout"] == "waveform" else f"{given['n_mels']} mels, FFT {given['n_fft']}"
+    return f"{model['file']}, {model['bytes'] / 1e6:.2f} MB, SHA-256 {model['sha256'][:16]}…; {takes} ({given['from']})"
 
 
 def _audio(record: dict[str, Any]) -> str:
@@ -250,9 +280,15 @@ def _audio(record: dict[str, Any]) -> str:
     )
 
 
-def _scale(*values: float | None) -> list[float]:
-    """Widths of the bars of a tile, per cent; negative values have none."""
-    return [0.0 if value is None else round(100 * min(1.0, max(0.0, value)), 1) for value in values]
+def _bars(figure: KeyFigure, other: str) -> list[tuple[str, str, float | None, float]]:
+    """The bars of a tile: name, class, value, and width in per cent; negative values have none."""
+    bars = [
+        ("Student", "student", figure.student),
+        *([(other, "rival", figure.other)] if other else []),
+        ("Mean vector", "mean-vector", figure.mean_vector),
+        ("Shuffled", "shuffled", figure.shuffled),
+    ]
+    return [(*bar, 0.0 if bar[2] is None else round(100 * min(1.0, max(0.0, bar[2])), 1)) for bar in bars]
 
 
 def _grouped(value: object) -> str:

@@ -1,26 +1,39 @@
 """The meaning of an evaluation in plain words: the conclusion with its reasons, and the questions a user asks.
 
-Pure: metrics.json's record in, sentences out. An answer is `yes`, `no`, `open` (the interval of the deciding figure
-lies on both sides of its bound) or `unknown` (not measured).
+Pure: metrics.json's record in, sentences out. `evaluate.targets` says what the answers mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from student_clap.export.evaluate.baselines import KeyFigure, Level, conclude, key_figures
 from student_clap.export.evaluate.figures import K
+from student_clap.export.evaluate.record import side_of
+from student_clap.export.evaluate.targets import (
+    COSINE,
+    DCLAP_COSINE,
+    DCLAP_OVERLAP,
+    DCLAP_TRACKS,
+    ORIGINAL,
+    SAID,
+    SAME_COSINE,
+    SAME_OVERLAP,
+    SOUNDSPAN,
+    Answer,
+    Bounds,
+    Target,
+    answer_of,
+    is_teacher,
+    targets,
+)
 from student_clap.export.evaluate.text_figures import WITHIN
 from student_clap.train.runs.reader import BEST_CHECKPOINT
 
 FEW_ARTISTS = 10
 FEW_TRACKS = 100
 _MONITORED = {"cosine": "cosine", "overlap": "neighbour overlap"}  # training.monitor -> its name
-Answer = Literal["yes", "no", "open", "unknown"]
-Bounds = Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -52,24 +65,50 @@ def verdict(record: dict[str, Any]) -> Verdict:
 
 
 def criteria(record: dict[str, Any]) -> list[Criterion]:
-    """The three questions: similar tracks, text search, a library that is not analysed again."""
-    return [_similar_tracks(record), _text_search(record), _shared_index(record)]
+    """The questions: similar tracks, text search, a library that is not analysed again; and the targets of others."""
+    return [
+        _similar_tracks(record),
+        _text_search(record),
+        _shared_index(record),
+        _original_targets(record),
+        _soundspan_targets(record),
+    ]
 
 
-def closing_lines(record: dict[str, Any], page: Path) -> list[str]:
-    """The last lines that `student-clap evaluate` prints: its conclusion, and the figures with the report's place."""
-    conclusion = conclude(record)
-    refused = "" if conclusion.beats_baselines else " deploy and reembed --write-database refuse it."
-    cosine, overlap = (f for f in key_figures(record) if f.key in ("cosine", f"overlap@{K}"))
-    figures = f"{cosine}; {overlap}"
-    if record["text"] is not None:
-        within = "within" if record["text"]["within_5_percent"]["met"] else "not within"
-        figures += f"; text search {within} 5 % of the teacher"
-    tracks = (
-        f"{record['n_tracks']} held-out tracks ({record['n_from_store']} from the store),"
-        f" {len(record['left_out'])} left out"
-    )
-    return [conclusion.headline + refused, f"evaluate: {tracks}: {figures}; report: {page}"]
+def target_lines(record: dict[str, Any]) -> list[str]:
+    """How the student stands to the targets of others, a line for each of those who set them."""
+    by_whom = {name: [t for t in targets(record) if t.asked_by == name] for name in (ORIGINAL, SOUNDSPAN)}
+    original, soundspan = ("; ".join(_stands(record, t) for t in asked) for asked in by_whom.values())
+    return [
+        f"Targets of {ORIGINAL}: {original}.",
+        f"Bars of {SOUNDSPAN} for one space with the teacher's: {soundspan}. {_published()}.",
+    ]
+
+
+def beside(record: dict[str, Any]) -> str:
+    """The model that the student is compared with, in words; "" where there is none."""
+    against = record["against"]
+    if against is None:
+        return ""
+    figures = [figure for figure in key_figures(record) if figure.key in against["difference"]]
+    known = ", ".join(f"{figure.plain_name} {figure_text(figure.other)}" for figure in figures)
+    said = f"{other_name(record)} on the same tracks: {known}."
+    if is_teacher(record):
+        said += " It gives the teacher’s own vectors; what it lacks of them is what the files and rounding do."
+    where: dict[str, list[str]] = {"ahead of it on": [], "behind it on": [], "level with it on": []}
+    for figure in figures:
+        low, high = against["difference"][figure.key]["interval"] or (0.0, 0.0)
+        where["ahead of it on" if low > 0 else "behind it on" if high < 0 else "level with it on"].append(
+            figure.plain_name
+        )
+    parts = [f"{word} {', '.join(names)}" for word, names in where.items() if names]
+    return f"{said} The student is {'; '.join(parts)} (95 % intervals of the differences, track by track)."
+
+
+def other_name(record: dict[str, Any]) -> str:
+    """The model that the student is compared with, as its column is headed; "" where there is none."""
+    against = record["against"]
+    return "" if against is None else str(against["model"]["file"])
 
 
 def figure_text(value: float | None, digits: int = 3) -> str:
@@ -80,7 +119,7 @@ def figure_text(value: float | None, digits: int = 3) -> str:
 def _sentences(record: dict[str, Any], figures: dict[str, KeyFigure]) -> list[str]:
     cosine, overlap = figures["cosine"], figures[f"overlap@{K}"]
     n, artists, k = record["n_tracks"], record["n_artists"], record["student"]["neighbours"]
-    heard = f"{_count(n, 'track')} by {_count(artists, 'artist')}"
+    heard = f"{_count(n, f'{side_of(record)} track')} by {_count(artists, 'artist')}"
     score = f"a mean cosine of {figure_text(cosine.student)} to the teacher’s"
     said = [f"On {heard} it was never trained on, its vectors have {score}: 1 is the same direction, 0 is unrelated."]
     baselines = f"Giving every track the training tracks’ mean vector scores {figure_text(cosine.mean_vector)}"
@@ -103,10 +142,12 @@ def _sentences(record: dict[str, Any], figures: dict[str, KeyFigure]) -> list[st
         said.append(
             f"{few}, half of those there are." if overlap.telling else f"{few}, which is all: that says nothing."
         )
-    if record["model"].get("checkpoint") == BEST_CHECKPOINT:
+    if side_of(record) == "test":
+        said.append("By these tracks nothing was chosen, neither weights nor epoch.")
+    elif record["model"].get("checkpoint") == BEST_CHECKPOINT:
         said.append(
             f"The checkpoint is the best of its run by the {_monitored(record)} of these same tracks, which flatters "
-            "it a little; the run’s last checkpoint is free of that."
+            "it a little; the run’s last checkpoint is free of that, and so are test tracks (split.test_folds)."
         )
     if n < FEW_TRACKS or artists < FEW_ARTISTS:
         said.append(
@@ -126,12 +167,13 @@ def _similar_tracks(record: dict[str, Any]) -> Criterion:
     value, bounds = record["student"]["means"].get(f"ndcg@{asked}"), record["intervals"].get(f"ndcg@{asked}")
     question = "Are similar tracks found within 5 % of the teacher?"
     definition = (
-        f"nDCG@{k} of the student’s ranking of the other held-out tracks, the teacher’s cosine as gain, ≥ 0.95."
+        f"nDCG@{k} of the student’s ranking of the other {side_of(record)} tracks, the teacher’s cosine as gain, "
+        f"≥ {WITHIN}."
     )
     if value is None:
         return Criterion(question, "unknown", "There are too few tracks to rank.", definition)
     says = f"nDCG@{k} is {figure_text(value)}{_interval(bounds)}; 0.950 is needed."
-    return Criterion(question, _answer(value, bounds, WITHIN), says, definition)
+    return Criterion(question, answer_of(value, bounds, WITHIN), says, definition)
 
 
 def _text_search(record: dict[str, Any]) -> Criterion:
@@ -161,8 +203,8 @@ def _text_search(record: dict[str, Any]) -> Criterion:
         says += f" With so few tracks the first {k} count instead of the first 100, half of those there are."
     if ndcg is None or overlap is None:
         return Criterion(question, "unknown", "No query has a track with a positive score.", definition)
-    parts = (_answer(ndcg, ndcg_bounds, WITHIN), _answer(overlap, overlap_bounds, within["overlap_needed"]))
-    answer: Answer = "no" if "no" in parts else "open" if "open" in parts else "yes"
+    parts = (answer_of(ndcg, ndcg_bounds, WITHIN), answer_of(overlap, overlap_bounds, within["overlap_needed"]))
+    answer = _all(list(parts))
     return Criterion(question, answer, says, definition)
 
 
@@ -177,21 +219,75 @@ def _shared_index(record: dict[str, Any]) -> Criterion:
     )
     return Criterion(
         "Can old and new vectors share an index?",
-        _answer(means[worse], bounds.get(worse), WITHIN),
+        answer_of(means[worse], bounds.get(worse), WITHIN),
         says,
         "Cross-model retrieval R@1 ≥ 0.95 both ways. If not, analyse the library again, or embed it again: "
         "student-clap reembed.",
     )
 
 
-def _answer(value: float, bounds: Bounds, needed: float) -> Answer:
-    if bounds is not None and bounds[0] < needed <= bounds[1]:
-        return "open"
-    return "yes" if value >= needed else "no"
+def _original_targets(record: dict[str, Any]) -> Criterion:
+    found = {target.key: target for target in targets(record) if target.asked_by == ORIGINAL}
+    cosines = [found.pop("mean_cosine"), found.pop("median_cosine")]
+    says = f"{'; '.join(_stands(record, t) for t in cosines)}. Its other targets: "
+    says += "; ".join(_stands(record, t) for t in found.values()) + "."
+    if found["times_as_fast"].answer == "unknown":
+        says += " --against with the teacher’s own file times both."
+    return Criterion(
+        f"Is the cosine above {COSINE}, as {ORIGINAL} asks?",
+        _all([target.answer for target in cosines]),
+        says[0].upper() + says[1:],
+        f"Mean and median cosine to the teacher’s vectors of the same tracks, both ≥ {COSINE}.",
+    )
+
+
+def _soundspan_targets(record: dict[str, Any]) -> Criterion:
+    found = [target for target in targets(record) if target.asked_by == SOUNDSPAN]
+    says = f"{'; '.join(_stands(record, t) for t in found)}. {_published()}."
+    if record["against"] is None:
+        says += " --against with DCLAP’s file judges it on the tracks of this page."
+    return Criterion(
+        f"Is it one space with the teacher’s by {SOUNDSPAN}’s bars?",
+        _all([target.answer for target in found]),
+        says[0].upper() + says[1:],
+        f"Median cosine ≥ {SAME_COSINE}, mean top-5 overlap ≥ {SAME_OVERLAP:.2f}: the bars and DCLAP’s figures are "
+        f"{SOUNDSPAN}’s, published in its provider-fidelity report of August 2026.",
+    )
+
+
+def _published() -> str:
+    return (
+        f"For DCLAP {SOUNDSPAN} published a median cosine of {DCLAP_COSINE} and a top-5 overlap of {DCLAP_OVERLAP}, on "
+        f"{DCLAP_TRACKS} tracks of another library: not comparable one to one"
+    )
+
+
+def _stands(record: dict[str, Any], target: Target) -> str:
+    """A target with its figure and its answer, within a sentence."""
+    name = target.name[0].lower() + target.name[1:]
+    if target.value is None:
+        return f"{name}, {target.bound} asked: {SAID[target.answer]}"
+    digits = 3 if target.interval is not None else 1
+    said = f"{name} {figure_text(target.value, digits)}{target.unit}{_interval(target.interval)}, {target.bound} asked"
+    used = record["neighbours"].get("@5", 5)
+    if target.key == "same_overlap" and used < 5:
+        said += f" ({used} of the 5 nearest count with so few tracks)"
+    return f"{said}: {SAID[target.answer]}"
+
+
+def _all(answers: list[Answer]) -> Answer:
+    """Yes where all are."""
+    order: tuple[Answer, ...] = ("no", "unknown", "open", "yes")
+    return min(answers, key=order.index)
+
+
+def interval_text(bounds: Bounds) -> str:
+    """`0.812 to 0.846`; "" where there is none."""
+    return "" if bounds is None else f"{figure_text(bounds[0])} to {figure_text(bounds[1])}"
 
 
 def _interval(bounds: Bounds) -> str:
-    return "" if bounds is None else f" ({figure_text(bounds[0])} to {figure_text(bounds[1])})"
+    return "" if bounds is None else f" ({interval_text(bounds)})"
 
 
 def _count(n: int, noun: str) -> str:

@@ -64,25 +64,30 @@ def strip_frames(n_samples: int, recipe: Recipe) -> int:
     return strip_layout(n_samples, recipe).n_frames
 
 
-def frame_index(n_samples: int, recipe: Recipe) -> npt.NDArray[np.int32]:
+def frame_index(n_samples: int, recipe: Recipe, segments: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int32]:
     """Columns of the strip that make up each segment.
+
+    Args:
+        n_samples: of the track.
+        recipe: of its strip.
+        segments: numbers of the segments that are wanted, in production's order; None: all.
 
     Returns:
         [segment, frame] int32; segment s of the track is ``strip[:, index[s]]``.
     """
     layout = strip_layout(n_samples, recipe)
     edge, inner = layout.edge_frames, layout.inner_frames
-    n_distinct = len(layout.starts)
-    # index: [distinct segment, frame]
-    index = np.empty((n_distinct, recipe.segment_frames), np.int32)
-    first_grid = layout.starts // recipe.hop_samples
-    index[:, edge : edge + inner] = first_grid[:, None] + np.arange(inner)
-    edges = layout.grid_frames + 2 * edge * np.arange(n_distinct)[:, None] + np.arange(2 * edge)
+    distinct = layout.segment if segments is None else layout.segment[segments]
+    index = np.empty((len(distinct), recipe.segment_frames), np.int32)
+    first = layout.starts[distinct] // recipe.hop_samples
+    if layout.tail_off_grid:
+        n_distinct = len(layout.starts)
+        first[distinct == n_distinct - 1] = layout.grid_frames + 2 * edge * n_distinct
+    index[:, edge : edge + inner] = first[:, None] + np.arange(inner)
+    edges = layout.grid_frames + 2 * edge * distinct[:, None] + np.arange(2 * edge)
     index[:, :edge] = edges[:, :edge]
     index[:, edge + inner :] = edges[:, edge:]
-    if layout.tail_off_grid:
-        index[-1, edge : edge + inner] = layout.grid_frames + 2 * edge * n_distinct + np.arange(inner)
-    return index[layout.segment]
+    return index
 
 
 def max_strip_frames(recipe: Recipe) -> int:

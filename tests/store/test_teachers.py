@@ -78,6 +78,7 @@ def test_a_name_that_is_declared_late_is_that_of_the_vectors(tmp_path, make_trac
         assert store.segment_sets() == ["a"]
 
 
+@pytest.mark.parametrize("where", ["directory", "s3"], indirect=True)
 def test_a_set_is_removed_and_may_be_made_again(store):
     store.write_segment_teacher([1, 2], [VECTORS, VECTORS])
     store.add_segment_set("b", hop_samples=HOP, model="d1").write([0], [VECTORS])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,16 @@ class Library:
         return path
 
 
-def make_library(root: Path, durations_s: list[float], artists: list[str] | None = None, seed: int = 0) -> Library:
-    """A store of tracks of these durations, by these artists (one each unless given)."""
+def make_library(
+    root: Path,
+    durations_s: list[float],
+    artists: list[str] | None = None,
+    seed: int = 0,
+    audio: Mapping[str, Any] = MappingProxyType({}),
+) -> Library:
+    """A store of tracks of these durations, by these artists (one each unless given), with these keys of `audio`."""
     root.mkdir(parents=True, exist_ok=True)
-    library = Library(root, Recipe.from_config(Config.model_validate({"audio": AUDIO}).audio))
+    library = Library(root, Recipe.from_config(Config.model_validate({"audio": {**AUDIO, **audio}}).audio))
     rng = np.random.default_rng(seed)
     n_mels = library.recipe.n_mels
     projection = rng.normal(size=(n_mels, 512))
@@ -118,8 +125,10 @@ def one_thread() -> None:
 def make(tmp_path: Path) -> Callable[..., Library]:
     """Makes libraries in the test's own directory."""
 
-    def build(durations_s: list[float], artists: list[str] | None = None, name: str = "library") -> Library:
-        return make_library(tmp_path / name, durations_s, artists)
+    def build(
+        durations_s: list[float], artists: list[str] | None = None, name: str = "library", **options: Any
+    ) -> Library:
+        return make_library(tmp_path / name, durations_s, artists, **options)
 
     return build
 

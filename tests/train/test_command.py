@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -143,14 +144,16 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {".lock"}
     (events,) = (name for name in made if name.startswith("tensorboard/events.out.tfevents."))
     assert made - {events} == {
-        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "curves.svg"),
+        *("config.yaml", "run.json", "split.json", "tracks.npz", "metrics.jsonl", "curves.svg", "train.log"),
         *("last.pt", "previous.pt", "best.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"),
+        *("checkpoints/best_0002.pt", "checkpoints/best_0004.pt"),
     }
-    for line in ("device    cpu", "training  12 tracks by 12 artists, 69 segments", "held out  4 tracks by 4 artists"):
+    training, validation = "training    12 tracks by 12 artists, 69 segments", "validation  4 tracks by 4 artists"
+    for line in ("device      cpu", training, validation):
         assert line in result.output
     assert "12 of 4 tracks (4 epochs of 3)" in result.output
     last_line = result.output.splitlines()[-1]
-    assert last_line.startswith("all 4 epochs are done: best held-out cosine")
+    assert last_line.startswith("all 4 epochs are done: best validation cosine")
     assert last_line.endswith(str(directory / "best.pt"))
 
     with FeatureStore.open(library.store_path) as store:
@@ -166,9 +169,12 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
         "method": "sorted",
         "folds": 4,
         "fold": 0,
-        "held_out_artists": ["artist 000", "artist 004", "artist 008", "artist 012"],
+        "test_folds": [],
+        "validation_artists": ["artist 000", "artist 004", "artist 008", "artist 012"],
+        "test_artists": [],
         "training_tracks": 12,
-        "held_out_tracks": 4,
+        "validation_tracks": 4,
+        "test_tracks": 0,
     }
     assert load_yaml((directory / "config.yaml").read_text())["training"]["epochs"] == 4
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -189,15 +195,62 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     assert load_student(directory / "checkpoints" / "epoch_0002.pt")[1].epoch == 2
 
 
+def test_test_tracks_are_neither_trained_on_nor_validated_on(library: Library) -> None:
+    config = library.config(split={"test_folds": [2, 3]})
+    result = run(library, config)
+    assert result.exit_code == 0, result.output
+    for line in ("training    4 tracks", "validation  4 tracks", "test        8 tracks by 8 artists, "):
+        assert line in result.output
+    directory = library.root / "runs" / default_run_name(config)
+    split = json.loads((directory / "split.json").read_text())
+    test = [f"artist {n:03}" for n in range(16) if n % 4 in (2, 3)]
+    assert (split["test_folds"], split["test_artists"], split["test_tracks"]) == ([2, 3], test, 8)
+    with np.load(directory / "tracks.npz") as rows:
+        sides = {name: rows[name].tolist() for name in rows}
+    assert sides == {
+        "training_rows": [1, 5, 9, 13],
+        "validation_rows": [0, 4, 8, 12],
+        "test_rows": [2, 3, 6, 7, 10, 11, 14, 15],
+    }
+    # The run is the same whatever the test tracks are.
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.update_tracks(sides["test_rows"], teacher=np.eye(8, 512, dtype=np.float32))
+    again = run(library, config, "--run", "again")
+    assert again.exit_code == 0, again.output
+    assert losses(directory) == losses(directory.with_name("again"))
+    assert run(library, library.config(split={"test_folds": [2, 3]}, training={"epochs": 4})).exit_code == 0
+    changed = run(library, library.config(split={"test_folds": [2]}, training={"epochs": 4}))
+    assert changed.exit_code == 1
+    assert "split.test_folds: the run has [2, 3], now it is [2]" in changed.output
+
+
+def test_a_run_from_before_there_were_test_tracks_goes_on(library: Library) -> None:
+    assert run(library, library.config()).exit_code == 0
+    directory = library.root / "runs" / default_run_name(library.config())
+    split = json.loads((directory / "split.json").read_text())
+    old = {"held_out_artists": split["validation_artists"], "held_out_tracks": split["validation_tracks"]}
+    kept = {key: split[key] for key in ("method", "folds", "fold", "training_tracks")}
+    (directory / "split.json").write_text(json.dumps(kept | old))
+    with np.load(directory / "tracks.npz") as rows:
+        training, validation = rows["training_rows"], rows["validation_rows"]
+    np.savez(directory / "tracks.npz", training_rows=training, held_out_rows=validation)
+    assert "test_folds" not in json.loads((directory / "run.json").read_text())["split"]
+    grown = run(library, library.config(training={"epochs": 4}))
+    assert grown.exit_code == 0, grown.output
+    assert "resuming    after epoch 3" in grown.output
+    refused = run(library, library.config(training={"epochs": 4}, split={"test_folds": [1]}))
+    assert "split.test_folds: the run has None, now it is [1]" in refused.output
+
+
 def test_a_finished_run_says_so_and_may_grow(library: Library) -> None:
     assert run(library, library.config()).exit_code == 0
     again = run(library, library.config())
     assert again.exit_code == 0
-    assert again.output.startswith("all 3 epochs are done: best held-out cosine")
+    assert again.output.startswith("all 3 epochs are done: best validation cosine")
     assert again.output.count("\n") == 1
     grown = run(library, library.config(training={"epochs": 5}))
     assert grown.exit_code == 0, grown.output
-    assert "resuming  after epoch 3" in grown.output
+    assert "resuming    after epoch 3" in grown.output
     assert len(losses(run_directory(library.config()))) == 5
     shrunk = run(library, library.config(training={"epochs": 4}))
     assert shrunk.exit_code == 1

@@ -2,7 +2,8 @@
 
 A batch carries uint8 strips laid side by side, [mel, frame], and the columns of every segment; decibels, segments and
 augmentation are made on the device. A segment that production counts twice (a tail that repeats the last segment) is
-embedded once and weighted twice. With `segments_per_track` only the columns that the chosen segments need are shipped.
+embedded once and weighted twice. With `segments_per_track` only the columns that the chosen segments need are shipped,
+and none of a track whose strip is on the device already.
 
 Guarantee: what a batch holds of a track is a pure function of (seed, epoch, row); nothing is carried from one to the
 next.
@@ -25,9 +26,12 @@ from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
+from student_clap.store.layout.strip import strip_frames
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.open import open_storage
 from student_clap.train.data.augment import N_RANDOM
+from student_clap.train.data.cache import BlockCache
+from student_clap.train.data.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import choose_segments, share, uniform
 from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher
 from student_clap.train.data.shift import columns_at, drawable_starts, shift_segments
@@ -47,12 +51,16 @@ class Batch:
     """Some tracks' segments, still as codes. Tracks that could not be read are in `failures`, not in `rows`."""
 
     rows: tuple[int, ...]  # [track] of the store
+    at: Tensor  # [track] int64, the same rows
     codes: Tensor  # [mel, frame] uint8, the tracks' strips side by side
-    index: Tensor  # [segment, frame] int32, columns of `codes`
+    # [segment, frame] int32, columns of `codes`; where strips are kept on the device, columns of those, and `~column`
+    # stands for a column of `codes`
+    index: Tensor
     weights: Tensor  # [track, segment] float32; rows sum to 1
     segment_teacher: Tensor  # [segment, 512] float32; zeros where the teacher's vector of the segment is not known
     random_numbers: Tensor  # [segment, N_RANDOM] float32 in [0, 1), for the changes of each segment
     segments_of: tuple[int, ...]  # [track] how many segments, in order
+    taught: tuple[bool, ...]  # [track] whether the teacher's vectors of all its segments are known
     failures: tuple[tuple[int, str], ...]  # (row, reason)
 
     @property
@@ -71,6 +79,7 @@ class Batch:
     def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(
             self,
+            at=change(self.at),
             codes=change(self.codes),
             index=change(self.index),
             weights=change(self.weights),
@@ -84,7 +93,8 @@ class _Track:
     """The part of a batch that one track makes."""
 
     strip: npt.NDArray[np.uint8]  # [mel, frame], only the columns that are used
-    index: npt.NDArray[np.int32]  # [segment, frame]
+    index: npt.NDArray[np.int32]  # [segment, frame] columns of the strip, or of the strips on the device
+    resident: bool  # whether it is the latter
     shares: npt.NDArray[np.float32]  # [segment] of the mean
     teacher: npt.NDArray[np.float32]  # [segment, 512]
     random_numbers: npt.NDArray[np.float32]  # [segment, N_RANDOM]
@@ -102,6 +112,7 @@ class TrackReader:
         segment_targets: whether the teacher's vectors of segments are read where there are any. Random segments are
             then drawn from the starts that they are known for.
         segment_teacher: whose; None: the only ones.
+        kept: what is in memory already, or will be once it was read.
     """
 
     def __init__(
@@ -114,6 +125,7 @@ class TrackReader:
         shift_s: float = 0.0,
         segment_targets: bool = False,
         segment_teacher: str | None = None,
+        kept: Kept = NOTHING_KEPT,
     ) -> None:
         self._store_path = store_path
         self._recipe = recipe
@@ -122,6 +134,7 @@ class TrackReader:
         self._shift_frames = round(shift_s * recipe.sample_rate / recipe.hop_samples)
         self._segment_targets = segment_targets
         self._segment_teacher = segment_teacher
+        self._kept = kept
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -147,16 +160,24 @@ class TrackReader:
         failures = [(row, result) for row, result in found if isinstance(result, str)]
         offsets = np.cumsum([0, *(track.strip.shape[1] for track in tracks)])
         frames = self._recipe.segment_frames
+        keeps_on_device = self._kept.first_columns is not None
+
+        def columns(track: _Track, offset: int) -> npt.NDArray[np.int32]:
+            if track.resident:
+                return track.index
+            shipped = track.index + np.int32(offset)
+            return ~shipped if keeps_on_device else shipped
+
         return Batch(
             rows=tuple(rows),
+            at=torch.tensor(rows, dtype=torch.int64),
             codes=_join([t.strip for t in tracks], 1, (self._recipe.n_mels, 0), np.uint8),
-            index=_join(
-                [t.index + np.int32(o) for t, o in zip(tracks, offsets, strict=False)], 0, (0, frames), np.int32
-            ),
+            index=_join([columns(t, o) for t, o in zip(tracks, offsets, strict=False)], 0, (0, frames), np.int32),
             weights=torch.from_numpy(_block_diagonal([track.shares for track in tracks])),
             segment_teacher=_join([t.teacher for t in tracks], 0, (0, EMBEDDING_DIM), np.float32),
             random_numbers=_join([t.random_numbers for t in tracks], 0, (0, N_RANDOM), np.float32),
             segments_of=tuple(len(track.shares) for track in tracks),
+            taught=tuple(bool(track.teacher.any(axis=1).all()) for track in tracks),
             failures=tuple(failures),
         )
 
@@ -166,13 +187,15 @@ class TrackReader:
             whose = self._segment_teacher
             if whose is None and self._segment_targets:
                 whose = choose_teacher(store, None, store.teacher_name)
-            taught = SegmentTargets(store.segment_vectors(whose)) if self._segment_targets and whose else None
-            self._opened = _Opened(store.features(self._recipe), taught, open_storage(self._store_path))
+            vectors = None if self._kept.vectors is None else self._kept.vectors.open()
+            taught = SegmentTargets(store.segment_vectors(whose), vectors) if self._segment_targets and whose else None
+            features, storage = store.features(self._recipe), open_storage(self._store_path)
+            strips = None if self._kept.strips is None else self._kept.strips.open()
+            self._opened = _Opened(features, taught, storage, strips)
         return self._opened
 
     def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
         recipe = self._recipe
-        strip = opened.features.strip(row, n_samples)
         grid = None if opened.taught is None else opened.taught.grid(row, n_samples, recipe)
         drawn = epoch is not None and self._segments_per_track is not None
         starts = drawable_starts(n_samples, recipe, grid) if drawn else segment_starts(n_samples, recipe)
@@ -188,12 +211,15 @@ class TrackReader:
             shifted = shift_segments(n_samples, recipe, at, np.floor(moved).astype(np.int64) - self._shift_frames)
             if shifted is not None:
                 index, at = shifted.columns, shifted.starts
-        # used: [frame] whether some segment needs that column of the strip
-        used = np.zeros(strip.shape[1], np.bool_)
-        used[index] = True
+        first_column = self._kept.first_column(row)
+        if first_column is None:
+            strip, index = _used_columns(opened.strip(row, n_samples), index)
+        else:
+            strip, index = np.empty((recipe.n_mels, 0), np.uint8), index + np.int32(first_column)
         return _Track(
-            strip=strip if used.all() else _columns(strip, used),
-            index=(np.cumsum(used, dtype=np.int32) - np.int32(1))[index],
+            strip=strip,
+            index=index,
+            resident=first_column is not None,
             shares=(counts / counts.sum()).astype(np.float32),
             teacher=np.zeros((len(at), EMBEDDING_DIM), np.float32)
             if opened.taught is None
@@ -211,27 +237,52 @@ class _Opened:
     features: Features
     taught: SegmentTargets | None
     storage: Storage
+    strips: BlockCache | None
+
+    def strip(self, row: int, n_samples: int) -> npt.NDArray[np.uint8]:
+        """[mel, frame] codes of `row`, kept where there is room."""
+        if self.strips is None:
+            return self.features.strip(row, n_samples)
+        n_mels, frames = self.features.recipe.n_mels, strip_frames(n_samples, self.features.recipe)
+        found = self.strips.get(row, n_mels * frames)
+        if found is not None:
+            return found.reshape(n_mels, frames)
+        strip = self.features.strip(row, n_samples)
+        self.strips.put(row, strip.reshape(-1))
+        return strip
 
 
-def make_segments(codes: Tensor, index: Tensor, recipe: Recipe) -> Tensor:
+def make_segments(codes: Tensor, index: Tensor, recipe: Recipe, resident: Tensor | None = None) -> Tensor:
     """Segments in decibels, on the device where the codes are.
 
     Args:
-        codes: [mel, frame] uint8.
-        index: [segment, frame] int32.
+        codes: [mel, frame] uint8 of the batch.
+        index: [segment, frame] int32, as `Batch` has it.
         recipe: gives the scale.
+        resident: [mel, frame] uint8, the strips that are kept on the device, where some are.
 
     Returns:
         [segment, 1, mel, frame] float32 dB.
     """
-    if codes.device.type == "cpu":
-        # run by run of neighbouring columns, which index_select cannot do
-        return torch.from_numpy(dequantise_columns(codes.numpy(), index.numpy(), recipe))[:, None]
-    # picked: [mel, segment, frame]
-    picked = codes.index_select(1, index.reshape(-1)).reshape(codes.shape[0], *index.shape)
+    if resident is None:
+        if codes.device.type == "cpu":
+            # run by run of neighbouring columns, which index_select cannot do
+            return torch.from_numpy(dequantise_columns(codes.numpy(), index.numpy(), recipe))[:, None]
+        picked = _pick(codes, index)
+    elif codes.shape[1] == 0:
+        picked = _pick(resident, index)
+    else:
+        # Which segments are whose would have to be waited for; picking both is quicker.
+        kept = _pick(resident, index.clamp(min=0))
+        picked = torch.where(index < 0, _pick(codes, (~index).clamp(min=0)), kept)
     # one pass over the data: the copy to float also brings the segments to the front
     decibels = picked.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     return decibels.mul_(recipe.scale_db).add_(recipe.offset_db)[:, None]
+
+
+def _pick(codes: Tensor, index: Tensor) -> Tensor:
+    """[mel, frame], [segment, frame] -> [mel, segment, frame]."""
+    return codes.index_select(1, index.reshape(-1)).reshape(codes.shape[0], *index.shape)
 
 
 def plan_micro_batches(segments_of: Sequence[int], limit: int) -> list[range]:
@@ -278,6 +329,16 @@ def requests_for(
 
 def _join(parts: Sequence[npt.NDArray[Any]], axis: int, empty: tuple[int, int], dtype: type) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, axis=axis)) if parts else np.zeros(empty, dtype))
+
+
+def _used_columns(
+    strip: npt.NDArray[np.uint8], index: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """The columns of a strip that `index` names, and the index into them."""
+    # used: [frame] whether some segment needs that column of the strip
+    used = np.zeros(strip.shape[1], np.bool_)
+    used[index] = True
+    return strip if used.all() else _columns(strip, used), (np.cumsum(used, dtype=np.int32) - np.int32(1))[index]
 
 
 def _columns(strip: npt.NDArray[np.uint8], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,8 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.teachers import UNDECLARED, slug
+from student_clap.train.data.cache import BlockCache
+from student_clap.train.data.keep import segment_vector_bytes
 from student_clap.train.data.shift import interpolate
 
 Starts = npt.NDArray[np.int64]
@@ -84,10 +86,18 @@ def describe_teacher(store: FeatureStore, name: str | None) -> dict[str, Any] | 
 
 
 class SegmentTargets:
-    """The segment vectors of one teacher, as targets. Raises CorruptColumnError where they cannot be counted."""
+    """The segment vectors of one teacher, as targets.
 
-    def __init__(self, vectors: SegmentVectors) -> None:
-        self._vectors = vectors
+    Args:
+        vectors: the teacher's.
+        kept: where they are kept that were read once.
+
+    Raises:
+        CorruptColumnError: they cannot be counted.
+    """
+
+    def __init__(self, vectors: SegmentVectors, kept: BlockCache | None = None) -> None:
+        self._vectors, self._kept = vectors, kept
         self._counts = vectors.counts()
 
     def grid(self, row: int, n_samples: int, recipe: Recipe) -> Starts | None:
@@ -110,9 +120,20 @@ class SegmentTargets:
         """
         if grid is None:
             return np.zeros((len(wanted), EMBEDDING_DIM), np.float32)
-        vectors = self._vectors.read(row, len(grid)).astype(np.float32)
+        vectors = self._read(row, len(grid)).astype(np.float32)
         at, first = np.unique(grid, return_index=True)
         return interpolate(vectors[first], at, wanted)
+
+    def _read(self, row: int, n_segments: int) -> npt.NDArray[np.float16]:
+        """[segment, 512] of `row` as stored."""
+        if self._kept is None:
+            return self._vectors.read(row, n_segments)
+        found = self._kept.get(row, segment_vector_bytes(n_segments))
+        if found is not None:
+            return found.view(np.float16).reshape(n_segments, EMBEDDING_DIM)
+        vectors = self._vectors.read(row, n_segments)
+        self._kept.put(row, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1))
+        return vectors
 
 
 def _with_vectors(store: FeatureStore) -> list[str]:

@@ -1,14 +1,16 @@
-"""Which rows of the store a run trains on and which it holds out.
+"""Which rows of the store a run trains on, which it validates on, and which it keeps for a test.
 
 Guarantee: a chosen row has features, a finite teacher vector and was not marked as failed; every other row is counted
 under its reason. The choice is made once, when the run begins, and kept in its directory: rows that come later belong
 to the next run.
 
-Whole artists are held out, by a pure function of their names: tracks of one artist are on one side. With ``hash`` an
-artist's side depends on nothing but the name (case, width and outer blanks aside), `folds` and `fold`, so it stays when
-the library grows. With ``sorted`` every `folds`-th of the sorted names is held out, which gives even parts where
-artists are few. Tracks without an artist's name are never held out: nothing says which of them belong together, and a
-held-out track whose neighbour on the album was trained on would flatter.
+Whole artists are dealt into `folds` parts by a pure function of their names: tracks of one artist are on one side.
+Part `fold` is the validation set, which picks the epoch; the parts `test_folds` are the test set, by which nothing is
+chosen; both are held out of the training. With ``hash`` an artist's part depends on nothing but the name (case, width
+and outer blanks aside) and `folds`, so it stays when the library grows. With ``sorted`` every `folds`-th of the sorted
+names is in one part, which gives even parts where artists are few. Tracks without an artist's name are always trained
+on: nothing says which of them belong together, and a held-out track whose neighbour on the album was trained on would
+flatter.
 """
 
 from __future__ import annotations
@@ -70,11 +72,13 @@ class TrackTable:
 
 @dataclass(frozen=True)
 class Selection:
-    """The two sides of the split."""
+    """The sides of the split."""
 
     training_rows: Rows
-    held_out_rows: Rows
-    held_out_artists: tuple[str, ...]
+    validation_rows: Rows
+    test_rows: Rows  # empty without split.test_folds
+    validation_artists: tuple[str, ...]
+    test_artists: tuple[str, ...]
     left_out: dict[str, int]  # reason -> tracks
 
 
@@ -99,31 +103,42 @@ def select(table: TrackTable, split: SplitConfig) -> Selection:
     }
     rows = np.flatnonzero(usable)
     artists = [table.artists[row] for row in rows]
-    mask = held_out(artists, split)
+    fold = folds_of(artists, split)
+    validation, test = fold == split.fold, np.isin(fold, split.test_folds)
     selection = Selection(
-        training_rows=rows[~mask],
-        held_out_rows=rows[mask],
-        held_out_artists=tuple(sorted({a for a, out in zip(artists, mask, strict=True) if out})),
+        training_rows=rows[~(validation | test)],
+        validation_rows=rows[validation],
+        test_rows=rows[test],
+        validation_artists=_names(artists, validation),
+        test_artists=_names(artists, test),
         left_out=left_out,
     )
     _refuse_empty(selection, artists, split)
     return selection
 
 
-def held_out_rows(teacher: npt.NDArray[np.float32], artists: Sequence[str], held_out_artists: frozenset[str]) -> Rows:
-    """Rows with a finite teacher vector whose artist is held out.
+def rows_by_artists(teacher: npt.NDArray[np.float32], artists: Sequence[str], chosen: frozenset[str]) -> Rows:
+    """Rows with a finite teacher vector by one of the `chosen` artists.
 
     Args:
         teacher: [track, 512]; NaN rows have none.
         artists: one per track.
-        held_out_artists: the artists of a run's split.
+        chosen: the artists of a side of a run's split.
     """
-    out = np.fromiter((artist in held_out_artists for artist in artists), bool, len(artists))
-    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & out)
+    by_them = np.fromiter((artist in chosen for artist in artists), bool, len(artists))
+    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & by_them)
+
+
+def _names(artists: list[str], mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(sorted({artist for artist, inside in zip(artists, mask, strict=True) if inside}))
 
 
 def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) -> None:
-    if len(selection.training_rows) and len(selection.held_out_rows):
+    sides = {"training": selection.training_rows, "validation": selection.validation_rows}
+    if split.test_folds:
+        sides["test"] = selection.test_rows
+    empty = [side for side, rows in sides.items() if not len(rows)]
+    if not empty:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
     if not artists:
@@ -133,40 +148,42 @@ def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) 
         )
     named = {a for a in artists if a.strip()}
     nameless = sum(not a.strip() for a in artists)
-    side = "held-out" if len(selection.training_rows) else "training"
     facts = f"{len(artists)} usable tracks by {len(named)} artists"
     if nameless:
-        facts += f", {nameless} of the tracks without an artist's name, which are never held out"
+        facts += f", {nameless} of the tracks without an artist's name, which are always trained on"
     if reasons:
         facts += f"; left out: {reasons}"
-    if len(named) < 2:
-        remedy = "tracks of at least two artists are needed; ingest and featurize more"
+    if len(named) < len(sides):
+        count = {2: "two", 3: "three"}[len(sides)]
+        remedy = f"tracks of at least {count} artists are needed; ingest and featurize more"
     elif split.method == "hash":
         remedy = "`--set split.method=sorted` deals artists out evenly"
     else:
         remedy = f"choose fewer split.folds, at most {len(named)}, or another split.fold"
+        remedy += " and split.test_folds" if split.test_folds else ""
+    test = f", test folds {', '.join(map(str, split.test_folds))}" if split.test_folds else ""
     raise click.ClickException(
-        f"the {side} side of the split is empty (split.method {split.method}, fold {split.fold} of {split.folds}; "
-        f"{facts}): {remedy}"
+        f"the {empty[0]} side of the split is empty (split.method {split.method}, fold {split.fold} of {split.folds}"
+        f"{test}; {facts}): {remedy}"
     )
 
 
-def held_out(artists: Sequence[str], split: SplitConfig) -> npt.NDArray[np.bool_]:
-    """Which tracks are held out.
+def folds_of(artists: Sequence[str], split: SplitConfig) -> npt.NDArray[np.int64]:
+    """The part that each track is in.
 
     Args:
         artists: [track] names; empty where unknown.
-        split: method, number of parts, and which part is held out.
+        split: method and number of parts.
 
     Returns:
-        [track] True where held out.
+        [track] 0 to `folds` - 1; -1 for a track without an artist's name.
     """
     names = {artist for artist in artists if artist.strip()}
     if split.method == "sorted":
-        chosen = set(sorted(names)[split.fold :: split.folds])
+        parts = {artist: place % split.folds for place, artist in enumerate(sorted(names))}
     else:
-        chosen = {artist for artist in names if _fold_of(artist, split.folds) == split.fold}
-    return np.fromiter((artist in chosen for artist in artists), np.bool_, len(artists))
+        parts = {artist: _fold_of(artist, split.folds) for artist in names}
+    return np.fromiter((parts.get(artist, -1) for artist in artists), np.int64, len(artists))
 
 
 def _fold_of(artist: str, folds: int) -> int:

@@ -56,7 +56,7 @@ def columns_at(n_samples: int, recipe: Recipe, starts: npt.NDArray[np.int64]) ->
     """
     own = segment_starts(n_samples, recipe)
     place = np.searchsorted(own, starts).clip(max=len(own) - 1)
-    columns: npt.NDArray[np.int32] = frame_index(n_samples, recipe)[place]
+    columns = frame_index(n_samples, recipe, place)
     between = own[place] != starts
     if between.any():
         shifted = shift_segments(n_samples, recipe, starts[between], np.zeros(between.sum(), np.int64))

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import torch
 
+from student_clap.config.runtime.files import link_atomically
 from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.learner import Learner
 from student_clap.train.runs.checkpoint import (
@@ -24,6 +25,7 @@ from student_clap.train.runs.checkpoint import (
     write_checkpoint,
 )
 from student_clap.train.runs.directory import Run
+from student_clap.train.runs.history import not_written
 
 INTERVAL_S = 300.0
 _log = logging.getLogger(__name__)
@@ -66,8 +68,16 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def keep(self, progress: Progress) -> None:
-        """Write a checkpoint that stays, under the number of its epoch."""
+        """Write a checkpoint that stays, under the number of its epoch, and keep what is the best student now."""
         self._write(self._run.kept(progress.epoch), progress)
+        best, kept = self._run.best, self._run.kept_best(progress.epoch)
+        if progress.best_epoch:
+            try:
+                link_atomically(best, kept)
+            except OSError as error:
+                raise not_written(kept, error) from error
+        else:
+            kept.unlink(missing_ok=True)
 
     def keep_best(self, progress: Progress) -> None:
         """Write the student of the best epoch so far."""

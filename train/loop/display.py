@@ -1,8 +1,9 @@
 """The display of a running training: a bar with loss, cosine and the time left, and a line per epoch.
 
 On a terminal the bar runs over all epochs. Elsewhere (a log file, a test) there is no bar; an epoch that takes long
-has a line every few minutes. The bar is not `runtime.screen.progress`, because a resumed run begins in the middle of it
-and the time left is by the mean pace of this process, validations included.
+has a line every few minutes, which the run's train.log has in both cases. The bar is not `runtime.screen.progress`,
+because a resumed run begins in the middle of it and the time left is by the mean pace of this process, validations
+included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, to_copies
 from student_clap.config.runtime.text import readable_duration
 from student_clap.train.runs.checkpoint import Progress
 
@@ -73,11 +74,14 @@ class Display:
     def step(self, progress: Progress) -> None:
         """Show that one step was done."""
         epoch = f"epoch {progress.epoch + 1}/{self._epochs}"
+        if self._clock() - self._spoke >= self._line_every_s:
+            line = f"{epoch}: step {progress.step}/{self._total}, {_figures(progress)}{self._left(progress.step)}"
+            if self._bar.disable:
+                self.line(line)
+            else:
+                self._spoke = self._clock()
+                to_copies(line)
         if self._bar.disable:
-            if self._clock() - self._spoke >= self._line_every_s:
-                self.line(
-                    f"{epoch}: step {progress.step}/{self._total}, {_figures(progress)}{self._left(progress.step)}"
-                )
             return
         self._bar.set_description_str(epoch, refresh=False)
         self._bar.set_postfix_str(_figures(progress), refresh=False)
@@ -85,16 +89,16 @@ class Display:
 
     def epoch(self, metrics: dict[str, float | int], *, best: bool) -> None:
         """Print the figures of an epoch that is over."""
-        held_out = ""
+        validated = ""
         if "val_cosine" in metrics:  # not every epoch is validated
             overlap = f" overlap {metrics['val_overlap']:.4f}" if "val_overlap" in metrics else ""
-            held_out = (
-                f"held out loss {metrics['val_loss']:.4f} cosine {metrics['val_cosine']:.4f}{overlap}"
+            validated = (
+                f"validation loss {metrics['val_loss']:.4f} cosine {metrics['val_cosine']:.4f}{overlap}"
                 f"{' (best)' if best else ''}, "
             )
         self.line(
             f"epoch {metrics['epoch']}/{self._epochs}: loss {metrics['train_loss']:.4f} "
-            f"cosine {metrics['train_cosine']:.4f}, {held_out}"
+            f"cosine {metrics['train_cosine']:.4f}, {validated}"
             f"{metrics['seconds']:.1f} s, {metrics['segments_per_s']:.0f} segments/s{self._left(int(metrics['step']))}"
         )
 
@@ -121,5 +125,5 @@ def _figures(progress: Progress) -> str:
         loss, cosine = progress.loss_sum / progress.tracks, progress.cosine_sum / progress.tracks
         parts.append(f"loss {loss:.4f} cosine {cosine:.4f}")
     if progress.last_cosine == progress.last_cosine:  # NaN before the first validation
-        parts.append(f"held out {progress.last_cosine:.4f}")
+        parts.append(f"validation {progress.last_cosine:.4f}")
     return " ".join(parts) or "no figures yet"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from student_clap.train.students.student import Student
@@ -23,7 +24,9 @@ class EMA:
     def __init__(self, student: Student, decay: float) -> None:
         self.decay = decay
         self._averaged = AveragedModel(student)
-        self._averaged.n_averaged.fill_(1)  # the copy counts, so that the first update does not replace it
+        # The copy counts, so that the first update does not replace it. torch looks at the number in every update, so
+        # it must not lie on a GPU, which would be waited for.
+        self._averaged.n_averaged = torch.ones((), dtype=torch.int64)
         self.student.eval().requires_grad_(False)  # noqa: FBT003  the name is torch's
 
     @property

@@ -19,7 +19,7 @@ def epoch_metrics(
     Args:
         progress: at the epoch's last step.
         rate: the learning rate of that step.
-        validation: the held-out figures; None for an epoch that was not validated.
+        validation: its figures; None for an epoch that was not validated.
         validation_s: seconds that they took.
     """
     return {
@@ -52,7 +52,7 @@ def next_epoch(progress: Progress) -> Progress:
 
 
 def judge(progress: Progress, training: TrainingConfig, validation: Validation) -> bool:
-    """Enter the held-out figures of an epoch that is complete; where there is no better one, a plateau lowers the rate.
+    """Enter the figures of an epoch that was validated; where there is no better one, a plateau lowers the rate.
 
     Returns:
         Whether they are the best so far.

@@ -31,6 +31,8 @@ class Learner:
         self.optimizer: torch.optim.Optimizer = optimizer(
             [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=training.learning_rate,
+            # One kernel for all parameters, which also looks itself whether the step is to be left out.
+            fused=True if next(student.parameters()).device.type == "cuda" else None,
         )
 
     @property

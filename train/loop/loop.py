@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 
 import click
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 
 from student_clap.config.runtime.signals import StopRequest
 from student_clap.config.schema import Config, TrainingConfig
-from student_clap.store import Features
+from student_clap.store import Features, FeatureStore
 from student_clap.train.data.batches import Batch, requests_for
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.order import derive_seed, epoch_order
@@ -34,15 +35,16 @@ from student_clap.train.loop.epoch import epoch_metrics, judge, next_epoch
 from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.reference_vectors import build_loss
 from student_clap.train.loop.schedule import rate_of
-from student_clap.train.loop.step import Step, StepResult, is_out_of_memory
+from student_clap.train.loop.step import PendingStep, Step, StepResult, is_out_of_memory, settle
 from student_clap.train.loop.validation import Validation, Validator
 from student_clap.train.runs.checkpoint import CheckpointInfo, Progress
 from student_clap.train.runs.curves import draw_run
 from student_clap.train.runs.directory import Run
 from student_clap.train.runs.history import append_metrics, cut_metrics
+from student_clap.train.runs.parent import load_first_weights
 from student_clap.train.runs.plan import Plan, Reached
 from student_clap.train.runs.tensorboard import EventLog
-from student_clap.train.students.registry import build_student, load_pretrained
+from student_clap.train.students.registry import build_student
 from student_clap.train.students.student import Student
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,16 @@ class Interrupted(Exception):  # noqa: N818  nothing failed
         self.signal_number = signal_number
         self.progress = progress
         super().__init__(f"signal {signal_number}")
+
+
+@dataclass(frozen=True)
+class _Unsettled:
+    """A step whose figures were not asked for yet."""
+
+    pending: PendingStep
+    rows: tuple[int, ...]
+    number: int
+    position: int  # in the epoch
 
 
 class Trainer:
@@ -105,6 +117,8 @@ class Trainer:
         if self.projecting:
             self.learner.freeze_all_but_projection()
         self._step, self._validator = self._build_step_and_validator(config)
+        self.teacher = torch.from_numpy(table.teacher).to(device)  # [row, 512] of the whole store
+        self._pending: list[_Unsettled] = []
         if self.distributed.is_main:
             cut_metrics(run.metrics, self.progress.epoch)
 
@@ -113,7 +127,7 @@ class Trainer:
         torch.manual_seed(derive_seed("weights", self.training.seed))
         student = build_student(self.origin.model, self.origin.recipe.n_mels)
         if not self.run.resumable():
-            load_pretrained(student, self.origin.model, self.origin.recipe)
+            load_first_weights(student, self.run, self.origin)
         if self.distributed.world_size > 1:
             synchronise_norms(student)
             share_dropouts(student, self.distributed)
@@ -124,7 +138,9 @@ class Trainer:
     def _build_step_and_validator(self, config: Config) -> tuple[Step, Validator]:
         """The two users of the loss."""
         training, selection, teacher = self.training, self.run.selection, self.table.teacher
-        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device)
+        taught = self.run.taught
+        segments = FeatureStore.open(config.store.path).segment_vectors(taught["name"]) if taught else None
+        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
         step = Step(
             self.student,
             self.learner.optimizer,
@@ -138,7 +154,7 @@ class Trainer:
         )
         validator = Validator(
             self.table,
-            selection.held_out_rows,
+            selection.validation_rows,
             teacher[selection.training_rows].mean(axis=0),
             loss,
             training.batch_size,
@@ -148,6 +164,11 @@ class Trainer:
             self.device,
         )
         return step, validator
+
+    def hold(self, resident: torch.Tensor | None) -> None:
+        """Take segments from strips that are kept on the device, [mel, frame] uint8; None: from the batches alone."""
+        self._step.resident = resident
+        self._validator = replace(self._validator, resident=resident)
 
     # --- the run
 
@@ -213,7 +234,7 @@ class Trainer:
                 ) from error
 
     def validate(self, stream: BatchStream, stop: StopRequest | None = None) -> Validation:
-        """Embed all segments of the held-out tracks and compare.
+        """Embed all segments of the validation tracks and compare.
 
         Raises:
             Interrupted: as in `train`.
@@ -223,7 +244,7 @@ class Trainer:
         pause: Callable[[], None] = (lambda: None) if stop is None else (lambda: self._stop_if_asked(stop))
         found = self._validator.validate(judged, stream, self._note_failures, pause)
         if found is None:
-            raise click.ClickException("none of the held-out tracks can be read; run `student-clap featurize` again")
+            raise click.ClickException("none of the validation tracks can be read; run `student-clap featurize` again")
         return found
 
     # --- an epoch
@@ -251,8 +272,11 @@ class Trainer:
                 display.step(progress)
                 self._stop_if_asked(stop)
                 if self._checkpoints.due:
+                    self._settle()
                     self._checkpoints.save(progress)
                 began = time.monotonic()
+            self._settle()
+            progress.seconds += time.monotonic() - began
         if progress.position != len(requests):
             raise RuntimeError(f"epoch {progress.epoch + 1} gave {progress.position} of {len(requests)} batches")
         if not progress.tracks:
@@ -261,21 +285,31 @@ class Trainer:
     def train_batch(self, batch: Batch) -> None:
         """Make one optimiser step with this process's part of a batch, and count it into the epoch's sums.
 
+        On a GPU the step is begun, and counted with those after it, every `training.log_every` steps.
+
         Raises:
             click.ClickException: the loss or the gradient is not finite; the tracks are named.
         """
         progress = self.progress
         self.learner.set_rate(rate_of(self.training, progress, self.steps_per_epoch))
-        teacher = torch.from_numpy(self.table.teacher[list(batch.rows)]).to(self.device, non_blocking=True)
-        result = self._step(batch, teacher, progress.step)
-        if not result.finite:
-            raise self._not_finite(batch, result)
+        pending = self._step(batch, self.teacher, progress.step)
+        self._pending.append(_Unsettled(pending, batch.rows, progress.step, progress.position))
         if self.learner.ema is not None:
             self.learner.ema.update(self.student, progress.step + 1)
-        progress.loss_sum += result.loss_sum
-        progress.cosine_sum += result.cosine_sum
-        progress.tracks += result.tracks
-        progress.segments += result.segments
+        # A GPU works ahead; whoever asks for its figures waits for it.
+        if len(self._pending) >= (self.training.log_every if self.device.type == "cuda" else 1):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count the steps that are under way into the epoch's sums. Raises click.ClickException as `train_batch`."""
+        unsettled, self._pending = self._pending, []
+        for step, result in zip(unsettled, settle([u.pending for u in unsettled]), strict=True):
+            if not result.finite:
+                raise self._not_finite(step, result)
+            self.progress.loss_sum += result.loss_sum
+            self.progress.cosine_sum += result.cosine_sum
+            self.progress.tracks += result.tracks
+            self.progress.segments += result.segments
 
     def _end_epoch(self, validation: Validation | None, validation_s: float, display: Display) -> None:
         """Record the epoch. The checkpoint comes last: what a killed run wrote before it is written again."""
@@ -312,6 +346,7 @@ class Trainer:
         """Save and raise Interrupted where a signal asked one of the processes to stop."""
         asked = [number for number in self.distributed.gather(stop.signal_number) if number is not None]
         if asked:
+            self._settle()
             self._checkpoints.save(self.progress)
             raise Interrupted(asked[0], self.progress)
 
@@ -321,15 +356,15 @@ class Trainer:
                 self.progress.unreadable.append(row)
                 _log.warning("track %s is left out: %s", self.table.names[row], reason)
 
-    def _not_finite(self, batch: Batch, result: StepResult) -> click.ClickException:
+    def _not_finite(self, step: _Unsettled, result: StepResult) -> click.ClickException:
         guilty = np.flatnonzero(~np.isfinite(result.losses))
-        rows = [batch.rows[track] for track in guilty] or list(batch.rows)
+        rows = [step.rows[track] for track in guilty] or list(step.rows)
         rows = (
             [row for part in self.distributed.gather(rows) for row in part] if self.distributed.world_size > 1 else rows
         )
         return click.ClickException(
             f"the {'gradient' if math.isfinite(result.loss_sum) else 'loss'} is not finite at step "
-            f"{self.progress.step} (epoch {self.progress.epoch + 1}, batch {self.progress.position + 1}) "
+            f"{step.number} (epoch {self.progress.epoch + 1}, batch {step.position + 1}) "
             f"for {len(rows)} of {result.tracks} tracks: {', '.join(self.table.names[row] for row in rows)}. "
             "The checkpoints are from before. Lower training.learning_rate or set training.grad_clip; if it is always "
             "the same tracks, look at their vectors and features"

@@ -50,6 +50,9 @@ class Targets:
     tracks: Tensor  # [track, 512]
     segments: Tensor  # [segment, 512]; zeros where it is not known
     weights: Tensor  # [track, segment] shares of the means; rows sum to 1
+    # Whether all segments are known (True) or none is (False), where the caller knows; None is looked up, for which a
+    # GPU must be waited for.
+    known: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -174,12 +177,20 @@ class Loss:
     def pairs(self, vectors: Tensor, targets: Targets) -> Pairs:
         """Pair the student's segment vectors [segment, 512], or the means of them, with the teacher's."""
         weights, wanted = targets.weights, self._settings.targets
-        n_tracks = len(weights)
+        if wanted == "track" or targets.known is False:
+            return Pairs(track_vectors(vectors, weights), targets.tracks, _one_each(weights))
+        if targets.known:
+            own = Pairs(vectors, targets.segments, weights)
+            if wanted != "both":
+                return own
+            return Pairs(
+                student=torch.cat([own.student, track_vectors(vectors, weights)]),
+                teacher=torch.cat([own.teacher, targets.tracks]),
+                shares=torch.cat([own.shares / 2, _one_each(weights) / 2], dim=1),
+            )
         # known: [segment] whether the teacher's vector is; complete: [track] whether all its segments' are
         known = targets.segments.any(dim=1).to(weights.dtype)
         complete = (weights @ known > 1 - _EPSILON) & (weights.sum(dim=1) > 0)
-        if wanted == "track":
-            complete = torch.zeros_like(complete)
         by_segment = complete.to(weights.dtype)
         by_track = torch.ones_like(by_segment) if wanted == "both" else 1 - by_segment
         total = by_segment + by_track
@@ -191,7 +202,7 @@ class Loss:
             shares=torch.cat(
                 [
                     (weights * (by_segment / total)[:, None])[:, used],
-                    torch.diag(by_track / total)[:, tracks] if n_tracks else weights[:, :0],
+                    torch.diag(by_track / total)[:, tracks] if len(weights) else weights[:, :0],
                 ],
                 dim=1,
             ),
@@ -221,3 +232,8 @@ class Loss:
         # Not a product of matrices: a track without a finite loss must not spoil the others.
         losses = torch.where(pairs.shares > 0, pairs.shares * loss, 0.0).sum(dim=1) + of_tracks
         return losses, F.cosine_similarity(means, targets.tracks, dim=-1)
+
+
+def _one_each(weights: Tensor) -> Tensor:
+    """[track, track] shares of pairs that are the tracks themselves."""
+    return torch.eye(len(weights), dtype=weights.dtype, device=weights.device)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
-from student_clap.train.data.order import sample_rows
+from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.train.data.order import derive_seed, sample_rows
 from student_clap.train.loop.loss import Loss
 
 
@@ -25,6 +26,7 @@ def build_loss(
     rows: npt.NDArray[np.int64],
     seed: int,
     device: torch.device,
+    segments: SegmentVectors | None = None,
 ) -> Loss:
     """The loss with the reference vectors that its terms need.
 
@@ -34,16 +36,54 @@ def build_loss(
         rows: training rows, of which the bank takes at most `bank_size`.
         seed: picks them.
         device: where they go.
+        segments: the teacher's vectors of segments, for a bank of these.
 
     Raises:
         click.ClickException: the text vectors cannot be used.
     """
     references: dict[str, npt.NDArray[np.float32]] = {}
     if settings.weights["bank"]:
-        references["bank"] = teacher[sample_rows(rows, settings.bank_size, seed)]
+        of_segments = None
+        if settings.bank_of == "segments" and segments is not None:
+            of_segments = sample_segments(segments, rows, settings.bank_size, seed)
+        references["bank"] = (
+            teacher[sample_rows(rows, settings.bank_size, seed)] if of_segments is None else of_segments
+        )
     if settings.weights["text"] and settings.text_vectors is not None:
         references["text"] = read_text_vectors(settings.text_vectors)
     return Loss(settings, {name: torch.from_numpy(vectors).to(device) for name, vectors in references.items()})
+
+
+def sample_segments(
+    segments: SegmentVectors, rows: npt.NDArray[np.int64], limit: int, seed: int
+) -> npt.NDArray[np.float32] | None:
+    """At most `limit` of the segment vectors of `rows`, as many of each track as that allows; None: there are none.
+
+    Args:
+        segments: to read from.
+        rows: training rows; at most `limit` of those that have vectors are read.
+        limit: of the result.
+        seed: picks rows and segments.
+
+    Returns:
+        [entry, 512] of unit length.
+
+    Raises:
+        CorruptShardError: the vectors of a track are damaged or gone.
+    """
+    counts = segments.counts()
+    taught = rows[counts[rows] > 0]
+    if not len(taught):
+        return None
+    taught = sample_rows(taught, limit, seed)
+    each = max(1, limit // len(taught))
+    found = []
+    for row in taught.tolist():
+        vectors = segments.read(row, int(counts[row])).astype(np.float32)
+        found.append(vectors[sample_rows(np.arange(len(vectors)), each, derive_seed("bank", seed, row))])
+    entries = np.concatenate(found)
+    unit: npt.NDArray[np.float32] = entries / np.linalg.norm(entries, axis=1, keepdims=True).clip(1e-9)
+    return unit
 
 
 def read_text_vectors(path: Path) -> npt.NDArray[np.float32]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
+from student_clap.config.quantities import memory_bytes
 from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
+from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.train.data.batches import TrackReader
+from student_clap.train.data.keep import keep
 from student_clap.train.data.segment_targets import learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
@@ -25,6 +30,11 @@ from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
+from student_clap.train.runs.log import log_to
+from student_clap.train.runs.parent import Parent, read_parent, refuse_other_parent
+from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.rewind import finish as finish_rewind
+from student_clap.train.runs.rewind import go_back, resolve_checkpoint
 from student_clap.train.students.registry import check_buildable
 from student_clap.train.students.student import count_parameters, float32_megabytes
 
@@ -35,34 +45,59 @@ def open_trainer(
     run_name: str | None = None,
     distributed: Distributed | None = None,
     *,
+    parent: Path | None = None,
+    resume: Path | None = None,
     checkpoint_interval_s: float = INTERVAL_S,
 ) -> Iterator[Trainer]:
     """Begin or reopen the run that `config` and `run_name` ask for, and hold it while the block lasts.
 
+    Args:
+        config: the run's.
+        run_name: the run's; None: the default name.
+        distributed: the processes that train together.
+        parent: the run, or the checkpoint, whose student a new run begins with.
+        resume: a kept checkpoint that the run goes back to.
+        checkpoint_interval_s: longest time without a checkpoint, give or take a step.
+
     Raises:
-        click.ClickException: store, split, run directory or device cannot be used as asked.
+        click.ClickException: store, split, run directory, parent or device cannot be used as asked.
     """
     distributed = distributed or Distributed()
     device = resolve_device(config.training.device, distributed)
     if device.type == "cpu":
         keep_freed_memory()
+    elif device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.benchmark = True
     directory = run_directory(config, run_name)
+    if resume is not None:
+        home, resume = resolve_checkpoint(resume, RunFolder(directory), named=run_name is not None)
+        directory = home.path
     store = FeatureStore.open(config.store.path)
     features = store.features(Recipe.from_config(config.audio))
     table = TrackTable.read(store, features)
-    lock = None
-    try:
+    with ExitStack() as held:
         begun = False
         if distributed.is_main:
             # The split and the student are checked before the directory is made.
             selection = None if is_run(directory) else select(table, config.split)
-            if selection is not None:
+            beginning = None
+            if selection is not None and parent is not None:
+                beginning = read_parent(parent, directory, config, store, table, selection)
+            elif selection is not None:
                 check_buildable(config.model, table.recipe)
                 learnt_teacher(store, config)
-            lock = lock_run(directory)
+            held.callback(lock_run(directory).release)
             if selection is not None and not is_run(directory):
-                begin_run(directory, config, store, table, selection)
+                begin_run(directory, config, store, table, selection, beginning)
                 begun = True
+            held.enter_context(log_to(RunFolder(directory).log))
+            if parent is not None and not begun:
+                _check_parent(directory, parent, config)
+            finish_rewind(RunFolder(directory))
+            if resume is not None:
+                reopen_run(directory, config, store, table)  # nothing is moved for a run that cannot go on
+                echo(go_back(RunFolder(directory), resume))
         distributed.wait()
         run = replace(reopen_run(directory, config, store, table), resumed=not begun)
         origin = CheckpointInfo(
@@ -77,23 +112,43 @@ def open_trainer(
         yield Trainer(
             run, origin, config, table, features, device, distributed, checkpoint_interval_s=checkpoint_interval_s
         )
-    finally:
-        if lock is not None:
-            lock.release()
 
 
-def open_stream(config: Config, trainer: Trainer) -> BatchStream:
-    """The stream that feeds `trainer`."""
-    reader = TrackReader(
-        config.store.path,
-        trainer.table.recipe,
-        seed=config.training.seed,
-        segments_per_track=config.training.segments_per_track,
-        shift_s=config.augmentation.shift_s,
-        segment_targets=trainer.run.taught is not None,
-        segment_teacher=trainer.run.taught["name"] if trainer.run.taught else None,
-    )
-    return BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda")
+def _check_parent(directory: Path, given: Path, config: Config) -> None:
+    remark = refuse_other_parent(RunFolder(directory), given, config.training.runs_dir)
+    if remark:
+        warn(remark)
+
+
+@contextmanager
+def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
+    """The stream that feeds `trainer`, with what `training.cache` keeps, for the length of the block."""
+    store = FeatureStore.open(config.store.path)
+    selection, taught = trainer.run.selection, trainer.run.taught
+    with keep(
+        config.training.cache,
+        None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
+        store.features(trainer.table.recipe),
+        np.concatenate([selection.training_rows, selection.validation_rows]),
+        trainer.table.n_samples,
+        store.segment_vectors(taught["name"]).counts() if taught else None,
+        trainer.device,
+    ) as keeping:
+        if trainer.distributed.is_main and keeping.mode != "none":
+            echo(keeping.description)
+        trainer.hold(keeping.resident)
+        reader = TrackReader(
+            config.store.path,
+            trainer.table.recipe,
+            seed=config.training.seed,
+            segments_per_track=config.training.segments_per_track,
+            shift_s=config.augmentation.shift_s,
+            segment_targets=taught is not None,
+            segment_teacher=taught["name"] if taught else None,
+            kept=keeping.kept,
+        )
+        with BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda") as stream:
+            yield stream
 
 
 def open_display(trainer: Trainer) -> Display:
@@ -146,26 +201,31 @@ def describe(trainer: Trainer) -> list[str]:
     else:
         device += f" ({torch.get_num_threads()} threads)"
     lines = [
-        f"run       {trainer.run.path}",
-        f"device    {device}",
-        f"training  {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
-        f"held out  {_count(selection.held_out_rows, selection.held_out_artists, table)}",
+        f"run         {trainer.run.path}",
+        f"device      {device}",
+        f"training    {_count(selection.training_rows, training_artists, table)}, {per_epoch} in an epoch",
+        f"validation  {_count(selection.validation_rows, selection.validation_artists, table)}",
     ]
+    if len(selection.test_rows):
+        test = _count(selection.test_rows, selection.test_artists, table)
+        lines.append(f"test        {test}, kept for `student-clap evaluate`")
     if selection.left_out:
-        lines.append("left out  " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
+        lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
     if trainer.run.taught is not None:
-        lines.append(f"targets   {_targets(trainer.run.taught, table.recipe)}")
+        lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
     lines += [
-        f"student   {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
-        f"steps     {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
+        f"student     {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
+        f"steps       {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
     ]
+    if (parent := Parent.of(trainer.run)) is not None:
+        lines.insert(1, f"parent    {parent}")
     if training.warmup_steps is None and training.warmup_epochs > training.epochs:
         lines.append(
-            f"warm-up   training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"
+            f"warm-up     training.warmup_epochs {training.warmup_epochs:g} is cut to the run's {training.epochs}"
         )
     if trainer.progress.step:
         lines.append(
-            f"resuming  after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
+            f"resuming    after epoch {trainer.progress.epoch}, batch {trainer.progress.position}, "
             f"step {trainer.progress.step}"
         )
     return lines
@@ -178,14 +238,17 @@ def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def remarks(trainer: Trainer) -> list[str]:
-    """Remarks for a user before a long run: settings that this machine is bad at."""
+    """Remarks for a user before a long run: a parent that needs a word, settings that this machine is bad at."""
+    found = []
+    if (parent := Parent.of(trainer.run)) is not None and not trainer.run.resumed:
+        found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.validation_rows))
     if trainer.training.precision != "bfloat16" or trainer.device.type != "cpu" or multiplies_bfloat16():
-        return []
+        return found
     text = (
         "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "
         "an epoch may take several times as long: auto or float32 is faster here"
     )
-    return [text]
+    return [*found, text]
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:
@@ -196,7 +259,7 @@ def summarise(trainer: Trainer) -> str:
     """The closing line."""
     progress = trainer.progress
     text = (
-        f"{trainer.finished}: best held-out cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
+        f"{trainer.finished}: best validation cosine {progress.best_cosine:.4f} after epoch {progress.best_epoch}, "
         f"{trainer.run.best}"
     )
     if progress.unreadable:

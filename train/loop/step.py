@@ -12,7 +12,7 @@ Cost: where the loss relates tracks and a batch takes several micro-batches, eac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,35 @@ from student_clap.train.data.order import derive_seed
 from student_clap.train.loop.distributed import Distributed, Place
 from student_clap.train.loop.loss import Loss, Pairs, Targets
 from student_clap.train.students.student import frozen_statistics
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """A step that the device may not have finished; `settle` waits for its figures."""
+
+    figures: Tensor  # loss_sum, cosine_sum, gradient, then [track] losses
+    tracks: int
+    segments: int
+
+
+def settle(pending: Sequence[PendingStep]) -> list[StepResult]:
+    """The figures of some steps, by one transfer for all, since each waits for the device."""
+    if not pending:
+        return []
+    counts = [len(step.figures) for step in pending]
+    values = torch.cat([step.figures for step in pending]).tolist()
+    ends = np.cumsum(counts).tolist()
+    return [
+        StepResult(
+            loss_sum=values[end - count],
+            cosine_sum=values[end - count + 1],
+            gradient=values[end - count + 2],
+            tracks=step.tracks,
+            segments=step.segments,
+            losses=np.array(values[end - count + 3 : end], np.float32),
+        )
+        for step, count, end in zip(pending, counts, ends, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -87,20 +116,22 @@ class Step:
         self._student, self._optimizer, self._loss = student, optimizer, loss
         self._training, self._augmentation, self._recipe = training, augmentation, recipe
         self._distributed, self._device, self._forward = distributed, device, forward
+        self.resident: Tensor | None = None  # [mel, frame] uint8, strips that are kept on the device
         self._segments: list[list[int]] = []  # [process][micro-batch] of the step that is under way
 
-    def __call__(self, batch: Batch, teacher: Tensor, number: int) -> StepResult:
+    def __call__(self, batch: Batch, teacher: Tensor, number: int) -> PendingStep:
         """Make step `number` with this process's part of the batch.
 
         Args:
             batch: tracks; may be none where other processes have some.
-            teacher: [track, 512] on the device.
+            teacher: [row, 512] of the whole store, on the device.
             number: of the step, counted from 0.
 
         The optimiser is not advanced where the loss or the gradient is not finite.
         """
         self._optimizer.zero_grad(set_to_none=True)
         here = batch.to(self._device)
+        teacher = teacher[here.at]
         parts = _micro_batches(batch.segments_of, self._training.micro_batch)
         # Of each process: its tracks, and the segments of its micro-batches.
         counted = self._distributed.gather(
@@ -128,21 +159,21 @@ class Step:
         )
         loss, cosine = torch.cat(losses), torch.cat(cosines)
         sums = self._distributed.sum(torch.stack([loss.sum(), cosine.sum()]))
-        # One transfer for all of them, since each waits for the device.
-        figures = torch.cat([sums, norm[None], loss]).tolist()
-        result = StepResult(
-            loss_sum=figures[0],
-            cosine_sum=figures[1],
-            gradient=figures[2],
-            tracks=n_tracks,
-            segments=sum(sum(segments) for _, segments in counted),
-            losses=np.array(figures[3:], np.float32),
-        )
-        if result.finite:
-            self._optimizer.step()
-        return result
+        figures = torch.cat([sums, norm[None], loss])
+        self._advance(torch.isfinite(figures[0]) & torch.isfinite(norm))
+        return PendingStep(figures, tracks=n_tracks, segments=sum(sum(segments) for _, segments in counted))
 
     # --- inside
+
+    def _advance(self, finite: Tensor) -> None:
+        """Advance the optimiser if `finite` says so. A GPU is not waited for: its optimiser looks itself."""
+        if self._device.type == "cuda":
+            # As torch.amp.GradScaler tells a fused optimiser to leave everything as it is.
+            self._optimizer.found_inf = torch.logical_not(finite).float()  # type: ignore[attr-defined]
+            self._optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self._optimizer.step()
+        elif finite:
+            self._optimizer.step()
 
     def _embed(
         self, here: Batch, teacher: Tensor, part: _MicroBatch, number: int, which: int
@@ -154,7 +185,7 @@ class Step:
         rank = self._distributed.rank
         self._distributed.place = Place(sum(of_each[:rank]), of_each[rank], sum(of_each))
         mel_db, mixture = augment(
-            make_segments(here.codes, here.index[part.segments], self._recipe),
+            make_segments(here.codes, here.index[part.segments], self._recipe, self.resident),
             here.random_numbers[part.segments],
             part.segments_of,
             self._augmentation,
@@ -164,6 +195,7 @@ class Step:
             tracks=teacher[part.tracks],
             segments=here.segment_teacher[part.segments],
             weights=here.weights[part.tracks, part.segments],
+            known=_same(here.taught[part.tracks]),
         )
         if mixture is not None:
             targets = mix_targets(targets, mixture)
@@ -242,7 +274,12 @@ def mix_targets(targets: Targets, mixture: Mixture) -> Targets:
     segments = F.normalize(own * targets.segments + (1 - own) * other, dim=-1) * known
     share = mixture.own_track[:, None]
     tracks = F.normalize(share * targets.tracks + (1 - share) * targets.tracks[mixture.other_track], dim=-1)
-    return Targets(tracks=tracks, segments=segments, weights=targets.weights)
+    return Targets(tracks=tracks, segments=segments, weights=targets.weights, known=targets.known)
+
+
+def _same(taught: tuple[bool, ...]) -> bool | None:
+    """What all of them are; None where they differ."""
+    return taught[0] if len(set(taught)) == 1 else None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

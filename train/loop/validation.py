@@ -1,4 +1,4 @@
-"""Validation: every segment of the held-out tracks is embedded, the tracks are compared with the teacher's.
+"""Validation: every segment of the validation tracks is embedded, the tracks are compared with the teacher's.
 
 The figures are those of `student-clap evaluate`, made from the store's features.
 """
@@ -31,12 +31,12 @@ _MOST_COMPARED = 4096  # tracks whose neighbours are looked for; the work grows 
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over the held-out tracks."""
+    """Means over the validation tracks."""
 
     loss: float
     cosine: float
     centred: float  # cosine after the training tracks' mean vector is taken from both
-    overlap: float | None  # of the nearest neighbours; None where one track is held out
+    overlap: float | None  # of the nearest neighbours; None where there is one track
     mixed_recall_at_1: float  # a track's teacher vector is the nearest to the student's
     ndcg: float | None = None  # of the neighbours' ranking; None where no track has a neighbour
 
@@ -65,7 +65,7 @@ class Validator:
     """Validates students, always on the same tracks."""
 
     table: TrackTable
-    rows: npt.NDArray[np.int64]  # held-out
+    rows: npt.NDArray[np.int64]  # of the validation tracks
     centre: npt.NDArray[np.float32]  # [512] mean of the training tracks' teacher vectors
     loss: Loss
     batch_size: int
@@ -73,11 +73,12 @@ class Validator:
     precision: str
     distributed: Distributed
     device: torch.device
+    resident: Tensor | None = None  # [mel, frame] uint8, strips that are kept on the device
 
     def validate(
         self, student: Student, stream: BatchStream, seen: Callable[[Batch], None], pause: Callable[[], None]
     ) -> Validation | None:
-        """Embed all segments of the held-out tracks and compare.
+        """Embed all segments of the validation tracks and compare.
 
         Args:
             student: in eval mode.
@@ -117,7 +118,7 @@ class Validator:
         at_once = self.micro_batch if self.device.type == "cuda" else min(self.micro_batch, _ON_A_CPU)
         found = torch.cat(
             [
-                embed(student, make_segments(here.codes, index, self.table.recipe), self.precision)
+                embed(student, make_segments(here.codes, index, self.table.recipe, self.resident), self.precision)
                 for index in torch.split(here.index, at_once)
             ]
         )

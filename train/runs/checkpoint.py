@@ -50,7 +50,7 @@ class CheckpointInfo:
     teacher_name: str
     store_uuid: str
     run_name: str
-    val_cosine: float  # mean held-out cosine after `epoch`; NaN before the first
+    val_cosine: float  # mean validation cosine after `epoch`; NaN before the first
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Progress:
     epoch: int = 0  # complete epochs
     position: int = 0  # batches done of the epoch that is under way
     step: int = 0  # optimiser steps done
-    best_cosine: float = float("-inf")  # mean held-out cosine of the best epoch
+    best_cosine: float = float("-inf")  # mean validation cosine of the best epoch
     best_figure: float = float("-inf")  # the figure that training.monitor names, of the best epoch
     best_epoch: int = 0
     plateau_scale: float = 1.0  # of the learning rate

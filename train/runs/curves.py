@@ -51,10 +51,10 @@ class _Panel:
 
 
 _PANELS = (
-    _Panel("Loss", (_Curve("train_loss", "train", "first"), _Curve("val_loss", "held out", "second"))),
+    _Panel("Loss", (_Curve("train_loss", "train", "first"), _Curve("val_loss", "validation", "second"))),
     _Panel(
         "Cosine",
-        (_Curve("train_cosine", "train", "first"), _Curve("val_cosine", "held out", "second")),
+        (_Curve("train_cosine", "train", "first"), _Curve("val_cosine", "validation", "second")),
         marked="val_cosine",
     ),
     _Panel("Learning rate", (_Curve("lr", "", "second"),), from_zero=True),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -30,6 +30,9 @@ from student_clap.train.runs.environment import describe_environment, git_revisi
 from student_clap.train.runs.history import not_written
 from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
 from student_clap.train.runs.resume import changed_settings, settings
+
+if TYPE_CHECKING:
+    from student_clap.train.runs.parent import Beginning
 
 RUN_FORMAT_VERSION = 2
 
@@ -86,15 +89,31 @@ def is_run(directory: Path) -> bool:
     return RunFolder(directory).is_begun()
 
 
-def begin_run(directory: Path, config: Config, store: FeatureStore, table: TrackTable, selection: Selection) -> Run:
+def begin_run(
+    directory: Path,
+    config: Config,
+    store: FeatureStore,
+    table: TrackTable,
+    selection: Selection,
+    beginning: Beginning | None = None,
+) -> Run:
     """Write the files that describe a new run.
 
+    Args:
+        directory: the run's.
+        config: the run's.
+        store: the run's.
+        table: the store's columns.
+        selection: the run's tracks.
+        beginning: the student that it begins with; None: with what the configuration says.
+
     Raises:
-        click.ClickException: checkpoints of another run lie there.
+        click.ClickException: checkpoints of another run lie there, or the disk refuses.
     """
     taught = describe_teacher(store, learnt_teacher(store, config))
     run = Run(directory, selection, resumed=False, taught=taught)
-    strangers = sorted(path.name for path in directory.glob("*.pt"))
+    # A parent alone is of a run that was killed while it began.
+    strangers = sorted(path.name for path in directory.glob("*.pt") if path != run.parent)
     if strangers:
         raise click.ClickException(
             f"{directory} holds {', '.join(strangers)} but no {run.description.name}; delete it or use `--run NAME`"
@@ -102,12 +121,19 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
     recipe = table.recipe
     split = {
         **config.split.model_dump(mode="json"),
-        "held_out_artists": list(selection.held_out_artists),
+        "validation_artists": list(selection.validation_artists),
+        "test_artists": list(selection.test_artists),
         "training_tracks": len(selection.training_rows),
-        "held_out_tracks": len(selection.held_out_rows),
+        "validation_tracks": len(selection.validation_rows),
+        "test_tracks": len(selection.test_rows),
     }
     rows = io.BytesIO()
-    np.savez(rows, training_rows=selection.training_rows, held_out_rows=selection.held_out_rows)
+    np.savez(
+        rows,
+        training_rows=selection.training_rows,
+        validation_rows=selection.validation_rows,
+        test_rows=selection.test_rows,
+    )
     description = {
         "format": RUN_FORMAT,
         "format_version": RUN_FORMAT_VERSION,
@@ -122,6 +148,7 @@ def begin_run(directory: Path, config: Config, store: FeatureStore, table: Track
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
         **settings(config),
+        **({} if beginning is None else beginning.write(run)),
         "environment": describe_environment(),
         "git_revision": git_revision(),
     }
@@ -143,14 +170,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     folder = RunFolder(directory)
     try:
         description = json.loads(folder.description.read_text(encoding="utf-8"))
-        split = json.loads(folder.split.read_text(encoding="utf-8"))
-        with np.load(folder.tracks, allow_pickle=False) as rows:
-            selection = Selection(
-                training_rows=rows["training_rows"],
-                held_out_rows=rows["held_out_rows"],
-                held_out_artists=tuple(split["held_out_artists"]),
-                left_out=dict(description["left_out"]),
-            )
+        selection = _read_selection(folder, dict(description["left_out"]))
         taught = _taught(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -180,6 +200,21 @@ def _taught(description: dict[str, Any], config: Config, store: FeatureStore) ->
         return None
     sets = [store.segment_vectors(name) for name in store.segment_sets()]
     return describe_teacher(store, next((vectors.name for vectors in sets if not vectors.set.folder), None))
+
+
+def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> Selection:
+    """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks."""
+    split = json.loads(folder.split.read_text(encoding="utf-8"))
+    with np.load(folder.tracks, allow_pickle=False) as rows:
+        older = "validation_rows" not in rows
+        return Selection(
+            training_rows=rows["training_rows"],
+            validation_rows=rows["held_out_rows" if older else "validation_rows"],
+            test_rows=np.empty(0, np.int64) if older else rows["test_rows"],
+            validation_artists=tuple(split["held_out_artists" if older else "validation_artists"]),
+            test_artists=() if older else tuple(split["test_artists"]),
+            left_out=left_out,
+        )
 
 
 def _differences(
@@ -218,7 +253,8 @@ def _as_text(taught: Mapping[str, Any]) -> str:
 
 
 def _digest(table: TrackTable, selection: Selection) -> str:
-    return table.digest(np.concatenate([selection.training_rows, selection.held_out_rows]))
+    # Training does not depend on the test tracks.
+    return table.digest(np.concatenate([selection.training_rows, selection.validation_rows]))
 
 
 def _json(value: dict[str, Any]) -> str:

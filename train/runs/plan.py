@@ -21,7 +21,7 @@ class Reached:
     """How far a run has come."""
 
     epochs: int = 0  # complete ones, of both stages
-    best_epoch: int = 0  # the one with the best held-out figure; 0 before the first
+    best_epoch: int = 0  # the one with the best validation figure; 0 before the first
     projecting_since: int = NOT_PROJECTING  # complete epochs when the second stage began
 
 
@@ -62,7 +62,8 @@ class Plan:
         if reached.epochs >= self.epochs:
             return f"all {self.epochs} epochs are done"
         if patience and reached.epochs - reached.best_epoch >= patience:
-            return f"no better held-out {self.monitor} in {patience} epochs, stopped early after epoch {reached.epochs}"
+            none = f"no better validation {self.monitor} in {patience} epochs"
+            return f"{none}, stopped early after epoch {reached.epochs}"
         return ""
 
     def over(self, reached: Reached) -> str:

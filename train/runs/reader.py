@@ -2,12 +2,15 @@
 
     config.yaml     the configuration, secrets masked
     run.json        store, recipe, model, split, training settings, environment, git revision; written last
-    split.json      the held-out artists
-    tracks.npz      training_rows and held_out_rows of the store
+    split.json      the artists of the validation and the test tracks
+    tracks.npz      training_rows, validation_rows and test_rows of the store
     metrics.jsonl   one object per epoch
+    train.log       what the screen showed, with the time
     curves.svg      the same as curves
     tensorboard/    the same as TensorBoard's events
-    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt
+    parent.pt       the student that `train --from` began with
+    last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt checkpoints/best_NNNN.pt
+    set_aside/N/    what `train --resume` went back behind
     student.onnx student-VARIANT.onnx    by `student-clap export`
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
 
@@ -38,6 +41,19 @@ _log = logging.getLogger(__name__)
 
 class RunError(click.ClickException):
     """A run's folder lacks something. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class HeldOutArtists:
+    """The artists no track of which was trained on."""
+
+    validation: frozenset[str] = frozenset()  # they picked the epoch
+    test: frozenset[str] = frozenset()  # by them nothing was chosen; none without split.test_folds
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Of both sides."""
+        return self.validation | self.test
 
 
 @dataclass(frozen=True)
@@ -76,18 +92,23 @@ class RunFolder:
 
     @property
     def split(self) -> Path:
-        """The held-out artists."""
+        """The artists of the validation and the test tracks."""
         return self.path / "split.json"
 
     @property
     def tracks(self) -> Path:
-        """The store's rows on both sides of the split."""
+        """The store's rows on all sides of the split."""
         return self.path / "tracks.npz"
 
     @property
     def metrics(self) -> Path:
         """One line per epoch."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the screen showed, line by line with the time."""
+        return self.path / "train.log"
 
     @property
     def curves(self) -> Path:
@@ -98,6 +119,11 @@ class RunFolder:
     def events(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def parent(self) -> Path:
+        """The student that the run began with, where it began with one."""
+        return self.path / "parent.pt"
 
     @property
     def last(self) -> Path:
@@ -111,12 +137,16 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The student of the epoch with the best held-out figure."""
+        """The student of the epoch with the best validation figure."""
         return self.path / BEST_CHECKPOINT
 
     def kept(self, epoch: int) -> Path:
         """The checkpoint kept after `epoch` complete epochs."""
         return self.path / "checkpoints" / f"epoch_{epoch:04d}.pt"
+
+    def kept_best(self, epoch: int) -> Path:
+        """What `best` was when the checkpoint of `epoch` complete epochs was kept."""
+        return self.path / "checkpoints" / f"best_{epoch:04d}.pt"
 
     def resumable(self) -> list[Path]:
         """Checkpoints to go on from, the newest first."""
@@ -136,6 +166,12 @@ class RunFolder:
     def evaluation(self) -> Path:
         """The folder that evaluate writes to."""
         return self.path / EVALUATION
+
+    def evaluation_on(self, side: str) -> Path:
+        """The folder of an evaluation on "test" or "validation" tracks; the latter have their own beside a test's."""
+        if side == "validation" and self.held_out_artists().test:
+            return self.path / f"{EVALUATION}-{side}"
+        return self.evaluation
 
     @property
     def evaluation_record(self) -> Path:
@@ -173,8 +209,8 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def held_out_artists(self) -> frozenset[str]:
-        """The artists no track of which was trained on.
+    def held_out_artists(self) -> HeldOutArtists:
+        """The artists no track of which was trained on, as split.json has them.
 
         Raises:
             RunError: there is no such run, or its split cannot be read.
@@ -188,10 +224,13 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.split} cannot be read: {error}") from error
-        artists = split.get("held_out_artists") if isinstance(split, dict) else None
-        if not isinstance(artists, list):
-            raise RunError(f"{self.split} has no held_out_artists; train the run again")
-        return frozenset(str(artist) for artist in artists)
+        split = split if isinstance(split, dict) else {}
+        # Runs from before there were test tracks call the validation side held out.
+        validation = split.get("validation_artists", split.get("held_out_artists"))
+        test = split.get("test_artists", [])
+        if not isinstance(validation, list) or not isinstance(test, list):
+            raise RunError(f"{self.split} has no validation_artists; train the run again")
+        return HeldOutArtists(frozenset(map(str, validation)), frozenset(map(str, test)))
 
     def read_description(self) -> tuple[dict[str, Any], str]:
         """run.json, and the reason why it cannot be read; one of the two is empty."""

@@ -21,18 +21,26 @@ FREE_SETTINGS: Mapping[str, str] = {
     "compile": "how the numbers are computed; they agree to rounding",
     "gradient_checkpointing": "memory against time; the numbers are the same",
     "loader_workers": "how fast the batches come; their order and content are the same",
+    "cache": "how fast the batches come; their order and content are the same",
+    "cache_size": "how fast the batches come; their order and content are the same",
+    "log_every": "how often a GPU is asked for its figures; they are the same",
     # BatchNorm takes its statistics over what is on the device at once, so the losses change a little.
     "micro_batch": "memory against time; another machine may have less of it",
     "segments_per_pass": "the name that micro_batch has in older runs",
 }
 
+# Section -> key -> what runs did that were begun before the setting came.
+EARLIER: Mapping[str, Mapping[str, Any]] = {"loss": {"bank_of": "tracks"}}
+
 
 def settings(config: Config) -> dict[str, dict[str, Any]]:
     """Everything of the configuration that makes a run what it is, by section; the loss with every weight written."""
     loss = {**config.objective.model_dump(mode="json"), **config.objective.weights}
+    # Without test tracks a run is the one that it was before there was such a setting.
+    unset = None if config.split.test_folds else {"test_folds"}
     return {
         "model": config.model.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json", exclude=unset),
         "loss": {name: value for name, value in loss.items() if name != "preset"},
         "augmentation": config.augmentation.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude={"mse_weight", "cosine_weight"}),
@@ -48,7 +56,7 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Mapping[str, A
     """
     found = []
     for section, values in now.items():
-        before = stored[section]
+        before = {**EARLIER.get(section, {}), **stored[section]}
         for key in sorted(before.keys() | values.keys()):
             if section == "training" and key in FREE_SETTINGS:
                 continue

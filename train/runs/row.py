@@ -17,8 +17,19 @@ from student_clap.train.runs.history import History, figure
 from student_clap.train.runs.plan import Plan
 from student_clap.train.runs.reader import RUN_FORMAT, RunError, RunFolder
 
-_SETTINGS = ("store", "teacher", "recipe", "model", "split", "loss", "augmentation", "training", "git_revision")
-_LEFT_OUT = {"store.path", "training.runs_dir"}  # where something lies does not tell runs apart
+_SETTINGS = (
+    "store",
+    "teacher",
+    "recipe",
+    "model",
+    "split",
+    "loss",
+    "augmentation",
+    "training",
+    "parent",
+    "git_revision",
+)
+_LEFT_OUT = {"store.path", "training.runs_dir", "parent.path", "parent.given"}  # where something lies tells nothing
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class RunRow:
             "begun": as_text(self.description.get("begun")),
             "architecture": as_text(self.section("model").get("architecture")),
             "recipe": as_text(self.description.get("recipe_name")),
+            "parent": dict(self.section("parent")) or None,
             "targets": as_text(self.loss.get("targets")),
             "loss": {term: self.loss.get(term) for term in LOSS_TERMS if self.loss.get(term)},
             "augmentation": dict(self.section("augmentation")),

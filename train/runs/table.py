@@ -62,6 +62,11 @@ def _cosine(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def _described_parent(row: RunRow) -> str:
+    run, epoch = as_text(row.section("parent").get("run")), as_text(row.section("parent").get("epoch"))
+    return f"{run} @{epoch}" if run else ""
+
+
 def _best_column(heading: str, name: str) -> Column:
     """The best of all epochs."""
     best = _best_of(name)
@@ -72,6 +77,7 @@ COLUMNS: dict[str, Column] = {
     "run": Column("run", lambda row: row.name),
     "student": Column("student", lambda row: as_text(row.section("model").get("architecture"))),
     "recipe": Column("recipe", lambda row: as_text(row.description.get("recipe_name"))),
+    "from": Column("from", _described_parent),
     "targets": Column("targets", lambda row: as_text(row.loss.get("targets"))),
     "loss": Column("loss", _described_loss),
     "augmentation": Column("augmentation", _described_augmentation),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SIDES = {"train": "train", "val": "held_out"}
+_SIDES = {"train": "train", "val": "validation"}
 
 
 class EventLog:
@@ -103,7 +103,7 @@ def tag(name: str) -> str:
     """Where TensorBoard shows a metric: the two sides of one metric stand together.
 
     >>> tag("val_cosine")
-    'cosine/held_out'
+    'cosine/validation'
     """
     side, _, rest = name.partition("_")
     if side in _SIDES and rest:

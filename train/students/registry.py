@@ -24,13 +24,22 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Published weights that the students of a family can begin with."""
+
+    module: str  # in this package, with `load_pretrained(student, model, recipe)`
+    shown: str  # what model.pretrained then names
+    fits: Callable[[ModelConfig], bool]  # whether what is asked for can be such weights of this student
+
+
+@dataclass(frozen=True)
 class Family:
     """Students that one module builds."""
 
     module: str  # in this package
     check: Callable[[ModelConfig], None] | None = None  # of settings; raises ValueError with the remedy
-    weights_key: str = ""  # the key of `model` that asks for weights to begin with
-    weights_module: str = ""  # in this package, with `load_pretrained(student, model, recipe)`
+    shape: Callable[[ModelConfig], Mapping[str, object]] = lambda _: {}  # settings that make the network another one
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,31 @@ def _check_tinyclap(model: ModelConfig) -> None:
         raise ValueError(f"attention_heads {model.attention_heads} does not divide the last of cnn_channels {width}")
 
 
-_TINYCLAP = Family("tinyclap", check=_check_tinyclap)
+def _shape_of_tinyclap(model: ModelConfig) -> Mapping[str, object]:
+    return model.model_dump(include={"cnn_channels", "transformer_layers", "attention_heads", "hidden_dim"})
+
+
+def _shape_of_mobile(model: ModelConfig) -> Mapping[str, object]:
+    return {"pretrained": "set" if model.pretrained else None}  # EfficientAT's input normalisation
+
+
+def _of_the_same_network(model: ModelConfig) -> bool:
+    if model.pretrained is None:  # timm_pretrained
+        return True
+    name = model.pretrained.as_posix()
+    network = name.partition(".")[0]
+    return re.fullmatch(_TIMM_NAME, name) is not None and network == model.architecture.partition(".")[0]
+
+
+_TIMM_NAME = r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?"
+_EFFICIENTAT = Weights("pretrained", "a file of EfficientAT", lambda model: not model.timm_pretrained)
+_PUBLISHED_BY_TIMM = Weights("timm", "the same timm/NAME, or timm/NAME.TAG", _of_the_same_network)
+
+_TINYCLAP = Family("tinyclap", check=_check_tinyclap, shape=_shape_of_tinyclap)
 _HYBRID = Family("hybrid")
 _HGNET = Family("hgnet")
-_MOBILE = Family("mobile", weights_key="pretrained", weights_module="pretrained")
-_TIMM = Family("timm", weights_key="timm_pretrained", weights_module="timm")
+_MOBILE = Family("mobile", shape=_shape_of_mobile, weights=_EFFICIENTAT)
+_TIMM = Family("timm", weights=_PUBLISHED_BY_TIMM)
 
 _STUDENTS: dict[str, Entry] = {
     "tinyclap": Entry(_TINYCLAP, compared=True),
@@ -65,7 +94,7 @@ _STUDENTS: dict[str, Entry] = {
     "mobile-20": Entry(_MOBILE, {"width": 2.0}),
 }
 # How such a name is shown, its regular expression, and the family that builds it.
-_PATTERNS: dict[str, tuple[str, Family]] = {"timm/NAME": (r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", _TIMM)}
+_PATTERNS: dict[str, tuple[str, Family]] = {"timm/NAME": (_TIMM_NAME, _TIMM)}
 
 
 def names() -> tuple[str, ...]:
@@ -95,17 +124,21 @@ def check(model: ModelConfig) -> None:
         ValueError: with the remedy.
     """
     family = _entry(model.architecture).family
-    for other in (*(entry.family for entry in _STUDENTS.values()), *(family for _, family in _PATTERNS.values())):
-        key = other.weights_key
-        if key and key != family.weights_key and getattr(model, key):
-            fitting = [name for name, entry in _STUDENTS.items() if entry.family is other]
-            fitting += [shown for shown, (_, its) in _PATTERNS.items() if its is other]
-            raise ValueError(
-                f"{key} asks for weights which {model.architecture} cannot begin with; "
-                f"set architecture to one of {', '.join(fitting)}, or remove {key}"
-            )
+    key = model.weights_key
+    if key and not (family.weights is not None and family.weights.fits(model)):
+        asked = f"pretrained {str(model.pretrained)!r}" if key == "pretrained" else key
+        raise ValueError(
+            f"{asked} asks for weights which {model.architecture} cannot begin with; {_weights_by_student()}: "
+            f"choose what belongs together, or remove {key}"
+        )
     if family.check is not None:
         family.check(model)
+
+
+def shape(model: ModelConfig) -> dict[str, object]:
+    """The settings, by key, that two students have alike where one can take the other's weights."""
+    network = model.architecture.partition(".")[0]  # timm's tag names weights, not another network
+    return {"architecture": network, **_entry(model.architecture).family.shape(model)}
 
 
 def build_student(model: ModelConfig, n_mels: int) -> Student:
@@ -141,13 +174,25 @@ def load_pretrained(student: Student, model: ModelConfig, recipe: Recipe) -> Non
         click.ClickException: there are no such weights, or they do not fit.
     """
     family = _entry(model.architecture).family
-    if family.weights_key and getattr(model, family.weights_key):
-        _module(family.weights_module).load_pretrained(student, model, recipe)
+    if family.weights is not None and model.weights_key:
+        _module(family.weights.module).load_pretrained(student, model, recipe)
 
 
 def check_buildable(model: ModelConfig, recipe: Recipe) -> None:
     """Raise what `build_student` and `load_pretrained` would raise. For the time before a run directory is made."""
     load_pretrained(build_student(model, recipe.n_mels), model, recipe)
+
+
+def _weights_by_student() -> str:
+    """Which students can begin with which weights."""
+    named: dict[Weights, list[str]] = {}
+    for name, family in (
+        *((name, entry.family) for name, entry in _STUDENTS.items()),
+        *((shown, family) for shown, (_, family) in _PATTERNS.items()),
+    ):
+        if family.weights is not None:
+            named.setdefault(family.weights, []).append(name)
+    return "; ".join(f"{', '.join(names)} can with {weights.shown}" for weights, names in named.items())
 
 
 def _entry(name: str) -> Entry:

@@ -4,8 +4,8 @@ In front of it neighbouring bands are folded into 64 rows by a learnt layer that
 the hybrids' encoder and the head. The backbone gives its last and smallest feature map. Networks that take images of
 one size alone (most vision transformers), or that give another order than [batch, channel, row, column], are refused.
 
-With `model.timm_pretrained` the backbone begins with the weights that timm publishes for it, which timm downloads once
-and keeps; its first layer's three colours are summed into one channel. A checkpoint and an exported file hold all
+With `model.pretrained: timm/NAME` the backbone begins with the weights that timm publishes for it, which timm downloads
+once and keeps; its first layer's three colours are summed into one channel. A checkpoint and an exported file hold all
 weights: neither needs the network.
 """
 
@@ -72,12 +72,13 @@ def load_pretrained(student: Student, model: ModelConfig, recipe: Recipe) -> Non
     Raises:
         TimmError: there are none, or they cannot be downloaded.
     """
-    name = model.architecture.removeprefix(PREFIX)
+    asked = model.architecture if model.pretrained is None else model.pretrained.as_posix()
     (backbone,) = (module for module in student.modules() if isinstance(module, Backbone))
-    backbone.net.load_state_dict(_create(name, pretrained=True).state_dict())
+    net = _create(asked.removeprefix(PREFIX), pretrained=True, key=model.weights_key)
+    backbone.net.load_state_dict(net.state_dict())
 
 
-def _create(name: str, *, pretrained: bool) -> Any:
+def _create(name: str, *, pretrained: bool, key: str = "pretrained") -> Any:
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
@@ -98,7 +99,7 @@ def _create(name: str, *, pretrained: bool) -> Any:
         if pretrained:
             raise TimmError(
                 f"the weights of {PREFIX}{name} cannot be had ({reason[:300]}); they are downloaded from the network "
-                "once: try again where there is one, or remove model.timm_pretrained"
+                f"once: try again where there is one, or remove model.{key}"
             ) from error
         raise _unfit(name, reason) from error
 

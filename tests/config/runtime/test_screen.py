@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import LazyGroup
-from student_clap.config.runtime.screen import echo, log_to_stderr, progress, table, warn
+from student_clap.config.runtime.screen import copied, echo, log_to_stderr, progress, table, to_copies, warn
 
 HOSTILE = "title\x1b[2J\x07\rgone"
 
@@ -22,6 +22,28 @@ def test_lines_warnings_and_logs_lose_control_codes(capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert out == "title?[2J??gone\n"
     assert err == "warning: title?[2J? gone\nWARNING: title?[2J??gone\n"
+
+
+def test_what_is_printed_is_copied_as_it_is_printed_without_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr("INFO")
+    log = logging.getLogger("student_clap.x")
+    copies: list[str] = []
+    with copied(copies.append):
+        echo("two\nlines")
+        warn(HOSTILE)
+        log.info("%s", HOSTILE)
+        log.debug("not shown")
+        to_copies("the copy alone")
+        with progress("track", 3, label="embed") as bar:
+            bar.advance()
+            bar.write(HOSTILE)
+    echo("later")
+    log.warning("later")
+    lines = ["warning: title?[2J? gone", "INFO: title?[2J??gone", "title?[2J? gone"]
+    assert copies == ["two\nlines", *lines[:2], "the copy alone", lines[2]]
+    out, err = capsys.readouterr()
+    assert out == "two\nlines\nlater\n"
+    assert err.splitlines() == [*lines, "WARNING: later"]
 
 
 def test_an_error_message_loses_control_codes() -> None:

@@ -114,13 +114,26 @@ def test_several_forms_of_a_student_have_their_own_evaluations(model: Path) -> N
     assert check_worth(small, find_evaluation(small), anyway=False) == ""
 
 
+def test_figures_of_test_tracks_come_before_newer_ones_of_validation_tracks(model: Path) -> None:
+    write(record_of(model) | {"on": "test", "n_tracks": 30}, model)
+    later = {"on": "validation", "evaluated_at": "2026-01-02 00:00 UTC"}
+    write(record_of(model, cosine=0.1) | later, model, "evaluation-validation")
+    evaluated = find_evaluation(model)
+    assert check_worth(model, evaluated, anyway=False) == ""
+    assert "Measured on 30 test tracks" in shared_index(model, evaluated)
+    write(record_of(model, cosine=0.1) | {"on": "test", "n_tracks": 30}, model)
+    with pytest.raises(UnprovenModelError, match="on 30 test tracks"):
+        check_worth(model, find_evaluation(model), anyway=False)
+
+
 def test_the_figure_of_an_index_of_old_and_new_vectors(model: Path) -> None:
     assert "is not known" in shared_index(model, find_evaluation(model))
     proto = onnx.load(str(model))
-    for key in ("mixed_recall_at_1", "cross_model_recall_at_1"):
+    older, now = "held_out_metrics", "validation_metrics"
+    for name, key in ((older, "mixed_recall_at_1"), (older, "cross_model_recall_at_1"), (now, "mixed_recall_at_1")):
         del proto.metadata_props[:]
         entry = proto.metadata_props.add()
-        entry.key, entry.value = METADATA_PREFIX + "held_out_metrics", json.dumps({key: 0.25})
+        entry.key, entry.value = METADATA_PREFIX + name, json.dumps({key: 0.25})
         onnx.save(proto, str(model))
         # What training left in the file serves until the file itself was judged.
         assert re.search(r"In training.* 25\.0%.*R@1 0\.250", shared_index(model, Evaluated(None, "")))
@@ -161,4 +174,4 @@ def test_evaluate_then_deploy(copied_library: Library, exported: Path, tmp_path:
     (tmp_path / "models").mkdir()
     done = run("deploy", student, "--to", tmp_path / "models")
     assert done.exit_code == 0, done.output
-    assert "Measured on 6 held-out tracks" in done.stderr
+    assert "Measured on 6 validation tracks" in done.stderr

@@ -26,7 +26,7 @@ def test_ranks_among_another_models_vectors_by_hand() -> None:
 def test_every_figure_is_recorded_given_an_interval_and_shown() -> None:
     student, teacher, _ = tracks(60, 0.02)
     library = Library(student, teacher, ["a", "b", "c"] * 20, np.full(60, 30 * RATE), teacher[:50], RATE, 600 * RATE)
-    record, _ = judge(library)
+    record = judge(library).sections
     rows = all_figures(record)
     assert len(rows) == sum(len(figure.rows) for figure in FIGURES)
     assert len({row.name for row in rows}) == len(rows)

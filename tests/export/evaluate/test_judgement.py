@@ -30,7 +30,8 @@ def test_the_judgement_of_a_library() -> None:
     student, teacher, styles = tracks(60, 0.02)
     seconds = np.resize([5, 30, 100], 60)
     library = Library(student, teacher, ["a", "b", "c"] * 20, seconds * RATE, tracks(50, 0.0, 1)[1], RATE, 600 * RATE)
-    record, scores = judge(library, checked(["x", "y"], styles[:2], "here"))
+    judged = judge(library, checked(["x", "y"], styles[:2], "here"))
+    record, scores = judged.sections, judged.scores
     json.dumps(record, allow_nan=False)
     means = record["student"]["means"]
     assert means["rank"] == pytest.approx(scores["rank"].mean())
@@ -44,4 +45,27 @@ def test_the_judgement_of_a_library() -> None:
         assert record[who]["means"]["cosine"] < means["cosine"]
         assert record[who]["means"]["rank"] > means["rank"]
     assert record["within_5_percent"]["ndcg@10"]["met"] == (means["ndcg@10"] >= 0.95)
-    assert judge(library)[0]["text"] is None
+    assert judge(library).sections["text"] is None
+
+
+def test_a_second_model_is_judged_as_a_student_is() -> None:
+    student, teacher, styles = tracks(40, 0.02)
+    other = tracks(40, 0.08)[0]
+    artists, n_samples = ["a", "b", "c", "d"] * 10, np.resize([5, 30, 100], 40) * RATE
+    training = tracks(50, 0.0, 1)[1]
+    queries = checked(["x", "y"], styles[:2], "here")
+    both = judge(Library(student, teacher, artists, n_samples, training, RATE, 600 * RATE, None, other), queries)
+    alone = judge(Library(other, teacher, artists, n_samples, training, RATE, 600 * RATE), queries)
+    against = dict(both.sections["against"])
+    difference = against.pop("difference")
+    own = ("intervals", "within_5_percent", "buckets", "pseudo_queries", "text")
+    assert against == {**alone.sections["student"], **{key: alone.sections[key] for key in own}}
+    assert both.other_scores is not None
+    for key, found in difference.items():
+        assert found["mean"] == pytest.approx(both.scores[key].mean() - alone.scores[key].mean())
+        assert found["interval"][0] <= found["mean"] <= found["interval"][1]
+    # The student's own figures are those without the second model.
+    without = judge(Library(student, teacher, artists, n_samples, training, RATE, 600 * RATE), queries).sections
+    assert {**both.sections, "against": None} == without
+    assert difference.keys() == {"cosine", "centred_cosine", "overlap@10", "ndcg@10", "recall@1"}
+    assert difference["cosine"]["interval"][0] > 0

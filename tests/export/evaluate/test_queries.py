@@ -234,7 +234,9 @@ def test_evaluate_refuses_bad_queries_before_it_works(copied_library: Library, e
     assert not copied_library.run.evaluation.exists()
 
 
-def test_evaluate_times_the_teacher(copied_library: Library, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_times_the_model_beside_it(
+    copied_library: Library, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied_library.run.student_onnx.write_bytes(exported.read_bytes())
     monkeypatch.setattr("student_clap.export.bench.compare.LOADS", 1)
     monkeypatch.setattr("student_clap.export.bench.compare.THREADS", {"one": 1})
@@ -244,4 +246,4 @@ def test_evaluate_times_the_teacher(copied_library: Library, exported: Path, mon
     record = json.loads((copied_library.run.evaluation / "metrics.json").read_text(encoding="utf-8"))
     assert [Path(model["model"]).name for model in record["speed"]] == ["student.onnx", exported.name]
     assert record["speed"][1]["threads"]["one"]["ms_per_segment"] > 0
-    assert "takes the teacher" in (copied_library.run.evaluation / "report.html").read_text(encoding="utf-8")
+    assert f"takes {exported.name} " in (copied_library.run.evaluation / "report.html").read_text(encoding="utf-8")

@@ -29,6 +29,7 @@ from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.store import FeatureStore
 from student_clap.store.storage.errors import StoreError
+from student_clap.train.runs.reader import HeldOutArtists
 
 from ..conftest import HELD_OUT, Library, checkpoint_info, random_student
 
@@ -229,25 +230,35 @@ def test_no_choice_is_good_enough(graph: Int8Graph, judge: Judge, monkeypatch: p
 # --- the samples
 
 
-def test_training_and_held_out_segments_are_apart(library: Library) -> None:
+def test_training_and_validation_segments_are_apart(library: Library) -> None:
     with FeatureStore.open(library.store) as store:
         features = store.features(library.recipe)
-        samples = draw_samples(store, features, frozenset(HELD_OUT))
+        samples = draw_samples(store, features, HeldOutArtists(frozenset(HELD_OUT)))
         held_out = [row for row, artist in enumerate(store.strings("artist")) if artist in HELD_OUT]
         whole = {row: features.segments(row) for row in range(12)}
-    assert samples.n_held_out_tracks == len(held_out) == 6
+    assert samples.n_validation_tracks == len(held_out) == 6
 
     def rows_of(segments_db: Array) -> set[int]:
         return {row for row, own in whole.items() for s in segments_db if any(np.array_equal(s, o) for o in own)}
 
-    assert rows_of(samples.held_out_db) == set(held_out)
+    assert rows_of(samples.validation_db) == set(held_out)
     assert rows_of(samples.training_db) == set(range(12)) - set(held_out)
 
 
-@pytest.mark.parametrize(("artists", "which"), [((), "held-out"), (("Ada", "Bo", "Cy", HELD_OUT[1]), "training")])
+def test_test_tracks_have_no_say_in_a_form_of_fewer_bits(library: Library) -> None:
+    with FeatureStore.open(library.store) as store:
+        features, artists = store.features(library.recipe), store.strings("artist")
+        samples = draw_samples(store, features, HeldOutArtists(frozenset({"Ada"}), frozenset({"Bo"})))
+        own = {row: features.segments(row) for row in range(12) if artists[row] == "Bo"}
+    assert samples.n_validation_tracks == 3
+    for segment in (*samples.training_db, *samples.validation_db):
+        assert not any(np.array_equal(segment, other) for segments in own.values() for other in segments)
+
+
+@pytest.mark.parametrize(("artists", "which"), [((), "validation"), (("Ada", "Bo", "Cy", HELD_OUT[1]), "training")])
 def test_both_sides_are_needed(artists: tuple[str, ...], which: str, library: Library) -> None:
     with FeatureStore.open(library.store) as store, pytest.raises(StoreError, match=f"has no {which} track"):
-        draw_samples(store, store.features(library.recipe), frozenset(artists))
+        draw_samples(store, store.features(library.recipe), HeldOutArtists(frozenset(artists)))
 
 
 # --- the command
@@ -271,14 +282,14 @@ def test_int8_that_passes_is_written(copied_library: Library, monkeypatch: pytes
     assert record["quality"]["mean"] >= 0.99
     assert record["speed"]["speedup"] == 1.5
     assert record["calibration_segments"] == 10
-    # The figure is that of the file, on held-out segments it never saw.
+    # The figure is that of the file, on validation segments it never saw.
     with FeatureStore.open(copied_library.store) as store:
-        samples = draw_samples(store, store.features(copied_library.recipe), frozenset(HELD_OUT))
+        samples = draw_samples(store, store.features(copied_library.recipe), HeldOutArtists(frozenset(HELD_OUT)))
     assert run("export", *copied_library.settings()).exit_code == 0
     student = StudentSession(copied_library.run.student_onnx)
     centre = student.embed_segments(samples.training_db).mean(axis=0)
-    a = student.embed_segments(samples.held_out_db) - centre
-    b = StudentSession(path).embed_segments(samples.held_out_db) - centre
+    a = student.embed_segments(samples.validation_db) - centre
+    b = StudentSession(path).embed_segments(samples.validation_db) - centre
     cosines = np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert record["quality"]["mean"] == pytest.approx(cosines.mean(), abs=1e-4)
     assert run("check", path).exit_code == 0
@@ -297,7 +308,7 @@ def test_what_is_slower_is_refused_with_the_figures(
     assert done.exit_code == 1
     assert f"{kind} is refused, and {path} was not written: 0.80 times as fast, expected at least 1.05" in done.stderr
     assert "centred cosine 0.99" in done.stderr or "centred cosine 1.0" in done.stderr
-    assert "held-out segments of 6 tracks; 10.00 ms per segment against 8.00" in done.stderr
+    assert "validation segments of 6 tracks; 10.00 ms per segment against 8.00" in done.stderr
     assert path.read_bytes() == b"the old one"
     assert sorted(copied_library.run.path.iterdir()) == before
 
@@ -356,7 +367,7 @@ def test_a_checkpoint_without_a_split_cannot_be_judged(copied_library: Library, 
     copied_library.run.best.rename(moved)
     done = run("export", "--quantize", "int8", "--checkpoint", moved, *copied_library.settings())
     assert done.exit_code == 1
-    assert "has no held-out track" in done.stderr
+    assert "has no validation track" in done.stderr
 
 
 def test_a_graph_without_layers_has_no_candidates(segments: Array, judge: Judge) -> None:

@@ -68,9 +68,9 @@ def test_the_file_says_where_it_comes_from(exported: Path, library: Library) -> 
     assert said["recipe_fingerprint"] == library.recipe.fingerprint
     assert said["teacher_name"] == "a-teacher"
     assert said["epoch"] == "7"
-    assert said["held_out_cosine"] == "0.625000"
+    assert said["validation_cosine"] == "0.625000"
     assert said["architecture"] == "tinyclap"
-    assert said["held_out_metrics"] == ""  # no run beside it
+    assert said["validation_metrics"] == ""  # no run beside it
     assert said["run_name"] == "tinyclap-audiomuse"
     assert int(said["parameters"]) == sum(p.numel() for p in random_student().parameters())
     with FeatureStore.open(library.store) as store:

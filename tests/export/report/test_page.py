@@ -29,13 +29,13 @@ def unit(vectors: Any) -> Any:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def evaluation(n: int = 40, noise: float = 0.05, n_queries: int = 4) -> Evaluation:
-    """A made-up evaluation of `n` tracks by five artists; the caller's own copy."""
-    return copy.deepcopy(_evaluation(n, noise, n_queries))
+def evaluation(n: int = 40, noise: float = 0.05, n_queries: int = 4, other_noise: float | None = None) -> Evaluation:
+    """A made-up evaluation of `n` tracks by five artists, with or without a second model; the caller's own copy."""
+    return copy.deepcopy(_evaluation(n, noise, n_queries, other_noise))
 
 
 @functools.cache
-def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
+def _evaluation(n: int, noise: float, n_queries: int, other_noise: float | None) -> Evaluation:
     rng = np.random.default_rng(0)
     styles = rng.normal(size=(5, 512))
     teacher = unit(styles[np.arange(n) % 5] + 0.5 * rng.normal(size=(n, 512)))
@@ -44,8 +44,10 @@ def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
     artists = [f"Artist {i % 5}" for i in range(n)]
     training = unit(styles[np.arange(60) % 5] + 0.5 * rng.normal(size=(60, 512)))
     texts = checked([f"query {i}" for i in range(n_queries)], styles[:n_queries], "q.npz") if n_queries else None
-    library = Library(student, teacher, artists, n_samples, training, 48_000, 600 * 48_000, teacher)
-    measured, scores = judge(library, texts)
+    other = None if other_noise is None else unit(teacher + other_noise * rng.normal(size=(n, 512)))
+    library = Library(student, teacher, artists, n_samples, training, 48_000, 600 * 48_000, teacher, other)
+    judged = judge(library, texts)
+    scores, other_scores = judged.scores, judged.other_scores
     tracks = [
         {
             "server_id": "default",
@@ -63,15 +65,27 @@ def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
         }
         for i, cosine in enumerate(metrics.cosines(student, teacher))
     ]
+    against = judged.sections["against"]
+    if other_scores is not None:
+        for i, track in enumerate(tracks):
+            track["against"] = {"cosine": float(other_scores["cosine"][i]), "centred_cosine": 0.25}
+        model = {"file": "dclap.onnx", "bytes": 21_900_000, "sha256": "cd" * 32}
+        against = {
+            "model": model,
+            "input": {"layout": "mel", "from": "made up", "n_mels": 128, "n_fft": 2048},
+            **against,
+        }
     record = {
         "format_version": 3,
         "evaluated_at": "2026-01-01 00:00 UTC",
+        "on": "validation",
         "n_tracks": n,
         "n_artists": 5,
         "n_segments": 3 * n,
         "n_from_store": 0,
         "n_training_tracks": 160,
-        **measured,
+        **judged.sections,
+        "against": against,
         "ms_per_segment": 3.2,
         "speed": None,
         "worst": [
@@ -89,7 +103,7 @@ def _evaluation(n: int, noise: float, n_queries: int) -> Evaluation:
         "tracks": tracks,
         "left_out": [],
     }  # fmt: skip
-    return Evaluation(record, student, teacher)
+    return Evaluation(record, student, teacher, other)
 
 
 EPOCHS = [
@@ -159,10 +173,11 @@ def test_the_page_shows_what_was_measured() -> None:
     assert text.index("The worst 20") < text.rindex(worst["title"])
 
 
-@pytest.mark.parametrize("where", ["title", "artist", "track_id", "reason", "teacher", "run"])
+@pytest.mark.parametrize("where", ["title", "artist", "track_id", "reason", "teacher", "run", "other"])
 def test_titles_from_the_library_are_escaped(where: str) -> None:
-    done = evaluation()
+    done = evaluation(other_noise=0.2)
     record = done.record
+    record["against"]["model"]["file"] = EVIL if where == "other" else "dclap.onnx"
     if where in ("title", "artist", "track_id"):
         for track in record["tracks"]:
             track[where] = EVIL
@@ -172,7 +187,7 @@ def test_titles_from_the_library_are_escaped(where: str) -> None:
         record["left_out"] = [{"title": "x", "track_id": "y", "artist": "z", "reason": EVIL}]
     elif where == "teacher":
         record["model"]["teacher_name"] = EVIL
-    else:
+    elif where == "run":
         record["run"]["name"] = EVIL
     text = render_report(done, EPOCHS)
     page = Page(text)
@@ -189,9 +204,10 @@ def test_no_learning_curves_no_empty_cards() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_few_tracks(n: int) -> None:
-    text = render_report(evaluation(n), EPOCHS)
-    assert Page(text).open == []
-    assert "nan" not in text.lower().replace("nanosec", "")
+    for done in (evaluation(n), evaluation(n, other_noise=0.2)):
+        text = render_report(done, EPOCHS)
+        assert Page(text).open == []
+        assert "nan" not in text.lower().replace("nanosec", "")
 
 
 def test_many_tracks_keep_the_page_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +284,7 @@ def test_projection_keeps_the_teachers_plane() -> None:
     rng = np.random.default_rng(0)
     plane = np.linalg.qr(rng.normal(size=(512, 2)))[0]
     flat = (rng.normal(size=(30, 2)) * [3, 1]) @ plane.T
-    teacher_xy, student_xy, shares = project(flat.astype(np.float32), flat.astype(np.float32))
+    teacher_xy, (student_xy,), shares = project(flat.astype(np.float32), flat.astype(np.float32))
     np.testing.assert_allclose(teacher_xy, student_xy)
     assert sum(shares) == pytest.approx(1)
     assert shares[0] > shares[1]
@@ -294,7 +310,7 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
 
 
 def test_the_record_is_plain_json() -> None:
-    json.dumps(evaluation(1).record, allow_nan=False)
+    json.dumps(evaluation(1, other_noise=0.1).record, allow_nan=False)
 
 
 @pytest.mark.parametrize(("n_queries", "answer"), [(0, "unknown"), (4, "yes")])
@@ -325,6 +341,84 @@ def test_a_shared_index_needs_both_ways() -> None:
         record["student"]["means"].update({"recall@1": forth, "reverse_recall@1": back})
         answers.append(criteria(record)[2].answer)
     assert answers == ["yes", "no", "no"]
+
+
+def test_the_readers_question_is_answered_by_the_side_of_the_split() -> None:
+    record = evaluation(60).record
+    record["model"]["checkpoint"] = "best.pt"
+    assert "On 60 validation tracks by 5 artists it was never trained on" in " ".join(verdict(record).sentences)
+    record["on"] = "test"
+    said = " ".join(verdict(record).sentences)
+    assert "On 60 test tracks by 5 artists" in said
+    assert "By these tracks nothing was chosen, neither weights nor epoch." in said
+    assert "flatters" not in said
+
+
+def test_targets_of_others_are_answered_in_words() -> None:
+    record = evaluation().record
+    answers = []
+    for median, low, high in ((0.9, 0.86, 0.95), (0.86, 0.84, 0.88), (0.8, 0.78, 0.84)):
+        for where in ("mean_cosine", "median_cosine"):
+            record["student"][where] = median
+        record["student"]["means"]["cosine"] = median
+        record["intervals"]["cosine"] = record["intervals"]["cosine_median"] = (low, high)
+        answers.append(criteria(record)[3].answer)
+    assert answers == ["yes", "open", "no"]
+    original, soundspan = criteria(record)[3:]
+    assert "median cosine 0.800 (0.780 to 0.840), at least 0.85 asked: not met" in original.says
+    assert "file size 2.8 MB, at most 40 MB asked: met" in original.says
+    assert "not measured. --against" in original.says
+    assert soundspan.answer == "no"
+    assert "published a median cosine of 0.854 and a top-5 overlap of 0.668, on 50 tracks of another library" in (
+        soundspan.says
+    )
+    assert "not comparable one to one" in soundspan.says
+    text = render_report(evaluation(), EPOCHS)
+    assert original.question in text
+    assert "Targets of others" in text
+
+
+def test_a_second_model_is_a_column_everywhere() -> None:
+    done = evaluation(other_noise=0.2)
+    text = render_report(done, EPOCHS)
+    page = Page(text)
+    assert page.open == []
+    against = done.record["against"]
+    assert text.count('class="outline"') == 2
+    assert text.count('class="link rival"') == 40
+    for section, times in (("All figures", 1), ("Targets of others", 1), ("The worst 20", 1), ("Text search", 1)):
+        assert text.split(f"<h2>{section}</h2>")[1].split("</section>")[0].count("dclap.onnx") >= times
+    heads = [data for tag, data in page.texts if tag == "th"]
+    assert heads.count("dclap.onnx") == 7  # all figures, targets, the worst, the best, three of the lengths
+    rows = [data for tag, data in page.texts if tag == "dt"]
+    assert rows.count("dclap.onnx") == 5  # the tiles
+    assert f"{against['cosine']['mean']:.4f}" in text
+    assert f"{against['text']['means']['ndcg@100']:.3f}" in text
+    assert f"{against['buckets'][0]['means']['cosine']:.3f}" in text
+    assert "The student is ahead of it on cosine, centred cosine" in text
+    assert "21.90 MB" in text
+    # without it there is none of that
+    alone = render_report(evaluation(), EPOCHS)
+    assert "outline" not in alone.split("</style>")[1]
+    assert "rival" not in alone.split("</style>")[1]
+
+
+def test_a_second_model_that_is_the_teacher_is_known_by_its_vectors() -> None:
+    done = evaluation(other_noise=1e-4)
+    figures = {"ms_per_segment": 10.0, "ms_per_minute": 140.0, "load_ms": 50.0, "peak_mb": 90.0, "segment_ratio": 1.0}
+    done.record["speed"] = [
+        {"model": "student.onnx", "bytes": 1, "threads": {"one": figures}},
+        {"model": "dclap.onnx", "bytes": 1, "threads": {"one": {**figures, "segment_ratio": 34.9}}},
+    ]
+    text = render_report(done, [])
+    assert "gives the teacher’s own vectors" in text
+    assert "takes the teacher 34.9 times as long" in text
+    assert "speed 34.9 times the teacher’s, at least 2 times the teacher’s asked: met" in text
+    other = evaluation(other_noise=0.2)
+    other.record["speed"] = done.record["speed"]
+    text = render_report(other, [])
+    assert "takes dclap.onnx 34.9 times as long" in text
+    assert "speed, at least 2 times the teacher’s asked: not measured" in text
 
 
 def test_the_teacher_stands_beside_the_student_where_it_was_timed() -> None:

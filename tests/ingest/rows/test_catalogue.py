@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tracemalloc
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from tests.ingest.rows.catalogue_rows import bring_in, row, segmented, segments, track, vector
 
-import student_clap.store.arrays.features as features_module
 import student_clap.store.arrays.segment_vectors as segment_vectors
 import student_clap.store.arrays.tracks as tracks_module
 import student_clap.store.feature_store as feature_store
-from loopback.schema import unit_vector, vector_bytes
+from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
 from student_clap.ingest.rows.catalogue import Catalogue, CatalogueCounts
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 
-def vector(seed: int) -> memoryview:
-    return memoryview(vector_bytes(unit_vector(seed)))
-
-
-def track(name: str, embedding: memoryview | None = None, title: str = "", artist: str = "") -> SourceTrack:
-    return SourceTrack(name, f"fp_{name}", title, artist, "", "", embedding)
-
-
-def segments(seed: int, n_segments: int = 3) -> npt.NDArray[np.float16]:
-    return np.stack([unit_vector(1000 * seed + i) for i in range(n_segments)]).astype(np.float16)
-
-
-def segmented(name: str, seed: int, of_segments: int, n_segments: int = 3) -> SourceTrack:
-    return dataclasses.replace(track(name, vector(seed)), segments=segments(of_segments, n_segments))
-
-
-def bare(name: str, mark: str = "", **texts: str) -> SourceTrack:
-    """A track of a source that has no vectors; with the mark of its file's content."""
-    return dataclasses.replace(track(name), item_id=mark, audio_mark=mark, bare=True, **texts)
-
-
-def bring_in(store: FeatureStore, *batches: Sequence[SourceTrack], server_id: str = "s") -> CatalogueCounts:
-    catalogue = Catalogue(store, server_id)
-    for batch in batches:
-        catalogue.take(batch)
-    catalogue.finish()
-    return catalogue.counts
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
     with FeatureStore.create(tmp_path / "s.zarr", "t") as opened:
         yield opened
-
-
-def row(store: FeatureStore, name: str) -> tuple[State, str, bool]:
-    at = store.row_of()["s", name]
-    finite = bool(np.isfinite(store.teacher(at, at + 1)).all())
-    return State(store.states()[at]), store.strings("error")[at], finite
 
 
 def test_new_rows_keep_the_order_of_the_batches(store: FeatureStore) -> None:
@@ -201,82 +163,6 @@ def test_the_memory_of_a_row_is_a_few_numbers(store: FeatureStore) -> None:
     assert n_bytes < 32 * n_rows + block_bytes
 
 
-# --- tracks of a source that has no vectors
-
-
-def test_a_bare_track_gets_a_row_without_a_vector(store: FeatureStore) -> None:
-    assert bring_in(store, [bare("a", title="A"), bare("b")]) == CatalogueCounts(tracks=2, new=2, bare=2)
-    assert [row(store, name) for name in "ab"] == [(State.LISTED, "", False)] * 2
-    assert store.strings("title") == ["A", ""]
-    assert bring_in(store, [bare("a"), bare("b")]) == CatalogueCounts(tracks=2, bare=2)
-    # What is made, fetched or failed meanwhile stays.
-    store.update_tracks([0], teacher=unit_vector(1)[None])
-    store.update_tracks([0, 1], audio=["a.flac", ""], error=["", "404"], state=[State.FETCHED, State.FAILED])
-    assert bring_in(store, [bare("a"), bare("b")]) == CatalogueCounts(tracks=2, bare=1)
-    assert [row(store, name) for name in "ab"] == [(State.FETCHED, "", True), (State.FAILED, "404", False)]
-    # A source that has vectors may come later, or go.
-    assert bring_in(store, [track("a", vector(2)), track("b", vector(3))]).updated == 2
-    assert row(store, "b") == (State.LISTED, "", True)
-    assert bring_in(store, [bare("a"), bare("b")]) == CatalogueCounts(tracks=2)
-
-
-def test_a_bare_track_keeps_vectors_and_texts_that_are_there(store: FeatureStore) -> None:
-    bring_in(store, [segmented("a", 1, 1), track("b", vector(2), title="B")])
-    assert bring_in(store, [bare("a"), bare("b")]) == CatalogueCounts(tracks=2)
-    assert store.strings("title") == ["", "B"]
-    np.testing.assert_array_equal(store.segment_teacher(0), segments(1))
-    assert bring_in(store, [bare("a"), bare("b", title="New")]) == CatalogueCounts(tracks=2, updated=1)
-    assert store.strings("title") == ["", "New"]
-    assert store.strings("item_id") == ["fp_a", "fp_b"]
-
-
-def test_a_bare_track_comes_back(store: FeatureStore) -> None:
-    bring_in(store, [track("a", vector(1)), track("b", vector(2)), bare("c")])
-    store.update_tracks([0], audio=["a.flac"], state=[State.FETCHED])
-    before = snapshot(store)
-    assert bring_in(store).gone == 3
-    assert bring_in(store, [bare("a"), bare("b"), bare("c")]) == CatalogueCounts(tracks=3, back=3, bare=1)
-    assert snapshot(store) == before
-
-
-def of_changed_files(store: FeatureStore) -> list[SourceTrack]:
-    """Rows of four files, and what the source says when three of them have changed."""
-    bring_in(store, [bare(name, f"1-{at:x}-", title=name) for at, name in enumerate("abcd")])
-    store.update_tracks([0, 1, 2], teacher=np.stack([unit_vector(at) for at in range(3)]))
-    states = [State.FETCHED, State.FETCHED, State.FETCHED, State.FAILED]
-    store.update_tracks([0, 1, 2, 3], audio=["a", "b", "c", ""], error=["", "", "", "is not audio"], state=states)
-    store.write_segment_teacher([0, 1], [segments(0), segments(1)])
-    other = store.add_segment_set("other", hop_samples=240_000, model="aa")
-    other.write([1, 2], [segments(1), segments(2)])
-    store.features(Recipe.from_config(AudioConfig())).commit([0, 1, 2], [480_000] * 3, [""] * 3)
-    return [bare("a", "2-0-"), bare("b", "1-1-"), bare("c", "2-2-", title="C"), bare("d", "2-3-")]
-
-
-def test_a_changed_file_loses_what_heard_the_one_before(store: FeatureStore) -> None:
-    after = of_changed_files(store)
-    counts = bring_in(store, after)
-    assert counts == CatalogueCounts(tracks=4, updated=3, changed_audio=3, bare=3)
-    assert {name: store.segment_vectors(name).counts().tolist() for name in store.segment_sets()} == {
-        "t": [0, 3, 0, 0], "other": [0, 3, 0, 0],
-    }  # fmt: skip
-    assert np.isfinite(store.teacher()).all(axis=1).tolist() == [False, True, False, False]
-    assert store.features(Recipe.from_config(AudioConfig())).made().tolist() == [False, True, False, False]
-    assert store.states().tolist() == [State.FETCHED, State.FETCHED, State.FETCHED, State.LISTED]
-    assert store.strings("error") == [""] * 4  # a file that was no audio is tried again
-    assert store.strings("item_id") == ["2-0-", "1-1-", "2-2-", "2-3-"]
-    assert store.strings("title") == ["a", "b", "C", "d"]
-    assert bring_in(store, after) == CatalogueCounts(tracks=4, bare=3)
-
-
-def test_an_id_that_is_not_a_mark_says_nothing_about_the_file(store: FeatureStore) -> None:
-    bring_in(store, [segmented("a", 1, 1)])  # item_id fp_a
-    assert bring_in(store, [bare("a", "2-0-")]) == CatalogueCounts(tracks=1, updated=1)
-    assert store.n_segment_teacher().tolist() == [3]
-    # A mark of before had the digest of a model behind it.
-    store.update_tracks([0], item_id=["2-0-abcdef"])
-    assert bring_in(store, [bare("a", "2-0-")]).changed_audio == 0
-
-
 # --- vectors of segments
 
 
@@ -321,89 +207,3 @@ def test_damaged_segments_are_written_again(store: FeatureStore) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-9])
     assert bring_in(store, [segmented("a", 1, 1)]).segmented == 1
     np.testing.assert_array_equal(store.segment_teacher(0), segments(1))
-
-
-class Killed(BaseException):
-    """What no `except` of the program catches."""
-
-
-def snapshot(store: FeatureStore) -> list[Any]:
-    names = ("track_id", "item_id", "title", "artist", "audio", "error")
-    of_segments = [store.segment_teacher(at).tobytes() for at in range(store.n_tracks)]
-    made = [store.features(recipe).n_samples().tolist() for recipe in store.recipes().values()]
-    made += [store.segment_vectors(name).counts().tolist() for name in store.segment_sets()]
-    return [*(store.strings(n) for n in names), store.states().tolist(), store.teacher().tobytes(), of_segments, made]
-
-
-def dying_at(write: int, function: Callable[..., Any], count: list[int]) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        if count[0] == write:
-            raise Killed
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-def after_any_kill(
-    home: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[FeatureStore], list[SourceTrack]]
-) -> int:
-    """Compare an undisturbed run with one that is killed and run again, at every write; returns their number."""
-    with FeatureStore.create(home / "before", "t") as opened:
-        after = prepare(opened)
-
-    def prepared(name: str) -> Path:
-        return shutil.copytree(home / "before", home / name)
-
-    def finish(path: Path) -> list[Any]:
-        with FeatureStore.open(path, "r+") as opened:
-            bring_in(opened, after[:3], after[3:])
-            return snapshot(opened)
-
-    expected = finish(prepared("undisturbed"))
-    kills = 0
-    for write in range(1, 100):
-        path, count = prepared(f"killed{write}"), [0]
-        with monkeypatch.context() as patch:
-            update = dying_at(write, tracks_module.update_column, count)
-            patch.setattr(feature_store, "update_column", update)
-            patch.setattr(segment_vectors, "update_column", update)
-            patch.setattr(features_module, "update_column", update)
-            patch.setattr(feature_store, "append_rows", dying_at(write, tracks_module.append_rows, count))
-            opened = FeatureStore.open(path, "r+")
-            try:
-                bring_in(opened, after[:3], after[3:])
-            except Killed:
-                kills += 1
-            opened.close()
-        assert finish(path) == expected, f"killed at write {write}"
-        if count[0] < write:
-            break
-    return kills
-
-
-@pytest.mark.slow
-def test_killed_between_any_two_writes_the_next_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def prepare(store: FeatureStore) -> list[SourceTrack]:
-        bring_in(store, [segmented(n, i, i) for i, n in enumerate("abcd")] + [track("e", memoryview(b"bad"))])
-        store.update_tracks([1, 2], audio=["b.flac", "c.flac"], state=[State.FETCHED] * 2)
-        return [
-            track("a", vector(0), title="New", artist="New"),
-            track("b", vector(7)),
-            track("c", memoryview(b"bad")),
-            segmented("e", 8, 8),
-            segmented("f", 9, 9),
-            track("g", memoryview(b"bad")),
-            segmented("d", 40, 40),
-        ]
-
-    assert after_any_kill(tmp_path, monkeypatch, prepare) >= 22
-
-
-@pytest.mark.slow
-def test_killed_while_changed_files_lose_what_heard_them_the_next_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert after_any_kill(tmp_path, monkeypatch, of_changed_files) >= 8

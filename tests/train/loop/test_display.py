@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from student_clap.config.runtime.screen import copied
 from student_clap.train.loop.display import Display
 from student_clap.train.runs.checkpoint import Progress
 
@@ -49,7 +50,7 @@ def test_a_log_file_gets_a_line_per_epoch_with_the_time_left(capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
         (
-            "epoch 1/3: loss 0.5000 cosine 0.2500, held out loss 0.7500 cosine 0.1250 overlap 0.0625 (best), "
+            "epoch 1/3: loss 0.5000 cosine 0.2500, validation loss 0.7500 cosine 0.1250 overlap 0.0625 (best), "
             "60.0 s, 123 segments/s, about 2 min left"
         ),
         "epoch 2/3: loss 0.5000 cosine 0.2500, 60.0 s, 123 segments/s, about 55 s left",
@@ -91,6 +92,24 @@ def test_a_long_epoch_is_heard_of_in_a_log_file(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_behind_a_bar_the_log_hears_of_a_long_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    clock, log = Clock(), list[str]()
+    with copied(log.append), Display(total=100, done=0, epochs=1, line_every_s=300.0, clock=clock) as display:
+        for step in range(1, 8):
+            clock.now = 100.0 * step
+            display.step(progress(step))
+        display.epoch(dict(EPOCH), best=False)
+    assert [line.partition(",")[0] for line in log] == [
+        "epoch 1/1: step 3/100",
+        "epoch 1/1: step 6/100",
+        "epoch 1/1: loss 0.5000 cosine 0.2500",
+    ]
+    assert capsys.readouterr().out == f"{log[-1]}\n"
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -106,6 +125,6 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     shown = terminal.getvalue()
     assert "step 10/100" in shown
     assert "epoch 3/5 |" in shown
-    assert "| 51 %, step 51/100, 00:00 left, loss 0.5000 cosine 0.2500 held out 0.1250" in shown
+    assert "| 51 %, step 51/100, 00:00 left, loss 0.5000 cosine 0.2500 validation 0.1250" in shown
     assert "nan" not in shown
     assert capsys.readouterr().out == ""

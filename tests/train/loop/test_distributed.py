@@ -48,7 +48,7 @@ def train(library: Library, config: Config, name: str, processes: int) -> list[d
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("best held-out cosine") == 1  # one process speaks
+    assert done.stdout.count("best validation cosine") == 1  # one process speaks
     lines = (library.root / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 

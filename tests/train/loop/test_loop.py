@@ -259,13 +259,13 @@ def test_rows_without_vector_or_features_are_left_out_and_counted(library: Libra
         store.update_tracks([5], state=[State.FAILED], error=["wrong length"])
         store.update_tracks([6], state=[State.GONE])
     with open_trainer(library.config()) as trainer:
-        chosen = {*trainer.run.selection.training_rows.tolist(), *trainer.run.selection.held_out_rows.tolist()}
+        chosen = {*trainer.run.selection.training_rows.tolist(), *trainer.run.selection.validation_rows.tolist()}
         assert chosen == set(range(16)) - {1, 2, 3, 5}
         text = "\n".join(describe(trainer))
-    assert "left out  1 failed, 2 without features, 1 without a teacher vector" in text
+    assert "left out    1 failed, 2 without features, 1 without a teacher vector" in text
     split = json.loads((trainer.run.path / "split.json").read_text())
-    assert split["training_tracks"] + split["held_out_tracks"] == 12
-    assert split["held_out_artists"] == [f"artist {n:03}" for n in (0, 8, 12)]
+    assert split["training_tracks"] + split["validation_tracks"] == 12
+    assert split["validation_artists"] == [f"artist {n:03}" for n in (0, 8, 12)]
 
 
 def test_a_shard_that_is_gone_is_left_out_named_and_counted(library: Library, caplog: pytest.LogCaptureFixture) -> None:
@@ -282,9 +282,11 @@ def test_a_shard_that_is_gone_is_left_out_named_and_counted(library: Library, ca
     [
         ([], [], {}, r"no track to train on \(it has no tracks\); run `student-clap ingest`"),
         ([1.0], ["a"], {}, r"training side .* is empty .* at least two artists"),
-        ([1.0] * 3, ["", " ", ""], {}, r"held-out side .* 3 of the tracks without an artist's name"),
-        ([1.0] * 3, ["a", "b", "c"], {"fold": 3}, r"held-out side .* fewer split.folds, at most 3"),
-        ([1.0] * 2, ["a", "b"], {"method": "hash", "folds": 1000}, r"held-out side .*`--set split.method=sorted"),
+        ([1.0] * 3, ["", " ", ""], {}, r"validation side .* 3 of the tracks without an artist's name"),
+        ([1.0] * 3, ["a", "b", "c"], {"fold": 3}, r"validation side .* fewer split.folds, at most 3"),
+        ([1.0] * 2, ["a", "b"], {"test_folds": [2]}, r"test side .*fold 0 of 4, test folds 2; .* at least three"),
+        ([1.0] * 3, ["a", "b", "c"], {"test_folds": [3]}, r"test side .* or another split.fold and split.test_folds"),
+        ([1.0] * 2, ["a", "b"], {"method": "hash", "folds": 1000}, r"validation side .*`--set split.method=sorted"),
     ],
 )
 def test_a_split_with_an_empty_side_is_refused_with_the_remedy(

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from student_clap.config.schema import LossConfig
+from student_clap.store import FeatureStore
+from student_clap.store.layout.segments import segment_count
 from student_clap.train.loop.loss import Targets
-from student_clap.train.loop.reference_vectors import build_loss, read_text_vectors
+from student_clap.train.loop.reference_vectors import build_loss, read_text_vectors, sample_segments
 from student_clap.train.loop.session import open_display, open_stream, open_trainer
 
 if TYPE_CHECKING:
@@ -65,6 +67,53 @@ def test_the_bank_is_of_training_rows_alone_and_no_larger_than_asked() -> None:
     student = torch.from_numpy(teacher[:2])
     losses, _ = loss_function(student, Targets(student, torch.zeros(2, 512), torch.eye(2)))
     torch.testing.assert_close(losses, torch.zeros(2))
+
+
+def test_a_bank_of_segments_has_as_many_of_each_training_track(library: Library) -> None:
+    rng = np.random.default_rng(0)
+    with FeatureStore.open(library.store_path, "r+") as store:
+        lengths = store.features(library.recipe).n_samples().tolist()
+        counts = {row: segment_count(n, library.recipe) for row, n in enumerate(lengths)}
+        vectors = {row: rng.normal(size=(n, 512)) for row, n in counts.items()}
+        unit = {row: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16) for row, v in vectors.items()}
+        store.write_segment_teacher(list(unit), list(unit.values()))
+        segments = store.segment_vectors()
+        rows = np.array([3, 8, 12, 13])
+        bank = sample_segments(segments, rows, 8, seed=0)
+        assert bank is not None
+        of_each = {row: min(2, counts[row]) for row in rows.tolist()}
+        assert len(bank) == sum(of_each.values())
+        begin = 0
+        for row, n in of_each.items():
+            cosines = bank[begin : begin + n] @ unit[row].astype(np.float32).T
+            np.testing.assert_allclose(cosines.max(axis=1), 1, atol=1e-3)
+            assert len(set(cosines.argmax(axis=1).tolist())) == n  # none twice
+            begin += n
+        again = sample_segments(segments, rows, 8, seed=0)
+        assert again is not None
+        np.testing.assert_array_equal(bank, again)
+        store.write_segment_teacher([3, 8, 12, 13], [np.empty((0, 512), np.float16)] * 4)
+    assert sample_segments(FeatureStore.open(library.store_path).segment_vectors(), rows, 8, seed=0) is None
+
+
+@pytest.mark.parametrize("targets", ["segment", "track"])
+def test_a_run_takes_a_bank_of_segments(library: Library, targets: str) -> None:
+    """Where segments are not read the bank is of tracks."""
+    with FeatureStore.open(library.store_path, "r+") as store:
+        lengths = store.features(library.recipe).n_samples().tolist()
+        counts = [segment_count(n, library.recipe) for n in lengths]
+        vectors = [np.eye(1, 512, row, dtype=np.float16).repeat(n, 0) for row, n in enumerate(counts)]
+        store.write_segment_teacher(list(range(len(lengths))), vectors)
+    config = library.config(
+        loss={"targets": targets, "bank_of": "segments"}, training={"epochs": 1, "warmup_epochs": 0}
+    )
+    with (
+        open_trainer(config) as trainer,
+        open_stream(config, trainer) as stream,
+        open_display(trainer) as display,
+    ):
+        trainer.train(stream, display)
+    assert trainer.progress.epoch == 1
 
 
 def test_a_run_learns_from_texts(library: Library, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_run_of_one_stage() -> None:
 def test_a_run_that_no_longer_gets_better_is_stopped_early() -> None:
     plan = Plan(9, early_stopping_patience=2, monitor="overlap")
     assert plan.over(Reached(3, 2)) == ""
-    assert plan.over(Reached(4, 2)) == "no better held-out overlap in 2 epochs, stopped early after epoch 4"
+    assert plan.over(Reached(4, 2)) == "no better validation overlap in 2 epochs, stopped early after epoch 4"
 
 
 def test_a_run_of_two_stages() -> None:

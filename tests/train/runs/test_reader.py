@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from student_clap.train.runs.directory import lock_run
-from student_clap.train.runs.reader import RunError, RunFolder
+from student_clap.train.runs.reader import HeldOutArtists, RunError, RunFolder
 
 DEADLINE_S = 60
 
@@ -54,11 +54,15 @@ def test_the_held_out_artists(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(RunError, match=r"no split\.json.*train first.*--run"):
         run.held_out_artists()
+    run.split.write_text(json.dumps({"validation_artists": ["a", "b", "a"], "test_artists": ["c"]}))
+    assert run.held_out_artists() == HeldOutArtists(frozenset("ab"), frozenset("c"))
+    assert run.held_out_artists().all == {"a", "b", "c"}
+    # As it was before there were test tracks.
     run.split.write_text(json.dumps({"held_out_artists": ["a", "b", "a"]}))
-    assert run.held_out_artists() == {"a", "b"}
-    for content in ("[]", "{}", '{"held_out_artists": "a"}'):
+    assert run.held_out_artists() == HeldOutArtists(frozenset("ab"))
+    for content in ("[]", "{}", '{"held_out_artists": "a"}', '{"validation_artists": [], "test_artists": 1}'):
         run.split.write_text(content)
-        with pytest.raises(RunError, match=r"split\.json has no held_out_artists; train the run again"):
+        with pytest.raises(RunError, match=r"split\.json has no validation_artists; train the run again"):
             run.held_out_artists()
     for damaged in (b"{", b"\xff\xfe\x00"):
         run.split.write_bytes(damaged)

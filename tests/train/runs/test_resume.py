@@ -56,3 +56,11 @@ def test_a_setting_that_the_run_did_not_have_yet_is_named() -> None:
     stored = settings(Config())
     del stored["augmentation"]["stretch"]
     assert changed_settings(stored, settings(Config())) == ["augmentation.stretch: the run has None, now it is 0.0"]
+
+
+def test_a_run_from_before_a_setting_came_goes_on_as_it_did() -> None:
+    stored = settings(Config())
+    del stored["loss"]["bank_of"]
+    assert changed_settings(stored, settings(Config())) == []
+    other = settings(Config.model_validate({"loss": {"bank_of": "segments"}}))
+    assert changed_settings(stored, other) == ["loss.bank_of: the run has 'tracks', now it is 'segments'"]

@@ -44,7 +44,7 @@ def train(run: Path, first: int, last: int) -> None:
 def test_every_metric_of_every_epoch_is_there(tmp_path: Path) -> None:
     train(tmp_path, 1, 5)
     found = scalars(tmp_path)
-    assert set(found) == {"run/step", "loss/train", "cosine/held_out", "run/seconds"}
+    assert set(found) == {"run/step", "loss/train", "cosine/validation", "run/seconds"}
     for name in ("step", "train_loss", "val_cosine", "seconds"):
         assert found[tag(name)] == [(e, pytest.approx(metrics(e)[name])) for e in range(1, 6)]
 
@@ -155,7 +155,7 @@ def test_without_tensorboard_nothing_is_written_and_the_log_says_so_once(
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("train_loss", "loss/train"), ("val_mixed_recall_at_1", "mixed_recall_at_1/held_out"), ("lr", "run/lr")],
+    [("train_loss", "loss/train"), ("val_mixed_recall_at_1", "mixed_recall_at_1/validation"), ("lr", "run/lr")],
 )
 def test_both_sides_stand_together(name: str, shown: str) -> None:
     assert tag(name) == shown

@@ -55,7 +55,16 @@ def test_an_unknown_student_is_refused_with_the_names_that_there_are() -> None:
         ({"architecture": "hgnet-b1", "timm_pretrained": True}, ("hgnet-b1", "timm/NAME", "remove timm_pretrained")),
         (
             {"architecture": "timm/resnet18", "pretrained": Path("mn10.pt")},
-            ("timm/resnet18", "mobile-04, mobile-10, mobile-20", "remove pretrained"),
+            ("'mn10.pt'", "timm/resnet18", "mobile-04, mobile-10, mobile-20", "remove pretrained"),
+        ),
+        (
+            {"architecture": "timm/resnet18.a1_in1k", "pretrained": "timm/resnet50.a1_in1k"},
+            ("'timm/resnet50.a1_in1k'", "timm/resnet18.a1_in1k", "timm/NAME.TAG", "remove pretrained"),
+        ),
+        ({"architecture": "mobile-10", "timm_pretrained": True}, ("mobile-10", "timm/NAME", "remove timm_pretrained")),
+        (
+            {"architecture": "timm/resnet18", "pretrained": "timm/resnet18", "timm_pretrained": True},
+            ("both set", "remove timm_pretrained"),
         ),
     ],
 )

@@ -72,22 +72,32 @@ def test_without_timm_the_line_that_installs_it_is_given(monkeypatch: pytest.Mon
         build_student(SMALL, 128)
 
 
-def test_published_weights_are_taken_into_the_backbone_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"pretrained": "timm/test_efficientnet"}, "test_efficientnet"),
+        ({"pretrained": "timm/test_efficientnet.r160_in1k"}, "test_efficientnet.r160_in1k"),
+        ({"timm_pretrained": True}, "test_efficientnet"),  # the key's older name
+    ],
+)
+def test_published_weights_are_taken_into_the_backbone_alone(
+    keys: dict[str, Any], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[dict[str, Any]] = []
     create = timm.create_model
 
     def downloaded(name: str, **options: Any) -> Any:
-        asked.append(options)
+        asked.append({"name": name, **options})
         torch.manual_seed(99)
         return create(name, **{**options, "pretrained": False})
 
-    model = ModelConfig(architecture="timm/test_efficientnet", timm_pretrained=True)
+    model = ModelConfig.model_validate({"architecture": "timm/test_efficientnet", **keys})
     torch.manual_seed(0)
     student = build_student(model, 128)
     head = {k: v.clone() for k, v in student.head.state_dict().items()}
     monkeypatch.setattr(timm, "create_model", downloaded)
     load_pretrained(student, model, RECIPE)
-    assert [options["pretrained"] for options in asked] == [True]
+    assert [(options["name"], options["pretrained"]) for options in asked] == [(wanted, True)]
     expected = downloaded("test_efficientnet", features_only=True, in_chans=1, out_indices=(-1,)).state_dict()
     found = student.stem[1].net.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
@@ -96,17 +106,20 @@ def test_published_weights_are_taken_into_the_backbone_alone(monkeypatch: pytest
     assert len(asked) == 2
 
 
-def test_weights_that_cannot_be_downloaded_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keys", [{"pretrained": "timm/test_efficientnet"}, {"timm_pretrained": True}])
+def test_weights_that_cannot_be_downloaded_are_named_with_the_remedy(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*_: Any, **__: Any) -> Any:
         raise OSError("no route to huggingface.co")
 
-    model = ModelConfig(architecture="timm/test_efficientnet", timm_pretrained=True)
+    model = ModelConfig.model_validate({"architecture": "timm/test_efficientnet", **keys})
     student = build_student(model, 128)
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(click.ClickException) as caught:
         load_pretrained(student, model, RECIPE)
     assert "no route" in caught.value.message
-    assert "timm_pretrained" in caught.value.message
+    assert f"remove model.{next(iter(keys))}" in caught.value.message
 
 
 def test_a_run_trains_it_and_a_checkpoint_needs_no_network(make: Callable[..., Library]) -> None:

@@ -302,6 +302,47 @@ def test_a_track_that_the_teacher_gives_nothing_for_is_its_own_failure(tmp_path,
         assert store.features(RECIPE).n_samples()[1] == 490_000
 
 
+# In a process that has this on its PYTHONPATH: the third file of vectors, and all that follow, meet a full disk.
+FULL_DISK = """
+import errno, os, sys
+
+rows = set()
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and arguments[2] & os.O_CREAT:
+        path = os.fspath(arguments[0])
+        if "/vectors/c/" in path:
+            rows.add(path.split("/vectors/c/")[1].split("/")[0])
+            if len(rows) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+sys.addaudithook(hook)
+"""
+
+
+def test_a_full_disk_ends_the_run_and_fails_no_track(tmp_path, write_audio, model):
+    files = [write_audio(f"{n}.wav", 11.0, seed=n) for n in range(5)]
+    make_store(tmp_path / "run", files)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(FULL_DISK)
+    python_path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options = ("--workers", "1", "--teacher", str(model), "--set", "featurize.tracks_per_task=1")
+    refused = subprocess.run(
+        [COMMAND, "featurize", *options], cwd=tmp_path / "run", capture_output=True, text=True, timeout=300,
+        check=False, env={**os.environ, "PYTHONPATH": python_path},
+    )  # fmt: skip
+    assert refused.returncode == 1, refused.stdout
+    assert refused.stderr.count("Error: ") == 1
+    assert "cannot be written: No space left on device" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "failed: " not in refused.stderr
+    assert "2 heard by the teacher" in refused.stdout
+    again = run(tmp_path / "run", *options)
+    assert again.returncode == 0, again.stderr
+    assert "3 heard by the teacher" in again.stdout
+    check(tmp_path / "run", model, files)
+
+
 @pytest.mark.parametrize("arguments", [("--provider", "cpu"), ("--teacher-hop", "2.5"), ("--again-teacher",)])
 def test_options_of_a_teacher_that_is_not_there_are_refused(tmp_path, arguments):
     make_store(tmp_path, [])

@@ -30,7 +30,7 @@ from student_clap.store import FeatureStore, row_blocks
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
-from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.errors import CorruptShardError, StoreError
 from student_clap.store.teachers import slug
 
 _EARLY = 20  # tracks after which a warning comes: who waits for the end has paid for all of them
@@ -156,7 +156,10 @@ class TeacherPass:
         for row in rows:
             cosine = self.cosines.get(row)
             if cosine is None:
-                mean = self._mean(row)
+                try:
+                    mean = self._mean(row)
+                except CorruptShardError:  # `store verify --deep` is asked for damage
+                    continue
                 cosine = float(self._stored(row) @ mean / (np.linalg.norm(mean) + NORM_GUARD))
             if np.isfinite(cosine):
                 found.append(cosine)
@@ -166,7 +169,7 @@ class TeacherPass:
         """[512] of the vectors of production's segments."""
         vectors = self.vectors.read(row)
         # Without the row's length: of a finer grid every n-th start is production's, and the tail.
-        step = 5 * SAMPLE_RATE // self.vectors.hop_samples
+        step = PRODUCTION.segment_hop_samples // self.vectors.hop_samples
         own = sorted({0, *range(0, len(vectors) - 1, step), len(vectors) - 1})
         mean: npt.NDArray[np.float64] = vectors[own].mean(axis=0, dtype=np.float64)
         return mean

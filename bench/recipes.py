@@ -1,9 +1,11 @@
 """Recipes raced on the corpus: the same tracks, steps and student; the loss, the targets and the augmentation differ.
 
+On a GPU: --set training.device=cuda, one run at a time (--parallel 1).
+
 Makes a store of the corpus with the teacher's vectors of segments by `student-clap ingest` and `featurize`, trains
 every recipe by `student-clap train`, one thread each, and takes the figures of the last epoch, so that no epoch is
-chosen by what it is judged by. Held out is the corpus' own yardstick: fold 0 of five by package. Runs that are complete
-are not made again.
+chosen by what it is judged by. Held out is the corpus' own yardstick: fold 0 of five by package, or what
+`--folds` names. Runs that are complete are not made again.
 Cost: four segments of the 147 training tracks take `tinyclap` eight to ten seconds of one core: three minutes for 20
 epochs, half an hour for 160.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -67,6 +70,7 @@ class Recipe:
 
 B4: dict[str, object] = {"training.batch_size": 4}
 B16: dict[str, object] = {"training.batch_size": 16}
+B32: dict[str, object] = {"training.batch_size": 32}
 RECIPES = (
     Recipe("track-original", TRACK | {"loss.preset": "original"}),
     Recipe("track-cosine", TRACK),
@@ -101,6 +105,10 @@ RECIPES = (
     Recipe("segment-bank-long", SEGMENT | BANK | {"training.epochs": 160}),
     Recipe("segment-bank-k2", SEGMENT | BANK | B16 | {"training.epochs": 132, "training.segments_per_track": 2}),
     Recipe("segment-bank-k2-long", SEGMENT | BANK | B16 | {"training.epochs": 320, "training.segments_per_track": 2}),
+    Recipe("segment-bank-of-segments", SEGMENT | BANK | {"loss.bank_of": "segments"}),
+    *(Recipe(f"segment-bank-{t}", SEGMENT | BANK | {"loss.bank_temperature": t}) for t in (0.05, 0.07, 0.2)),
+    *(Recipe(f"segment-bank-relational-{w}", SEGMENT | BANK | {"loss.relational": w}) for w in (0.05, 0.1, 0.2)),
+    Recipe("segment-bank-k2-b32", SEGMENT | BANK | B32 | {"training.epochs": 132, "training.segments_per_track": 2}),
     Recipe("track-original-long", TRACK | {"loss.preset": "original", "training.epochs": 60}),
     Recipe("track-rate-1e-4", TRACK | {"training.learning_rate": 1e-4}),
     # The students' race: the same steps over the same batches.
@@ -117,6 +125,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="[default: corpus]")
     parser.add_argument("--work", type=Path, default=Path("corpus/recipes"), metavar="DIR")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folds", type=int, nargs="+", default=[0], help="of five, held out in turn  [default: 0]")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each  [default: 2]")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for all recipes")
     parser.add_argument("--tag", default="", help="added to the runs' names where --set makes them others")
@@ -129,9 +138,9 @@ def main() -> int:
     prepare(work, options.corpus.resolve())
     wanted = [known[name] for name in options.names or known]
     extra = dict(item.split("=", 1) for item in options.set)
-    jobs = [(recipe, seed) for seed in options.seeds for recipe in wanted]
+    jobs = [(recipe, fold, seed) for seed in options.seeds for fold in options.folds for recipe in wanted]
     with ThreadPoolExecutor(options.parallel) as pool:
-        for _ in pool.map(lambda job: train(work, job[0], job[1], extra, options.tag), jobs):
+        for _ in pool.map(lambda job: train(work, *job, extra, options.tag), jobs):
             pass
     record = collect(work)
     write_text_atomically(RESULTS, json.dumps(record, indent=1) + "\n")
@@ -157,10 +166,10 @@ def prepare(work: Path, corpus: Path) -> None:
         (work / "made").touch()
 
 
-def train(work: Path, recipe: Recipe, seed: int, extra: dict[str, str], tag: str) -> None:
+def train(work: Path, recipe: Recipe, fold: int, seed: int, extra: dict[str, str], tag: str) -> None:
     """Train one run to its end."""
-    name = f"{recipe.name}{tag}-s{seed}"
-    settings = COMMON | recipe.settings | {"training.seed": seed} | extra
+    name = f"{recipe.name}{tag}{f'-f{fold}' if fold else ''}-s{seed}"
+    settings = COMMON | recipe.settings | {"training.seed": seed, "split.fold": fold} | extra
     # A file, not a pipe: a run outlives a race that is broken off.
     log = work / f"{name}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -179,13 +188,15 @@ def train(work: Path, recipe: Recipe, seed: int, extra: dict[str, str], tag: str
 
 
 def collect(work: Path) -> dict[str, Any]:
-    """The last epoch's figures of every complete run, by name without seed."""
+    """The last epoch's figures of every complete run, by recipe; its runs differ in seed, or in fold and seed."""
     found: dict[str, Any] = {}
     for row in read_runs(work / "runs"):
         if "-s" not in row.name or row.state != "finished":
             continue
         lines, training = row.history.epochs, row.section("training")
         name, _, seed = row.name.rpartition("-s")
+        if fold := re.fullmatch(r"(.*)-f(\d)", name):
+            name, seed = fold[1], f"{seed} of fold {fold[2]}"
         entry = found.setdefault(
             name, {"architecture": row.section("model")["architecture"], "epochs": lines[-1]["epoch"], "seeds": {}}
         )
@@ -197,9 +208,9 @@ def collect(work: Path) -> dict[str, Any]:
 
 
 def as_markdown(record: dict[str, Any]) -> str:
-    """The table of docs/log.md, the best centred cosine first; after a mean the deviation over seeds, if several."""
+    """The table of docs/log.md, the best centred cosine first; after a mean the deviation over its runs, if several."""
     lines = [
-        "| recipe | student | seeds | epochs x K | cos | centred | overlap@10 | nDCG@10 | cross R@1 | train cos |",
+        "| recipe | student | runs | epochs x K | cos | centred | overlap@10 | nDCG@10 | cross R@1 | train cos |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     rows = []

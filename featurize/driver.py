@@ -89,7 +89,7 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
                 error, stopped_by = failure, "the cluster's failure"
             except StoreError as failure:
                 error, stopped_by = failure, "the store's failure"
-            if teacher is not None and error is None:
+            if teacher is not None and error is None and not exit_code:
                 for line in teacher.lines():
                     echo(line)
         closing = closing_line(found, totals, store.features(recipe), fetch, stopped_by, teacher)
@@ -182,8 +182,8 @@ def run(
         learnt = [o for o in waiting if o.n_samples != NOT_MADE]
         if learnt:
             features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
-        if teacher is not None:
-            teacher.record(waiting)
+        if teacher is not None and (warning := teacher.record(waiting)):
+            say(f"warning: {warning}")
         for outcome in waiting:
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)

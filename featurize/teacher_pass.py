@@ -25,14 +25,15 @@ from student_clap.featurize.onnx.providers import CPU, chosen
 from student_clap.featurize.onnx.segments import NORM_GUARD
 from student_clap.featurize.plan import Heard, Plan
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
-from student_clap.featurize.teacher.verdict import describe, verdict
+from student_clap.featurize.teacher.verdict import MOST, SAME, describe, verdict
 from student_clap.store import FeatureStore, row_blocks
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
-from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.errors import CorruptShardError, StoreError
 from student_clap.store.teachers import slug
 
+_EARLY = 20  # tracks after which a warning comes: who waits for the end has paid for all of them
 _MOST_COMPARED = 2000  # tracks, spread over the library
 _BLOCK_ROWS = 1024
 
@@ -52,6 +53,7 @@ class TeacherPass:
     wall_s: float = 0.0  # of the workers, over all segments
     failed: int = 0
     cosines: dict[int, float] = field(default_factory=dict)  # row -> to the vector that it had before
+    _warned: bool = False
     _block: tuple[int, npt.NDArray[np.float32]] = field(default_factory=lambda: (-1, np.empty((0, 0), np.float32)))
 
     @property
@@ -64,8 +66,11 @@ class TeacherPass:
         if renewed:
             self.vectors.commit(renewed, [0] * len(renewed))
 
-    def record(self, outcomes: Sequence[Outcome]) -> None:
+    def record(self, outcomes: Sequence[Outcome]) -> str:
         """Record what the teacher made of tracks: their own vectors where they have none, then those of the segments.
+
+        Returns:
+            A warning where the first tracks show that the store's vectors are not this teacher's, else "".
 
         Raises:
             CorruptColumnError: a chunk of a column is damaged.
@@ -78,7 +83,7 @@ class TeacherPass:
                 if outcome.taught.n_segments:
                     good.append((outcome.row, outcome.taught))
         if not good:
-            return
+            return ""
         given = [(row, taught.track) for row, taught in good if row in self.lacking and taught.track is not None]
         if given:
             self.store.write_teacher([row for row, _ in given], np.stack([vector for _, vector in given]))
@@ -89,6 +94,16 @@ class TeacherPass:
         self.taught += len(good)
         self.segments += sum(taught.n_segments for _, taught in good)
         self.wall_s += sum(taught.wall_s for _, taught in good)
+        if self._warned or len(self.cosines) < _EARLY:
+            return ""
+        self._warned = True
+        first = np.array(list(self.cosines.values()))
+        if np.mean(first >= SAME) >= MOST:
+            return ""
+        return (
+            f"the vectors that the store has are not as this teacher's, by the first {len(first)} tracks:"
+            f" {verdict({self.hop_samples: first})} `student-clap featurize --probe 20` tries its other inputs too"
+        )
 
     def _stored(self, row: int) -> npt.NDArray[np.float32]:
         """[512] the vector of `row` as it was before this run; NaN where it had none."""
@@ -141,7 +156,10 @@ class TeacherPass:
         for row in rows:
             cosine = self.cosines.get(row)
             if cosine is None:
-                mean = self._mean(row)
+                try:
+                    mean = self._mean(row)
+                except CorruptShardError:  # `store verify --deep` is asked for damage
+                    continue
                 cosine = float(self._stored(row) @ mean / (np.linalg.norm(mean) + NORM_GUARD))
             if np.isfinite(cosine):
                 found.append(cosine)
@@ -151,7 +169,7 @@ class TeacherPass:
         """[512] of the vectors of production's segments."""
         vectors = self.vectors.read(row)
         # Without the row's length: of a finer grid every n-th start is production's, and the tail.
-        step = 5 * SAMPLE_RATE // self.vectors.hop_samples
+        step = PRODUCTION.segment_hop_samples // self.vectors.hop_samples
         own = sorted({0, *range(0, len(vectors) - 1, step), len(vectors) - 1})
         mean: npt.NDArray[np.float64] = vectors[own].mean(axis=0, dtype=np.float64)
         return mean

@@ -346,8 +346,9 @@ class FeatureStore(SegmentStore):
 
     def withdraw_given_vectors(self) -> None:
         """Take away the vectors that `write_teacher` wrote. Raises CorruptColumnError, StoreError."""
-        rows = np.flatnonzero(self.given_vectors()).tolist()
-        self.update_tracks(rows, teacher=np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
+        rows = np.flatnonzero(self.given_vectors())
+        update_column(array(self._root, "teacher"), rows, np.full((len(rows), EMBEDDING_DIM), np.nan, np.float32))
+        mark_given(self._storage, self._root, self.n_tracks, rows, by_us=False)
 
     # --- features
 
@@ -444,7 +445,8 @@ class FeatureStore(SegmentStore):
         columns = self._columns()
         segment_sets.sweep_unfinished(self._storage)
         taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
-        groups += [segment_sets.GROUP, *taught] if taught else []
+        groups += [segment_sets.GROUP] if segment_sets.GROUP in self._storage.folders() else []
+        groups += taught
         chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]
         sharded = self._sharded()
         for name in ("features", *groups, *chunks, *sharded):

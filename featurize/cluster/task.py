@@ -121,8 +121,8 @@ def _make(site: Site, job: Job) -> Outcome:
             outcome = replace(outcome, taught=_teach(site, site.teaching, job, samples))
     except (OSError, StoreError) as error:
         cause = error.__cause__ if isinstance(error, StoreError) else error
-        if cause is None and _tools.cache_info().currsize:
-            raise  # nothing refused to write: the strip itself is wrong
+        if cause is None and (_tools.cache_info().currsize or _segment_writer.cache_info().currsize):
+            raise  # nothing refused to write: the strip, or the vectors, are wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
     return replace(outcome, cpu_s=time.process_time() - begin)
 

@@ -92,7 +92,7 @@ def try_teacher(teaching: Teaching) -> Trial:
         begin = time.perf_counter()
         for _ in range(_TRIAL_SEGMENTS):
             teacher.embed(noise)
-    except (OSError, NoVectorError, TeacherError) as error:
+    except (NoVectorError, TeacherError) as error:
         text = error.message if isinstance(error, TeacherError) else str(error)
         return Trial(f"the teacher cannot be used: {one_line(text, 400)}")
     return Trial("", teacher.provider, (time.perf_counter() - begin) / _TRIAL_SEGMENTS)

@@ -123,15 +123,15 @@ class WorkerPool:
                 self._teacher[address] = report.teacher
 
     def teacher_cost(self, n_segments: int) -> str:
-        """The time that healthy workers take for so many segments of the teacher's, in words.
+        """The time that the workers take for so many segments of the teacher's, in words.
 
-        The time of a segment was measured by their preflight checks.
+        The time of a segment was measured by preflight checks; workers that are still being checked are counted in.
         """
         heard = [trial for address, trial in self._teacher.items() if address in self.healthy]
         if not heard:
             return ""
         second = statistics.median(trial.seconds for trial in heard)
-        threads = sum(self.healthy.values())
+        threads = sum(self.healthy.values()) + sum(n for _, n in self.preflights.values())
         where = " and ".join(sorted({trial.provider for trial in heard}))
         count = f"{n_segments:,}".replace(",", " ")
         on = "this worker" if threads == 1 else f"these {threads} workers"

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.presets import MEL_PRESETS
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM, AudioConfig
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.featurize.onnx.graph import Declaration, GraphValue, ModelError, external_data_names, read_graph
@@ -114,11 +115,18 @@ class Teacher:
 
     @property
     def digest(self) -> str:
-        """8 hex digits of the model's files and the mel's hop: another digest, other vectors. Reads the files."""
+        """8 hex digits of the model's files and the mel's hop: another digest, other vectors. Reads the files.
+
+        Raises:
+            TeacherError: one cannot be read.
+        """
         digest = hashlib.blake2b(str(self.hop_samples).encode(), digest_size=4)
-        for path in (self.path, *(self.path.parent / name for name in external_data_names(read_graph(self.path)))):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        try:
+            for path in (self.path, *(self.path.parent / name for name in external_data_names(read_graph(self.path)))):
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+        except (ModelError, OSError) as error:
+            raise TeacherError(f"{self.path} cannot be read: {reason(error)}") from error
         return digest.hexdigest()
 
     def other_hops(self) -> list[int]:

@@ -69,7 +69,7 @@ def run(folder: Path) -> driver.Totals:
     with FeatureStore.open(folder / "features.zarr", "r+") as store:
         teacher = None
         if (model := folder / "teacher.onnx").exists():
-            config = Config.model_validate({"teacher": {"model": model, "provider": "cpu"}})
+            config = Config.model_validate({"teacher": {"name": "test", "model": model, "provider": "cpu"}})
             teacher = open_pass(config, store, again=False)
         found = plan(store, store.features(recipe), folder, Selection(), teacher and teacher.heard)
         if found.jobs:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.storage import bucket as objects_module
@@ -76,6 +77,24 @@ def test_a_library_in_a_bucket_gives_the_batches_of_a_local_one(tmp_path, write_
     assert again.returncode == 0, again.stderr
     assert shard.read_bytes() == whole
     assert "no faults in 4 tracks" in run(there, tmp_path, "store verify", "--deep").stdout
+
+
+def test_a_teacher_writes_into_a_bucket_what_it_writes_into_a_directory(tmp_path, write_audio, bucket):
+    files = [write_audio(f"{n}.wav", seconds, seed=n) for n, seconds in enumerate(LENGTHS_S)]
+    model = write_mel_teacher(tmp_path / "teacher.onnx", "clap")
+    read = []
+    for where in (str(tmp_path / "features.zarr"), f"s3://{bucket}/features.zarr"):
+        with FeatureStore.create(where, "unknown") as store:
+            store.append_tracks([Track("d", f"t{n}", audio=str(f), state=State.FETCHED) for n, f in enumerate(files)])
+        made = run(where, tmp_path, "featurize", "--workers", "2", "--teacher", str(model))
+        assert made.returncode == 0, made.stderr
+        assert "4 heard by the teacher" in made.stdout
+        assert "4 heard already" in run(where, tmp_path, "featurize", "--teacher", str(model)).stdout
+        store = FeatureStore.open(where)
+        read.append([store.teacher(), *(store.segment_vectors().read(row) for row in range(4))])
+        assert store.given_vectors().all()
+    for here, there in zip(*read, strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 def test_a_store_out_of_reach_ends_the_training_and_blames_no_track(bucket, monkeypatch):

@@ -21,7 +21,10 @@ from loopback.stages import configure
 from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.cluster.task import Outcome, Taught
+from student_clap.featurize.cluster.teaching import Teaching
 from student_clap.featurize.teacher.model import Teacher
+from student_clap.featurize.teacher_pass import TeacherPass
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.segments import grid_starts
 
@@ -299,9 +302,78 @@ def test_a_track_that_the_teacher_gives_nothing_for_is_its_own_failure(tmp_path,
         assert store.features(RECIPE).n_samples()[1] == 490_000
 
 
+# In a process that has this on its PYTHONPATH: the third file of vectors, and all that follow, meet a full disk.
+FULL_DISK = """
+import errno, os, sys
+
+rows = set()
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and arguments[2] & os.O_CREAT:
+        path = os.fspath(arguments[0])
+        if "/vectors/c/" in path:
+            rows.add(path.split("/vectors/c/")[1].split("/")[0])
+            if len(rows) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+sys.addaudithook(hook)
+"""
+
+
+def test_a_full_disk_ends_the_run_and_fails_no_track(tmp_path, write_audio, model):
+    files = [write_audio(f"{n}.wav", 11.0, seed=n) for n in range(5)]
+    make_store(tmp_path / "run", files)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(FULL_DISK)
+    python_path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options = ("--workers", "1", "--teacher", str(model), "--set", "featurize.tracks_per_task=1")
+    refused = subprocess.run(
+        [COMMAND, "featurize", *options], cwd=tmp_path / "run", capture_output=True, text=True, timeout=300,
+        check=False, env={**os.environ, "PYTHONPATH": python_path},
+    )  # fmt: skip
+    assert refused.returncode == 1, refused.stdout
+    assert refused.stderr.count("Error: ") == 1
+    assert "cannot be written: No space left on device" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "failed: " not in refused.stderr
+    assert "2 heard by the teacher" in refused.stdout
+    again = run(tmp_path / "run", *options)
+    assert again.returncode == 0, again.stderr
+    assert "3 heard by the teacher" in again.stdout
+    check(tmp_path / "run", model, files)
+
+
 @pytest.mark.parametrize("arguments", [("--provider", "cpu"), ("--teacher-hop", "2.5"), ("--again-teacher",)])
 def test_options_of_a_teacher_that_is_not_there_are_refused(tmp_path, arguments):
     make_store(tmp_path, [])
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert f"{arguments[0]} is about the teacher; name its model with --teacher ONNX" in done.stderr
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_vectors_of_another_model_are_told_after_the_first_tracks(tmp_path, same):
+    rng = np.random.default_rng(0)
+    units = rng.standard_normal((2, 30, 512))
+    stored, other = (units / np.linalg.norm(units, axis=2, keepdims=True)).astype(np.float32)
+    with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
+        store.append_tracks([Track("d", str(n), teacher=vector) for n, vector in enumerate(stored)])
+        vectors = store.add_segment_set("t", hop_samples=240_000, model="0")
+        teaching = Teaching("t.onnx", "0", "t", None, 240_000, "cpu", 1)
+        teacher = TeacherPass(store, vectors, teaching, 480, lacking=set())
+        told = []
+        for row in range(30):
+            heard_now = stored[row] if same else other[row]
+            vectors.write_chunk(row, heard_now[None].astype(np.float16))
+            taught = Taught(n_segments=1, track=heard_now, wall_s=0.5)
+            told.append(teacher.record([Outcome(row, 0, "", 0.0, taught=taught)]))
+        assert told[:19] == [""] * 19
+        assert told[20:] == [""] * 10
+        assert told[19] == "" if same else "by the first 20 tracks: another model made the vectors" in told[19]
+        assert vectors.counts().tolist() == [1] * 30
+        np.testing.assert_array_equal(store.teacher(), stored)
+        closing = "\n".join(teacher.lines())
+        assert ("the same model made the vectors" if same else "another model made the vectors") in closing
+        # A later run, which hears nothing, says the same from what is stored.
+        again = TeacherPass(store, vectors, teaching, 480, lacking=set())
+        assert "\n".join(again.lines()).partition("verdict")[2] == closing.partition("verdict")[2]

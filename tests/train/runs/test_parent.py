@@ -80,7 +80,7 @@ def test_a_grown_library_another_rate_and_another_loss_go_on_from_the_weights(
         assert same(dict(trainer.student.state_dict()), old)  # the bands' statistics too
         assert trainer.progress.step == 0
         assert trainer.learner.optimizer.state_dict()["state"] == {}
-        assert f"parent    {parent.run.best.resolve()}, epoch 1 of old" in describe(trainer)
+        assert f"parent      {parent.run.best.resolve()}, epoch 1 of old" in describe(trainer)
     new = train(config, "new", "old")
     assert torch.equal(new.student.mel_mean, parent.student.mel_mean)
     assert not same(dict(new.student.state_dict()), old)

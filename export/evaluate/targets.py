@@ -46,6 +46,7 @@ class Target:
     answer: Answer
     unit: str = ""
     published: float | None = None  # for DCLAP
+    nearest: int | None = None  # how many neighbours are asked of each track; with fewer it is not answered
     against: float | None = None  # of the model that the student is compared with
 
     @property
@@ -68,11 +69,11 @@ def targets(record: Mapping[str, Any]) -> list[Target]:
     return [
         _target(record, "mean_cosine", "Mean cosine", ORIGINAL, COSINE, mean),
         _target(record, "median_cosine", "Median cosine", ORIGINAL, COSINE, median),
-        _target(record, "retrieval", "Retrieval within 5 %, nDCG@10", ORIGINAL, WITHIN, _mean("ndcg@10")),
+        _target(record, "retrieval", "Retrieval within 5 %, nDCG@10", ORIGINAL, WITHIN, _mean("ndcg@10"), nearest=10),
         _size(record),
         _speed(record),
         _target(record, "same_cosine", "Median cosine", SOUNDSPAN, SAME_COSINE, median, DCLAP_COSINE),
-        _target(record, "same_overlap", "Overlap@5", SOUNDSPAN, SAME_OVERLAP, overlap, DCLAP_OVERLAP),
+        _target(record, "same_overlap", "Overlap@5", SOUNDSPAN, SAME_OVERLAP, overlap, DCLAP_OVERLAP, 5),
     ]
 
 
@@ -90,9 +91,11 @@ def _target(
     needed: float,
     find: Callable[[Mapping[str, Any], Mapping[str, Any]], _Found],
     published: float | None = None,
+    nearest: int | None = None,
 ) -> Target:
     value, bounds = find(record["student"], record["intervals"])
-    answer: Answer = "unknown" if value is None else answer_of(value, bounds, needed)
+    too_few = nearest is not None and record["neighbours"].get(f"@{nearest}", nearest) < nearest
+    answer: Answer = "unknown" if value is None or too_few else answer_of(value, bounds, needed)
     other = record["against"]
     against = None if other is None else find(other, other["intervals"])[0]
     return Target(
@@ -104,6 +107,7 @@ def _target(
         interval=bounds,
         answer=answer,
         published=published,
+        nearest=nearest,
         against=against,
     )
 

@@ -26,17 +26,24 @@ class FigureRow:
 
 def all_figures(record: dict[str, Any]) -> list[FigureRow]:
     """Every figure over tracks, as `FIGURES` lists them."""
-    return [_figure_row(record, figure, row) for figure in FIGURES for row in figure.rows]
+    return _once([_figure_row(record, figure, row) for figure in FIGURES for row in figure.rows])
 
 
 def terminal_figures(record: dict[str, Any]) -> list[FigureRow]:
     """Those that a terminal shows."""
-    return [
-        _figure_row(record, figure, row)
-        for figure in FIGURES
-        for row in figure.rows
-        if figure.key in _ON_A_TERMINAL and row.part in ("", "mean", "median")
-    ]
+    return _once(
+        [
+            _figure_row(record, figure, row)
+            for figure in FIGURES
+            for row in figure.rows
+            if figure.key in _ON_A_TERMINAL and row.part in ("", "mean", "median")
+        ]
+    )
+
+
+def _once(rows: list[FigureRow]) -> list[FigureRow]:
+    """Few tracks have fewer neighbours than are asked for: @5 and @10 are then one figure."""
+    return list({row.name: row for row in reversed(rows)}.values())[::-1]
 
 
 @dataclass(frozen=True)

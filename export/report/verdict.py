@@ -269,9 +269,9 @@ def _stands(record: dict[str, Any], target: Target) -> str:
         return f"{name}, {target.bound} asked: {SAID[target.answer]}"
     digits = 3 if target.interval is not None else 1
     said = f"{name} {figure_text(target.value, digits)}{target.unit}{_interval(target.interval)}, {target.bound} asked"
-    used = record["neighbours"].get("@5", 5)
-    if target.key == "same_overlap" and used < 5:
-        said += f" ({used} of the 5 nearest count with so few tracks)"
+    used = record["neighbours"].get(f"@{target.nearest}", target.nearest)
+    if target.nearest is not None and used < target.nearest:
+        said += f" ({used} of the {target.nearest} nearest count with so few tracks)"
     return f"{said}: {SAID[target.answer]}"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from student_clap.export.evaluate.baselines import key_figures
 from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, track_scores
 from student_clap.export.evaluate.judgement import Library, judge
-from student_clap.export.report.tables import all_figures
+from student_clap.export.report.tables import all_figures, terminal_figures
 
 from .made_up import RATE, tracks, unit
 
@@ -42,3 +42,12 @@ def test_every_figure_is_recorded_given_an_interval_and_shown() -> None:
     assert means["Squared error, mean"] == 1000 * record["student"]["mse"]
     assert [figure.key for figure in key_figures(record)] == [figure.key for figure in KEY_FIGURES]
     assert not any("{" in row.name + row.meaning for row in rows)
+
+
+def test_a_figure_of_more_neighbours_than_there_are_is_shown_once() -> None:
+    student, teacher, _ = tracks(6, 0.02)
+    library = Library(student, teacher, ["a", "b", "c"] * 2, np.full(6, 30 * RATE), teacher[:3], RATE, 600 * RATE)
+    for shown in (all_figures, terminal_figures):
+        names = [row.name for row in shown(judge(library).sections)]
+        assert names.count("Neighbour overlap@2") == 1
+        assert len(set(names)) == len(names)

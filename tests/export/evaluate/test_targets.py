@@ -25,6 +25,7 @@ def record_of(**student: float) -> dict[str, Any]:
     return {
         "student": {**figures, **student},
         "intervals": intervals,
+        "neighbours": {"@5": 5, "@10": 10},
         "model": {"bytes": 2_900_000},
         "against": None,
         "speed": None,
@@ -68,6 +69,15 @@ def test_a_single_track_leaves_what_it_cannot_tell_unanswered() -> None:
     answers = {target.key: target.answer for target in targets({**alone, "intervals": {}})}
     assert answers["retrieval"] == answers["same_overlap"] == "unknown"
     assert answers["mean_cosine"] == "yes"
+
+
+def test_targets_of_more_neighbours_than_there_are_tracks_for_stay_unanswered() -> None:
+    few = {**record_of(), "neighbours": {"@5": 4, "@10": 4}}
+    answers = {target.key: target.answer for target in targets(few)}
+    assert answers["retrieval"] == answers["same_overlap"] == "unknown"
+    enough = {**record_of(), "neighbours": {"@5": 5, "@10": 9}}
+    answers = {target.key: target.answer for target in targets(enough)}
+    assert (answers["retrieval"], answers["same_overlap"]) == ("unknown", "no")
 
 
 def test_only_the_teachers_own_file_tells_the_speed() -> None:

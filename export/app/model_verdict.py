@@ -3,7 +3,8 @@
 `student-clap evaluate` writes metrics.json with the SHA-256 of the file that it judged. A model's evaluation is the
 newest metrics.json in a folder `evaluation*` next to the model that is about these very bytes, so that several forms of
 a student in one run directory may each have their own. One on test tracks, by which nothing was chosen, counts before
-any on validation tracks.
+any on validation tracks. A file that was taken elsewhere carries the verdict of its training, which counts where there
+is no evaluation.
 Cost: the model is read once.
 """
 
@@ -24,10 +25,12 @@ from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.record import side_of
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
+from student_clap.export.model.trained_verdict import read_verdict
 from student_clap.featurize.onnx.graph import ModelError
 from student_clap.train.runs.reader import EVALUATION, EVALUATION_RECORD
 
 _UNKNOWN = "How much an index of old and new vectors loses is not known"
+_TRAIN_BETTER = "train longer, on more tracks or with another recipe"
 _OWN_NAME = "student.onnx"  # whose evaluation lies in the folder without a suffix
 
 
@@ -77,7 +80,13 @@ def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:
     Raises:
         UnprovenModelError: it was not evaluated, or does not beat both baselines; not where `anyway` is set.
     """
-    if evaluated.record is None:
+    trained = None if evaluated.record is not None else read_verdict(_metadata(model))
+    if trained is not None:
+        if trained.beats_baselines:
+            return ""
+        fault = f"{model} did not beat both baselines on the validation tracks of its training: {trained.figures}"
+        remedy = _TRAIN_BETTER
+    elif evaluated.record is None:
         fault = f"{model} was not evaluated: {evaluated.why_not}"
         remedy = f"`{_evaluate_command(model)}` judges it"
     else:
@@ -86,7 +95,7 @@ def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:
             return ""
         tracks = f"{evaluated.record['n_tracks']} {side_of(evaluated.record)} tracks"
         fault = f"{model} does not beat both baselines on {tracks}: {conclusion.figures}"
-        remedy = "train longer, on more tracks or with another recipe"
+        remedy = _TRAIN_BETTER
     if anyway:
         return one_line(fault, limit=1000)
     raise UnprovenModelError(

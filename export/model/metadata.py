@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from student_clap.export.model.trained_verdict import VERDICT, verdict_entry
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def metadata_of(
         "checkpoint": checkpoint,
         "validation_cosine": f"{info.val_cosine:.6f}" if math.isfinite(info.val_cosine) else "",
         "validation_metrics": json.dumps(validation) if validation else "",
+        VERDICT: verdict_entry(validation),
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(exclude={"pretrained"}),
         "parameters": str(n_parameters),

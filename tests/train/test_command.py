@@ -182,6 +182,7 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     assert [m["step"] for m in metrics] == [3, 6, 9, 12]
     keys = {"epoch", "step", "train_loss", "train_cosine", "lr", *MEASURED}
     keys |= {"val_loss", "val_cosine", "val_centred", "val_overlap", "val_mixed_recall_at_1", "val_ndcg"}
+    keys |= {"val_mean_vector_cosine", "val_shuffled_cosine", "val_shuffled_centred"}
     assert all(m.keys() == keys for m in metrics)
 
     student, info = load_student(directory / "best.pt")

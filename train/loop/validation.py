@@ -21,7 +21,15 @@ from student_clap.train.data.selection import TrackTable
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.loss import Loss, Pairs, Targets
-from student_clap.train.loop.metrics import centred_cosines, clipped_k, ndcg, neighbour_overlap, retrieval
+from student_clap.train.loop.metrics import (
+    centred_cosines,
+    clipped_k,
+    cosines,
+    derangement,
+    ndcg,
+    neighbour_overlap,
+    retrieval,
+)
 from student_clap.train.loop.step import embed, joined, pairs_elsewhere
 from student_clap.train.students.student import Student
 
@@ -40,6 +48,10 @@ class Validation:
     overlap: float | None  # of the nearest neighbours; None where there is one track
     mixed_recall_at_1: float  # a track's teacher vector is the nearest to the student's
     ndcg: float | None = None  # of the neighbours' ranking; None where no track has a neighbour
+    # Baselines: the training tracks' mean vector for every track, and the student's vectors exchanged between tracks.
+    mean_vector_cosine: float | None = None
+    shuffled_cosine: float | None = None  # None where there is one track
+    shuffled_centred: float | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -51,6 +63,9 @@ class Validation:
             "val_overlap": self.overlap,
             "val_mixed_recall_at_1": self.mixed_recall_at_1,
             "val_ndcg": self.ndcg,
+            "val_mean_vector_cosine": self.mean_vector_cosine,
+            "val_shuffled_cosine": self.shuffled_cosine,
+            "val_shuffled_centred": self.shuffled_centred,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -153,6 +168,7 @@ class Validator:
         compared = sample_rows(np.arange(len(all_rows)), _MOST_COMPARED, 0)
         k = clipped_k(NEIGHBOURS, len(compared))
         gains = ndcg(student[compared], teacher[compared], k) if k else np.empty(0)
+        shuffled = student[derangement(len(student))] if len(student) > 1 else None
         return Validation(
             loss=float(np.concatenate([part[2] for part in parts]).mean()),
             cosine=float(cosine.mean()),
@@ -160,4 +176,9 @@ class Validator:
             overlap=float(neighbour_overlap(student[compared], teacher[compared], k).mean()) if k else None,
             mixed_recall_at_1=retrieval(student[compared], teacher[compared]).recall_at_1,
             ndcg=float(np.nanmean(gains)) if np.isfinite(gains).any() else None,
+            mean_vector_cosine=float(cosines(np.broadcast_to(self.centre, teacher.shape), teacher).mean()),
+            shuffled_cosine=None if shuffled is None else float(cosines(shuffled, teacher).mean()),
+            shuffled_centred=None
+            if shuffled is None
+            else float(centred_cosines(shuffled, teacher, self.centre).mean()),
         )

@@ -22,6 +22,8 @@ from student_clap.export.app.model_verdict import (
     find_evaluation,
     shared_index,
 )
+from student_clap.export.model.metadata import get_metadata, set_metadata
+from student_clap.export.model.trained_verdict import read_verdict, verdict_entry
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
 from ..conftest import Library
@@ -92,6 +94,49 @@ def test_what_was_not_evaluated_is_refused_with_the_command_that_judges_it(model
     write(record_of(model), model, folder.name)
     assert folder.parent == model.parent
     assert find_evaluation(model).record is not None
+
+
+@pytest.mark.parametrize(
+    ("cosine", "centred", "beats"), [(0.8, 0.5, True), (0.5, 0.5, False), (0.8, 0.05, False), (0.8, -0.1, False)]
+)
+def test_a_file_that_was_taken_elsewhere_carries_the_verdict_of_its_training(
+    model: Path, cosine: float, centred: float, beats: bool
+) -> None:
+    epoch = {
+        "epoch": 4,
+        "val_cosine": cosine,
+        "val_centred": centred,
+        "val_mean_vector_cosine": 0.511,
+        "val_shuffled_cosine": 0.3,
+        "val_shuffled_centred": 0.1,
+    }
+    graph = onnx.load(model)
+    stored = get_metadata(graph)
+    validation = {key.removeprefix("val_"): value for key, value in epoch.items() if key.startswith("val_")}
+    known = {"validation_metrics": json.dumps(validation), "beats_baselines": verdict_entry(validation)}
+    set_metadata(graph, stored | {METADATA_PREFIX + key: value for key, value in known.items()})
+    onnx.save(graph, model)
+    assert known["beats_baselines"] == ("yes" if beats else "no")
+    if beats:
+        assert check_worth(model, find_evaluation(model), anyway=False) == ""
+    else:
+        with pytest.raises(UnprovenModelError) as refused:
+            check_worth(model, find_evaluation(model), anyway=False)
+        assert f"cosine {cosine:.3f} (mean vector 0.511, shuffled 0.300)" in refused.value.message
+        assert "on the validation tracks of its training" in refused.value.message
+    # An evaluation of the file itself goes before it.
+    write(record_of(model, cosine=0.8 if not beats else 0.1), model)
+    if beats:
+        with pytest.raises(UnprovenModelError):
+            check_worth(model, find_evaluation(model), anyway=False)
+    else:
+        assert check_worth(model, find_evaluation(model), anyway=False) == ""
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"cosine": "x"}', '{"cosine": 0.9}', "{" * 10_000])
+def test_a_verdict_without_its_figures_is_none(damaged: str) -> None:
+    assert read_verdict({"beats_baselines": "yes", "validation_metrics": damaged}) is None
+    assert verdict_entry({"cosine": 0.9}) == ""
 
 
 def test_an_evaluation_of_other_bytes_or_a_damaged_one_is_none(model: Path) -> None:

@@ -1,7 +1,7 @@
 """The verdict that a student's file carries: whether its checkpoint beat both baselines on the validation tracks.
 
-Training measures it after every epoch, as `evaluate` does (`export.evaluate.baselines` says what the baselines are): its
-mean cosine, and that without the training tracks' mean vector, must be above those of the mean vector and of the
+Training measures it after every epoch, as `evaluate` does (the baselines: `export.evaluate.baselines`): its mean
+cosine, and that without the training tracks' mean vector, must be above those of the mean vector and of the
 student's own vectors exchanged between tracks.
 """
 

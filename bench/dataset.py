@@ -1,5 +1,7 @@
 """The public data sets beside the trainer's own stream: the same store, as many segments, delivered as decibels.
 
+A random segment of `SegmentDataset` is more often of a long track, whose strip costs more to read than a short one's.
+
 Every figure is a median of rounds that are interleaved; files are warm; what is delivered is [segment, 1, mel, frame]
 in the process that asks, as a training loop takes it. `--store` names a store of the corpus (`make corpus` makes one);
 nothing is written to it. Writes results/dataset.json.
@@ -64,6 +66,7 @@ def parts(subject: Subject, workers: list[int], seconds: float) -> dict[str, Par
     some: dict[str, Callable[[], StoreDataset]] = {}
     for form in ("mel_db", "codes"):
         how: dict[str, Any] = {"rows": subject.rows, "seed": SEED, "form": form, "recipe": subject.recipe}
+        how["segment_targets"] = False  # the stream of the benchmarks reads none
         some[f"TrackDataset, {form}"] = lambda how=how: TrackDataset(
             subject.path, segments_per_track=subject.segments, **how
         )

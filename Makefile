@@ -67,6 +67,7 @@ bench: $(READY)
 	$(BIN)/python bench/quantisation.py --corpus "$(CORPUS)" --model "$(CORPUS)/generation-b/runs/yardstick-fold-0/student.onnx"
 	$(BIN)/python bench/store.py --store "$(CORPUS)/generation-b/data/features.zarr"
 	$(BIN)/python bench/stream.py --store "$(CORPUS)/generation-b/data/features.zarr"
+	$(BIN)/python bench/dataset.py --store "$(CORPUS)/generation-b/data/features.zarr"
 	$(BIN)/python bench/students.py
 	$(BIN)/python bench/teachers.py
 	$(BIN)/python bench/embed.py --corpus "$(CORPUS)" --model "$(CORPUS)/generation-b/runs/yardstick-fold-0/student.onnx"

@@ -43,11 +43,26 @@ def dequantise_columns(
     """
     out = np.empty((len(index), len(codes), index.shape[1]), np.float32)
     for segment, columns in zip(out, index, strict=True):
-        # One segment at a time, so that it stays in the cache, and run by run of neighbouring columns: [mel, frame]
-        cuts = [0, *(np.flatnonzero(np.diff(columns) != 1) + 1).tolist(), len(columns)]
-        for begin, end in itertools.pairwise(cuts):
-            first = int(columns[begin])
-            segment[:, begin:end] = codes[:, first : first + end - begin]
+        # One segment at a time, so that it stays in the cache: [mel, frame]
+        _copy_columns(codes, columns, segment)
         segment *= np.float32(recipe.scale_db)
         segment += np.float32(recipe.offset_db)
     return out
+
+
+def take_columns(codes: npt.NDArray[np.uint8], index: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Columns of a strip as codes: [mel, frame] and [segment, frame] give [segment, mel, frame]."""
+    out = np.empty((len(index), len(codes), index.shape[1]), np.uint8)
+    for segment, columns in zip(out, index, strict=True):
+        _copy_columns(codes, columns, segment)
+    return out
+
+
+def _copy_columns(
+    codes: npt.NDArray[np.uint8], columns: npt.NDArray[np.int32], out: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+) -> None:
+    """Copy those columns to `out`, [mel, frame], run by run of neighbours."""
+    cuts = [0, *(np.flatnonzero(np.diff(columns) != 1) + 1).tolist(), len(columns)]
+    for begin, end in itertools.pairwise(cuts):
+        first = int(columns[begin])
+        out[:, begin:end] = codes[:, first : first + end - begin]

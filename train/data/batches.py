@@ -44,6 +44,8 @@ class BatchRequest:
     rows: tuple[int, ...]
     n_samples: tuple[int, ...]  # of each track
     epoch: int | None  # picks and changes the segments; None: all of them, as they are
+    # [track] these of production's segments, rising and without repetition, and no others; None: as the epoch says
+    segments: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Batch:
     # [segment, frame] int32, columns of `codes`; where strips are kept on the device, columns of those, and `~column`
     # stands for a column of `codes`
     index: Tensor
+    starts: npt.NDArray[np.int64]  # [segment] first sample of each in its track
     weights: Tensor  # [track, segment] float32; rows sum to 1
     segment_teacher: Tensor  # [segment, 512] float32; zeros where the teacher's vector of the segment is not known
     random_numbers: Tensor  # [segment, N_RANDOM] float32 in [0, 1), for the changes of each segment
@@ -95,6 +98,7 @@ class _Track:
     strip: npt.NDArray[np.uint8]  # [mel, frame], only the columns that are used
     index: npt.NDArray[np.int32]  # [segment, frame] columns of the strip, or of the strips on the device
     resident: bool  # whether it is the latter
+    starts: npt.NDArray[np.int64]  # [segment] first sample
     shares: npt.NDArray[np.float32]  # [segment] of the mean
     teacher: npt.NDArray[np.float32]  # [segment, 512]
     random_numbers: npt.NDArray[np.float32]  # [segment, N_RANDOM]
@@ -144,16 +148,17 @@ class TrackReader:
         """Read the tracks of `request`, in its order."""
         opened = self._open()
 
-        def attempt(wanted: tuple[int, int]) -> _Track | str:
+        def attempt(wanted: tuple[int, int, tuple[int, ...] | None]) -> _Track | str:
             try:
-                return self._track(opened, *wanted, request.epoch)
+                return self._track(opened, request.epoch, *wanted)
             except (click.ClickException, OSError) as error:
                 if isinstance(error.__cause__, ConnectionError):
                     raise  # the store is out of reach; no track is to blame
                 return error.message if isinstance(error, click.ClickException) else str(error)
 
         # From a bucket, where an answer takes its time, several are asked for at once.
-        results = opened.storage.each(attempt, zip(request.rows, request.n_samples, strict=True))
+        segments = request.segments or (None,) * len(request.rows)
+        results = opened.storage.each(attempt, zip(request.rows, request.n_samples, segments, strict=True))
         found = list(zip(request.rows, results, strict=True))
         rows = [row for row, result in found if isinstance(result, _Track)]
         tracks = [result for _, result in found if isinstance(result, _Track)]
@@ -173,7 +178,8 @@ class TrackReader:
             at=torch.tensor(rows, dtype=torch.int64),
             codes=_join([t.strip for t in tracks], 1, (self._recipe.n_mels, 0), np.uint8),
             index=_join([columns(t, o) for t, o in zip(tracks, offsets, strict=False)], 0, (0, frames), np.int32),
-            weights=torch.from_numpy(_block_diagonal([track.shares for track in tracks])),
+            starts=np.concatenate([np.empty(0, np.int64), *(track.starts for track in tracks)]),
+            weights=torch.from_numpy(block_diagonal([track.shares for track in tracks])),
             segment_teacher=_join([t.teacher for t in tracks], 0, (0, EMBEDDING_DIM), np.float32),
             random_numbers=_join([t.random_numbers for t in tracks], 0, (0, N_RANDOM), np.float32),
             segments_of=tuple(len(track.shares) for track in tracks),
@@ -194,13 +200,17 @@ class TrackReader:
             self._opened = _Opened(features, taught, storage, strips)
         return self._opened
 
-    def _track(self, opened: _Opened, row: int, n_samples: int, epoch: int | None) -> _Track:
+    def _track(
+        self, opened: _Opened, epoch: int | None, row: int, n_samples: int, segments: tuple[int, ...] | None
+    ) -> _Track:
         recipe = self._recipe
         grid = None if opened.taught is None else opened.taught.grid(row, n_samples, recipe)
-        drawn = epoch is not None and self._segments_per_track is not None
+        drawn = epoch is not None and self._segments_per_track is not None and segments is None
         starts = drawable_starts(n_samples, recipe, grid) if drawn else segment_starts(n_samples, recipe)
-        chosen = choose_segments(
-            len(starts), None if epoch is None else self._segments_per_track, self._seed, epoch or 0, row
+        chosen = (
+            choose_segments(len(starts), self._segments_per_track if drawn else None, self._seed, epoch or 0, row)
+            if segments is None
+            else np.asarray(segments, np.int64)
         )
         _, first, counts = np.unique(starts[chosen], return_index=True, return_counts=True)
         chosen = chosen[first]
@@ -220,6 +230,7 @@ class TrackReader:
             strip=strip,
             index=index,
             resident=first_column is not None,
+            starts=at,
             shares=(counts / counts.sum()).astype(np.float32),
             teacher=np.zeros((len(at), EMBEDDING_DIM), np.float32)
             if opened.taught is None
@@ -347,7 +358,8 @@ def _columns(strip: npt.NDArray[np.uint8], used: npt.NDArray[np.bool_]) -> npt.N
     return np.concatenate([strip[:, begin:end] for begin, end in edges], axis=1)
 
 
-def _block_diagonal(shares: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+def block_diagonal(shares: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """[track, segment] weights out of every track's own, [segment]."""
     weights = np.zeros((len(shares), sum(len(s) for s in shares)), np.float32)
     begin = 0
     for track, of_track in enumerate(shares):

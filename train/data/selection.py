@@ -88,20 +88,7 @@ def select(table: TrackTable, split: SplitConfig) -> Selection:
     Raises:
         click.ClickException: a side is empty; the message says why and what to change.
     """
-    failed = table.states == State.FAILED
-    no_features = ~failed & (table.n_samples <= 0)
-    no_teacher = ~failed & ~no_features & ~np.isfinite(table.teacher).all(axis=1)
-    usable = ~(failed | no_features | no_teacher)
-    left_out = {
-        reason: int(mask.sum())
-        for reason, mask in (
-            ("failed", failed),
-            ("without features", no_features),
-            ("without a teacher vector", no_teacher),
-        )
-        if mask.any()
-    }
-    rows = np.flatnonzero(usable)
+    rows, left_out = usable_rows(table)
     artists = [table.artists[row] for row in rows]
     fold = folds_of(artists, split)
     validation, test = fold == split.fold, np.isin(fold, split.test_folds)
@@ -115,6 +102,24 @@ def select(table: TrackTable, split: SplitConfig) -> Selection:
     )
     _refuse_empty(selection, artists, split)
     return selection
+
+
+def usable_rows(table: TrackTable) -> tuple[Rows, dict[str, int]]:
+    """Rows that can be learnt, and how many are left out for which reason."""
+    failed = table.states == State.FAILED
+    no_features = ~failed & (table.n_samples <= 0)
+    no_teacher = ~failed & ~no_features & ~np.isfinite(table.teacher).all(axis=1)
+    usable = ~(failed | no_features | no_teacher)
+    left_out = {
+        reason: int(mask.sum())
+        for reason, mask in (
+            ("failed", failed),
+            ("without features", no_features),
+            ("without a teacher vector", no_teacher),
+        )
+        if mask.any()
+    }
+    return np.flatnonzero(usable), left_out
 
 
 def rows_by_artists(teacher: npt.NDArray[np.float32], artists: Sequence[str], chosen: frozenset[str]) -> Rows:

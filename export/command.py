@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,10 @@ from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.export.options import FILE, run_folder, run_option
+
+if TYPE_CHECKING:
+    from student_clap.export.graph.forms import Source
+    from student_clap.store import FeatureStore
 
 
 @click.command()
@@ -32,11 +36,24 @@ from student_clap.export.options import FILE, run_folder, run_option
     help="Written only if as good as the float student and faster; fp16-weights: half the size, no slower.",
 )
 @click.option(
+    "--refit-head",
+    is_flag=True,
+    help="Fit the head's last layer again, in closed form; kept only if the validation figures rise.",
+)
+@click.option(
     "--output",
     type=FILE,
     help="ONNX file.  [default: the run's student.onnx, or student-batch.onnx, student-waveform.onnx ...]",
 )
-def export(config: Config, run_name: str | None, checkpoint: Path | None, output: Path | None, **flags: Any) -> None:
+def export(
+    config: Config,
+    run_name: str | None,
+    checkpoint: Path | None,
+    output: Path | None,
+    *,
+    refit_head: bool,
+    **flags: Any,
+) -> None:
     """Write the student as a drop-in ONNX file.
 
     The file is written only if it meets every clause of the drop-in contract and answers as torch does.
@@ -55,9 +72,41 @@ def export(config: Config, run_name: str | None, checkpoint: Path | None, output
         check_form(form, source)
         if source.info.store_uuid != store.uuid:
             warn(f"the checkpoint was trained from store {source.info.store_uuid}; {config.store.path} is {store.uuid}")
+        if refit_head:
+            source = _refit(source, config, store)
         material = gather(form, source, store, config.ingest.cache_dir)
     wanted = output or (run.student_onnx if form == "mel" else run.variant(form))
     echo(f"export: wrote {write_form(form, source, material, wanted, echo)}")
+
+
+def _refit(source: Source, config: Config, store: FeatureStore) -> Source:
+    """`source` with its head fitted again, or as it is.
+
+    Raises:
+        click.ClickException: there is nothing to judge by, or the store is another one.
+    """
+    from student_clap.export.graph.refit import refit_head
+    from student_clap.train.loop.session import resolve_device
+    from student_clap.train.runs.directory import learnt_vectors
+
+    info = source.info
+    if not source.held_out_artists.validation:
+        raise click.ClickException(
+            f"--refit-head goes by the validation tracks of the checkpoint's run, and {source.path} lies in no run "
+            "that has any; leave the option out, or name a checkpoint in its run's folder"
+        )
+    if info.store_uuid != store.uuid:
+        raise click.ClickException(
+            f"--refit-head needs the store that the student was trained from ({info.store_uuid}), and "
+            f"{config.store.path} is {store.uuid}; leave the option out, or set store.path"
+        )
+    taught = learnt_vectors(source.run, config, store)
+    device = resolve_device(config.training.device)
+    done = refit_head(
+        source.student, info.recipe, store, source.held_out_artists, taught["name"] if taught else None, device, echo
+    )
+    echo(f"refit: {done}")
+    return source.refitted(done)
 
 
 def _form(*, dynamic_batch: bool, waveform: bool, layout: str, quantize: str | None) -> str:

@@ -12,7 +12,7 @@ Adding a form is one function in `_WRITERS`. A form that is not the drop-in is m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -26,14 +26,15 @@ from student_clap.export.graph.quantise import Kind, write_quantised
 from student_clap.export.graph.sampling import Samples, draw_samples
 from student_clap.export.graph.waveform import real_pieces, write_waveform_student
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
+from student_clap.export.model.metadata import VALIDATION
 from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
 from student_clap.train.runs.reader import HeldOutArtists, RunFolder, require_checkpoint
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from student_clap.export.graph.refit import Refit
     from student_clap.store import FeatureStore
+    from student_clap.train.students.student import Student
 
 Say = Callable[[str], object]
 
@@ -43,10 +44,12 @@ class Source:
     """A checkpoint that is to be exported, and what its run says of it."""
 
     path: Path
-    student: nn.Module
+    student: Student
     info: CheckpointInfo
     epoch: Mapping[str, Any] | None  # the run's record of the checkpoint's epoch
     held_out_artists: HeldOutArtists
+    run: Mapping[str, Any]  # run.json; empty for a checkpoint that lies in no run
+    refit: Mapping[str, Any] | None = None  # how the head was fitted again, where it was
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -61,7 +64,22 @@ class Source:
         student, info = load_student(path)
         epochs = [] if home is None else home.epochs()
         epoch = next((entry for entry in epochs if entry.get("epoch") == info.epoch), None)
-        return cls(path, student, info, epoch, HeldOutArtists() if home is None else home.held_out_artists())
+        artists = HeldOutArtists() if home is None else home.held_out_artists()
+        return cls(path, student, info, epoch, artists, {} if home is None else home.record())
+
+    def refitted(self, refit: Refit) -> Self:
+        """The same with the head of `refit`, whose figures take the place of the checkpoint's own."""
+        if refit.taken is None:
+            return self
+        figures = refit.taken.figures
+        others = {key: value for key, value in (self.epoch or {}).items() if not key.startswith(VALIDATION)}
+        return replace(
+            self,
+            student=refit.student,
+            info=replace(self.info, val_cosine=figures["cosine"]),
+            epoch=others | {VALIDATION + name: value for name, value in figures.items()},
+            refit=refit.record(),
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,7 @@ def _write_mel(form: str, source: Source, material: Material, output: Path, say:
         material.n_tracks,
         checkpoint=source.path.name,
         epoch=source.epoch,
+        refit=source.refit,
         transposed=form == "clap",
     )
     say(operator_table(done.model))
@@ -159,6 +178,7 @@ def _build(source: Source, material: Material) -> Built:
         material.n_tracks,
         checkpoint=source.path.name,
         epoch=source.epoch,
+        refit=source.refit,
     )
 
 

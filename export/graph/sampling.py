@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from student_clap.store import Features, FeatureStore
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.selection import rows_by_artists
+from student_clap.train.data.selection import Rows, rows_by_artists
 from student_clap.train.runs.reader import HeldOutArtists
 
 TRAINING_TRACKS, SEGMENTS_PER_TRAINING_TRACK = 64, 2
@@ -34,6 +34,29 @@ def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtist
     Raises:
         StoreError: either side has no track with a teacher vector and features, or a shard is damaged.
     """
+    inside, outside = sides(
+        store, features, artists, "calibration takes training tracks and the judgement validation ones"
+    )
+    judged = spread(outside.tolist(), VALIDATION_TRACKS)
+    return Samples(
+        spread_segments(features, spread(inside.tolist(), TRAINING_TRACKS), SEGMENTS_PER_TRAINING_TRACK),
+        spread_segments(features, judged, SEGMENTS_PER_VALIDATION_TRACK),
+        len(judged),
+    )
+
+
+def sides(store: FeatureStore, features: Features, artists: HeldOutArtists, purpose: str) -> tuple[Rows, Rows]:
+    """Training and validation rows that have features and a teacher vector. Test tracks are on neither side.
+
+    Args:
+        store: the store.
+        features: of the student's recipe.
+        artists: of the run's validation and test tracks; whoever else's tracks are training tracks.
+        purpose: what both are for, for the message.
+
+    Raises:
+        StoreError: a side is empty.
+    """
     teacher, names = store.teacher(), store.strings("artist")
     usable = np.flatnonzero(np.isfinite(teacher).all(axis=1) & features.made())
     inside = np.setdiff1d(usable, rows_by_artists(teacher, names, artists.all))
@@ -41,15 +64,10 @@ def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtist
     for rows, which in ((inside, "training"), (outside, "validation")):
         if not len(rows):
             raise StoreError(
-                f"{store.path} has no {which} track with {features.recipe.name!r} features; calibration takes training "
-                "tracks and the judgement validation ones: `student-clap featurize`, or a run that holds artists out"
+                f"{store.path} has no {which} track with {features.recipe.name!r} features; {purpose}: "
+                "`student-clap featurize`, or a run that holds artists out"
             )
-    judged = spread(outside.tolist(), VALIDATION_TRACKS)
-    return Samples(
-        spread_segments(features, spread(inside.tolist(), TRAINING_TRACKS), SEGMENTS_PER_TRAINING_TRACK),
-        spread_segments(features, judged, SEGMENTS_PER_VALIDATION_TRACK),
-        len(judged),
-    )
+    return inside, outside
 
 
 def spread_segments(features: Features, rows: Sequence[int], per_track: int) -> npt.NDArray[np.float32]:

@@ -75,6 +75,7 @@ def write_student(
     *,
     checkpoint: str = "",
     epoch: Mapping[str, Any] | None = None,
+    refit: Mapping[str, Any] | None = None,
     transposed: bool = False,
 ) -> Exported:
     """Export `student` as `output`.
@@ -87,13 +88,14 @@ def write_student(
         n_tracks: from how many tracks they are.
         checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the validation tracks.
         epoch: the run's record of the checkpoint's epoch, for the metadata.
+        refit: how the head was fitted again, for the metadata; None: it was not.
         transposed: the file takes [1, 1, frame, mel], as LAION's exported teacher does.
 
     Raises:
         ParityError: the file answers otherwise than torch.
         ExportError: a clause of the contract is not met, or the model cannot be traced.
     """
-    built = build_student(student, info, segments_db, n_tracks, checkpoint=checkpoint, epoch=epoch)
+    built = build_student(student, info, segments_db, n_tracks, checkpoint=checkpoint, epoch=epoch, refit=refit)
     shape = replace(Shape.of(info.recipe), transposed=transposed)
     model = transpose_input(built.model, shape) if transposed else built.model
     if transposed:
@@ -119,12 +121,13 @@ def build_student(
     *,
     checkpoint: str = "",
     epoch: Mapping[str, Any] | None = None,
+    refit: Mapping[str, Any] | None = None,
 ) -> Built:
     """`student` traced, described and compared with torch; see `write_student`."""
     student = student.eval()
     n_parameters = sum(p.numel() for p in student.parameters())
     model = trace(student, info.recipe)
-    set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch))
+    set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch, refit))
     parity = compare(student, StudentSession(serialise(model)), segments_db, n_tracks)
     return Built(model, n_parameters, parity)
 

@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from student_clap.featurize.onnx.input_spec import InputSpec
     from student_clap.train.runs.checkpoint import CheckpointInfo
 
-_VALIDATION = "val_"  # of the metrics in a run's record
+VALIDATION = "val_"  # of the metrics in a run's record
 BATCH_KEY = METADATA_PREFIX + "batch"  # how many segments a run takes, where it is not one
 ANY_BATCH = "any"
 INPUT_KEY = METADATA_PREFIX + "hears"  # the input of a run, where it is not a mel
 WAVEFORM = "waveform"
 LAYOUT_KEY = METADATA_PREFIX + "layout"  # of the mel, where it is not [mel, frame]
 CLAP_LAYOUT = "clap"  # [frame, mel]
+REFIT_KEY = METADATA_PREFIX + "refit_head"  # JSON: how the head was fitted again, and the figures
 QUANTISATION_KEY = METADATA_PREFIX + "quantization"  # JSON: what was done, and the figures
 
 
 def metadata_of(
-    info: CheckpointInfo, n_parameters: int, checkpoint: str, epoch: Mapping[str, Any] | None = None
+    info: CheckpointInfo,
+    n_parameters: int,
+    checkpoint: str,
+    epoch: Mapping[str, Any] | None = None,
+    refit: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The file's metadata, keys with their prefix.
 
@@ -39,11 +44,12 @@ def metadata_of(
         n_parameters: of the student.
         checkpoint: the checkpoint's file name.
         epoch: the run's record of `info.epoch`, whose validation metrics are kept; None: there is none.
+        refit: how the head was fitted again; None: it was not.
     """
     validation = {
-        key.removeprefix(_VALIDATION): round(value, 6)
+        key.removeprefix(VALIDATION): round(value, 6)
         for key, value in sorted((epoch or {}).items())
-        if key.startswith(_VALIDATION) and isinstance(value, float) and math.isfinite(value)
+        if key.startswith(VALIDATION) and isinstance(value, float) and math.isfinite(value)
     }
     known = {
         "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
@@ -62,7 +68,8 @@ def metadata_of(
         "parameters": str(n_parameters),
         "package_version": version("student-clap"),
     }
-    return {METADATA_PREFIX + key: value for key, value in known.items()}
+    told = {} if refit is None else {REFIT_KEY: json.dumps(refit, sort_keys=True)}
+    return {METADATA_PREFIX + key: value for key, value in known.items()} | told
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:

@@ -171,7 +171,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     try:
         description = json.loads(folder.description.read_text(encoding="utf-8"))
         selection = _read_selection(folder, dict(description["left_out"]))
-        taught = _taught(description, config, store)
+        taught = learnt_vectors(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise click.ClickException(
@@ -190,8 +190,14 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     return Run(directory, selection, resumed=True, taught=taught)
 
 
-def _taught(description: dict[str, Any], config: Config, store: FeatureStore) -> Mapping[str, Any] | None:
-    """The segment vectors that a run was begun with, as the store has them now; None: none, or they are gone."""
+def learnt_vectors(description: Mapping[str, Any], config: Config, store: FeatureStore) -> Mapping[str, Any] | None:
+    """The segment vectors that a run was begun with, as the store has them now; None: none, or they are gone.
+
+    Args:
+        description: run.json.
+        config: the configuration, which counts for runs that were begun before run.json said it.
+        store: the run's.
+    """
     if "segment_vectors" in description:
         stored = description["segment_vectors"]
         return None if stored is None else describe_teacher(store, still_called(store, str(stored["name"])))

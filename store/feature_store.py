@@ -23,14 +23,14 @@ import zarr
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import teachers
 from student_clap.store.arrays import given_vectors, segment_sets
-from student_clap.store.arrays.features import (
+from student_clap.store.arrays.feature_arrays import (
     NOT_MADE,
     STRIPS,
-    Features,
     complete_features,
     create_features,
     present_columns,
 )
+from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.given_vectors import mark_given
 from student_clap.store.arrays.metadata import (
     WHOLE,

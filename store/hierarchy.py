@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import zarr
 
-from student_clap.store.arrays.features import STRIPS, present_columns
+from student_clap.store.arrays.feature_arrays import STRIPS, present_columns
 from student_clap.store.arrays.given_vectors import GIVEN
 from student_clap.store.arrays.metadata import Document, is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, set_members

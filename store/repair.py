@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import zarr
 
 from student_clap.store.arrays import segment_sets
-from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
+from student_clap.store.arrays.feature_arrays import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.segment_sets import SegmentSet

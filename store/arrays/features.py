@@ -7,21 +7,18 @@ Cost: see `shard`; stores whose shards are of another make are read and written 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.registry import get_codec_class
 
 from student_clap.config.runtime.text import reason
-from student_clap.store.arrays.metadata import WHOLE, add_members, read_document
-from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
+from student_clap.store.arrays.feature_arrays import DECODER, NOT_MADE, STRIPS, quiet
+from student_clap.store.arrays.metadata import read_document
+from student_clap.store.arrays.shard import ShardFormat
 from student_clap.store.arrays.tracks import (
     array,
-    column_codecs,
     read_column,
     read_strings,
     update_column,
@@ -29,116 +26,9 @@ from student_clap.store.arrays.tracks import (
 from student_clap.store.arrays.windows import window_index
 from student_clap.store.layout.codes import MISSING, dequantise_columns
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
+from student_clap.store.layout.strip import frame_index, strip_frames
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
-
-CHUNK_FRAMES = 4096
-NOT_MADE = 0
-FAILED = -1
-STRIPS = "mel"  # the array that has a shard per track
-COLUMNS = ("n_samples", "error")  # one-dimensional arrays, an entry per track
-_LATER_COLUMNS = ("decoder",)  # those that features of an older package lack
-# The rule by which audio is decoded. It goes up when the decoder begins to hear some files differently; features that a
-# lower one made stay valid, `verify` remarks on them. 2: nothing stale behind the end of a file that promises more.
-DECODER = 2
-COLUMN_CHUNK_ROWS = 65_536
-
-
-def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
-    """Create the recipe's group in the store, whole, for `n_tracks` rows. Raises StoreError if it cannot be written."""
-    add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
-
-
-def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
-    """A function that creates the recipe's group in a root group."""
-    name = f"features/{recipe.name}"
-    shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
-
-    def make(root: zarr.Group) -> None:
-        group = root.create_group(
-            name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
-        )
-        with _quiet():
-            filters, compressors = _codecs(SUPPORTED[WRITTEN])
-            group.create_array(
-                STRIPS,
-                shape=(n_tracks, recipe.n_mels, shard_frames),
-                chunks=(1, recipe.n_mels, CHUNK_FRAMES),
-                shards=(1, recipe.n_mels, shard_frames),
-                dtype="uint8",
-                fill_value=MISSING,
-                filters=filters,
-                compressors=compressors,
-                dimension_names=("track", "mel_band", "frame"),
-                attributes={
-                    "units": "dB",
-                    "long_name": "log-mel strip; frame_index gives the segments",
-                    "scale_factor": recipe.scale_db,
-                    "add_offset": recipe.offset_db,
-                    "_FillValue": MISSING,
-                },
-            )
-        group.create_array(
-            "n_samples",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="int64",
-            fill_value=NOT_MADE,
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={WHOLE: True, "long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
-        )
-        group.create_array(
-            "error",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="string",
-            fill_value="",
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={WHOLE: True},
-        )
-        group.create_array(
-            "decoder",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="uint8",
-            fill_value=0,
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={
-                WHOLE: True,
-                "long_name": "version of the rule by which the audio was decoded; 0 none, or not recorded",
-            },
-        )
-
-    return make
-
-
-def _codecs(chain: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    """A chain of inner codecs as zarr's objects: those before the bytes, and those after."""
-    names = [codec["name"] for codec in chain]
-    made = [get_codec_class(codec["name"]).from_dict(codec) for codec in chain]
-    return made[: names.index("bytes")], made[names.index("bytes") + 1 :]
-
-
-def present_columns(group: Storage) -> tuple[str, ...]:
-    """The columns that the features in the folder `group` have or have to have."""
-    there = group.folders()
-    return COLUMNS + tuple(name for name in _LATER_COLUMNS if name in there)
-
-
-def complete_features(store: Storage, group: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
-    """Give features that were made before there was one the column `decoder`, with 0 in every row."""
-    if "decoder" not in group:
-        name = f"features/{recipe.name}"
-        add_members(store, [f"{name}/decoder"], feature_arrays(recipe, n_tracks))
-
-
-def _quiet() -> warnings.catch_warnings[None]:
-    """Suppress zarr's warning that a filter of numcodecs extends the standard, which docs/store.md explains."""
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 class Features:
@@ -308,7 +198,7 @@ class Features:
 
     @property
     def _mel(self) -> zarr.Array[Any]:
-        with _quiet():
+        with quiet():
             return array(self._group, STRIPS)
 
     def _n_samples_of(self, row: int) -> int:

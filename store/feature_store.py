@@ -61,6 +61,7 @@ from student_clap.store.arrays.tracks import (
     without_vector,
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
+from student_clap.store.layout.frame_order import from_recipe_attribute
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
@@ -359,7 +360,7 @@ class FeatureStore(SegmentStore):
             attributes = document["attributes"]
             if "recipe" in attributes:
                 try:
-                    found[name] = Recipe.from_attributes(attributes["recipe"])
+                    found[name], _ = from_recipe_attribute(attributes["recipe"])
                 except ValueError as error:
                     raise StoreError(f"{folder / name}: {error}") from error
         return found

@@ -13,13 +13,17 @@ from student_clap.store.arrays.metadata import WHOLE, add_members
 from student_clap.store.arrays.shard import SUPPORTED, WRITTEN
 from student_clap.store.arrays.tracks import column_codecs
 from student_clap.store.layout.codes import MISSING
+from student_clap.store.layout.frame_order import BLOCKS, FrameOrder, chunk_frames, recipe_attribute
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.strip import max_strip_frames
 from student_clap.store.storage.base import Storage
 
-CHUNK_FRAMES = 4096
 NOT_MADE = 0
 FAILED = -1
+_LONG_NAMES: dict[FrameOrder, str] = {
+    "strip": "log-mel strip; frame_index gives the segments",
+    "blocks": "log-mel strip in blocks of a left edge, a hop and a right edge; docs/store.md makes segments of it",
+}
 STRIPS = "mel"  # the array that has a shard per track
 COLUMNS = ("n_samples", "error")  # one-dimensional arrays, an entry per track
 _LATER_COLUMNS = ("decoder",)  # those that features of an older package lack
@@ -34,21 +38,22 @@ def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
     add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
 
 
-def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
-    """A function that creates the recipe's group in a root group."""
+def feature_arrays(recipe: Recipe, n_tracks: int, order: FrameOrder = BLOCKS) -> Callable[[zarr.Group], None]:
+    """A function that creates the recipe's group in a root group, its strips stored in that order."""
     name = f"features/{recipe.name}"
-    shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
+    chunk = chunk_frames(recipe, order)
+    shard_frames = -(-max_strip_frames(recipe) // chunk) * chunk
 
     def make(root: zarr.Group) -> None:
         group = root.create_group(
-            name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
+            name, attributes={"recipe": recipe_attribute(recipe, order), "fingerprint": recipe.fingerprint}
         )
         with quiet():
             filters, compressors = _codecs(SUPPORTED[WRITTEN])
             group.create_array(
                 STRIPS,
                 shape=(n_tracks, recipe.n_mels, shard_frames),
-                chunks=(1, recipe.n_mels, CHUNK_FRAMES),
+                chunks=(1, recipe.n_mels, chunk),
                 shards=(1, recipe.n_mels, shard_frames),
                 dtype="uint8",
                 fill_value=MISSING,
@@ -57,7 +62,7 @@ def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None
                 dimension_names=("track", "mel_band", "frame"),
                 attributes={
                     "units": "dB",
-                    "long_name": "log-mel strip; frame_index gives the segments",
+                    "long_name": _LONG_NAMES[order],
                     "scale_factor": recipe.scale_db,
                     "add_offset": recipe.offset_db,
                     "_FillValue": MISSING,

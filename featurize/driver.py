@@ -22,7 +22,8 @@ from student_clap.featurize.cluster.scheduling import Flow
 from student_clap.featurize.cluster.task import Job, Outcome, Site
 from student_clap.featurize.plan import Plan, Selection, plan, segments_to_hear
 from student_clap.featurize.teacher_pass import TeacherPass, open_pass
-from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
+from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
+from student_clap.store.arrays.features import Features
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.errors import StoreError

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.featurize.cluster.task import Job
-from student_clap.store.arrays.features import FAILED, Features
+from student_clap.store.arrays.feature_arrays import FAILED
+from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.segments import PRODUCTION, grid_starts

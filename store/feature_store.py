@@ -23,14 +23,14 @@ import zarr
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import teachers
 from student_clap.store.arrays import given_vectors, segment_sets
-from student_clap.store.arrays.features import (
+from student_clap.store.arrays.feature_arrays import (
     NOT_MADE,
     STRIPS,
-    Features,
     complete_features,
     create_features,
     present_columns,
 )
+from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.given_vectors import mark_given
 from student_clap.store.arrays.metadata import (
     WHOLE,
@@ -61,6 +61,7 @@ from student_clap.store.arrays.tracks import (
     without_vector,
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
+from student_clap.store.layout.frame_order import from_recipe_attribute
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
@@ -360,7 +361,7 @@ class FeatureStore(SegmentStore):
             attributes = document["attributes"]
             if "recipe" in attributes:
                 try:
-                    found[name] = Recipe.from_attributes(attributes["recipe"])
+                    found[name], _ = from_recipe_attribute(attributes["recipe"])
                 except ValueError as error:
                     raise StoreError(f"{folder / name}: {error}") from error
         return found

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import zarr
 
 from student_clap.config.schema import AudioConfig
-from student_clap.store.arrays.features import STRIPS, feature_arrays, present_columns
+from student_clap.store.arrays.feature_arrays import STRIPS, feature_arrays, present_columns
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, damaged_metadata, describe, is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, SegmentSet, segment_arrays, set_members

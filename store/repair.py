@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import zarr
 
 from student_clap.store.arrays import segment_sets
-from student_clap.store.arrays.features import NOT_MADE, STRIPS, feature_arrays
+from student_clap.store.arrays.feature_arrays import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, describe, is_sealed, read_document, write_document
 from student_clap.store.arrays.segment_sets import SegmentSet
@@ -21,7 +21,7 @@ from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import member_folders, read_member
-from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.frame_order import from_recipe_attribute
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError
 from student_clap.store.storage.open import open_storage
@@ -153,10 +153,10 @@ def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None
         make = given_column(n_tracks)
     elif name.startswith("features/") and name.count("/") == 2:
         try:
-            recipe = Recipe.from_attributes(read_document(folder.parent)["attributes"]["recipe"])
+            recipe, order = from_recipe_attribute(read_document(folder.parent)["attributes"]["recipe"])
         except CorruptMetadataError:
             return None
-        make = feature_arrays(recipe, n_tracks)
+        make = feature_arrays(recipe, n_tracks, order)
     elif name not in TABLE_COLUMNS:
         return None
     if make is None:

@@ -16,7 +16,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.store.arrays.features import FAILED, Features
+from student_clap.store.arrays.feature_arrays import FAILED
+from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP
 from student_clap.store.arrays.segment_vectors import SegmentVectors

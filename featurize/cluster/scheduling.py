@@ -18,7 +18,7 @@ from student_clap.config.runtime.text import one_line
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.task import Job, Outcome, Site, Taught, make_features, read_fault
 from student_clap.featurize.cluster.workers import WorkerPool
-from student_clap.store.arrays.features import FAILED, NOT_MADE
+from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 

@@ -22,7 +22,8 @@ from student_clap.featurize.audio.decode import DecodeError, Samples, decode_wit
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.featurize.cluster.teaching import Teaching, teacher_of
 from student_clap.featurize.teacher.model import NoVectorError, TeacherError
-from student_clap.store.arrays.features import FAILED, NOT_MADE, Features
+from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
+from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe

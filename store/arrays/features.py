@@ -7,138 +7,32 @@ Cost: see `shard`; stores whose shards are of another make are read and written 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+import itertools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.registry import get_codec_class
 
 from student_clap.config.runtime.text import reason
-from student_clap.store.arrays.metadata import WHOLE, add_members, read_document
-from student_clap.store.arrays.shard import SUPPORTED, WRITTEN, ShardFormat
+from student_clap.store.arrays.feature_arrays import DECODER, NOT_MADE, STRIPS, quiet
+from student_clap.store.arrays.metadata import read_document
+from student_clap.store.arrays.shard import ShardFormat
 from student_clap.store.arrays.tracks import (
     array,
-    column_codecs,
     read_column,
     read_strings,
     update_column,
 )
 from student_clap.store.arrays.windows import window_index
 from student_clap.store.layout.codes import MISSING, dequantise_columns
+from student_clap.store.layout.frame_order import from_recipe_attribute, places
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.layout.strip import frame_index, max_strip_frames, strip_frames
+from student_clap.store.layout.strip import StripLayout, frame_index, strip_frames, strip_layout, used_columns
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
 
-CHUNK_FRAMES = 4096
-NOT_MADE = 0
-FAILED = -1
-STRIPS = "mel"  # the array that has a shard per track
-COLUMNS = ("n_samples", "error")  # one-dimensional arrays, an entry per track
-_LATER_COLUMNS = ("decoder",)  # those that features of an older package lack
-# The rule by which audio is decoded. It goes up when the decoder begins to hear some files differently; features that a
-# lower one made stay valid, `verify` remarks on them. 2: nothing stale behind the end of a file that promises more.
-DECODER = 2
-COLUMN_CHUNK_ROWS = 65_536
-
-
-def create_features(store: Storage, recipe: Recipe, n_tracks: int) -> None:
-    """Create the recipe's group in the store, whole, for `n_tracks` rows. Raises StoreError if it cannot be written."""
-    add_members(store, [f"features/{recipe.name}"], feature_arrays(recipe, n_tracks))
-
-
-def feature_arrays(recipe: Recipe, n_tracks: int) -> Callable[[zarr.Group], None]:
-    """A function that creates the recipe's group in a root group."""
-    name = f"features/{recipe.name}"
-    shard_frames = -(-max_strip_frames(recipe) // CHUNK_FRAMES) * CHUNK_FRAMES
-
-    def make(root: zarr.Group) -> None:
-        group = root.create_group(
-            name, attributes={"recipe": recipe.as_attributes(), "fingerprint": recipe.fingerprint}
-        )
-        with _quiet():
-            filters, compressors = _codecs(SUPPORTED[WRITTEN])
-            group.create_array(
-                STRIPS,
-                shape=(n_tracks, recipe.n_mels, shard_frames),
-                chunks=(1, recipe.n_mels, CHUNK_FRAMES),
-                shards=(1, recipe.n_mels, shard_frames),
-                dtype="uint8",
-                fill_value=MISSING,
-                filters=filters,
-                compressors=compressors,
-                dimension_names=("track", "mel_band", "frame"),
-                attributes={
-                    "units": "dB",
-                    "long_name": "log-mel strip; frame_index gives the segments",
-                    "scale_factor": recipe.scale_db,
-                    "add_offset": recipe.offset_db,
-                    "_FillValue": MISSING,
-                },
-            )
-        group.create_array(
-            "n_samples",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="int64",
-            fill_value=NOT_MADE,
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={WHOLE: True, "long_name": "samples at 48 kHz after the cap; 0 no features yet, -1 failed"},
-        )
-        group.create_array(
-            "error",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="string",
-            fill_value="",
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={WHOLE: True},
-        )
-        group.create_array(
-            "decoder",
-            shape=(n_tracks,),
-            chunks=(COLUMN_CHUNK_ROWS,),
-            dtype="uint8",
-            fill_value=0,
-            compressors=column_codecs(),
-            dimension_names=("track",),
-            attributes={
-                WHOLE: True,
-                "long_name": "version of the rule by which the audio was decoded; 0 none, or not recorded",
-            },
-        )
-
-    return make
-
-
-def _codecs(chain: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    """A chain of inner codecs as zarr's objects: those before the bytes, and those after."""
-    names = [codec["name"] for codec in chain]
-    made = [get_codec_class(codec["name"]).from_dict(codec) for codec in chain]
-    return made[: names.index("bytes")], made[names.index("bytes") + 1 :]
-
-
-def present_columns(group: Storage) -> tuple[str, ...]:
-    """The columns that the features in the folder `group` have or have to have."""
-    there = group.folders()
-    return COLUMNS + tuple(name for name in _LATER_COLUMNS if name in there)
-
-
-def complete_features(store: Storage, group: zarr.Group, recipe: Recipe, n_tracks: int) -> None:
-    """Give features that were made before there was one the column `decoder`, with 0 in every row."""
-    if "decoder" not in group:
-        name = f"features/{recipe.name}"
-        add_members(store, [f"{name}/decoder"], feature_arrays(recipe, n_tracks))
-
-
-def _quiet() -> warnings.catch_warnings[None]:
-    """Suppress zarr's warning that a filter of numcodecs extends the standard, which docs/store.md explains."""
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
+_PART = 2  # of a strip not more than 1 / _PART is read in parts; of more, all of the file is
 
 
 class Features:
@@ -148,6 +42,7 @@ class Features:
         self._group = group
         self._shards = storage / STRIPS / "c"
         self._format = ShardFormat.of(read_document(storage / STRIPS))
+        _, self._order = from_recipe_attribute(read_document(storage)["attributes"]["recipe"])
         self.recipe = recipe
         self._n_tracks = n_tracks
 
@@ -220,12 +115,13 @@ class Features:
             raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
         shard = self._shard(row)
         shard.parent.sweep()
+        stored = _moved(codes, self._places(strip_layout(n_samples, self.recipe), np.arange(codes.shape[1])))
         if self._format is not None:
-            shard.write(self._format.encode(codes))
+            shard.write(self._format.encode(stored))
             return
         mel = self._mel
         whole = np.full((1, *mel.shape[1:]), MISSING, np.uint8)
-        whole[0, :, : codes.shape[1]] = codes
+        whole[0, :, : codes.shape[1]] = stored
         mel[row : row + 1] = whole
 
     def commit(self, rows: list[int], n_samples: list[int], errors: list[str]) -> None:
@@ -259,14 +155,38 @@ class Features:
         """
         if n_samples is None:
             n_samples = self._n_samples_of(row)
+        return self._codes(row, n_samples, None)
+
+    def columns(
+        self, row: int, n_samples: int, index: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Those columns of the strip of `row` that `index` names; only the chunks that hold them are read.
+
+        Args:
+            row: the track's row.
+            n_samples: the row's value of `n_samples()`.
+            index: [segment, frame] columns of the strip, as `frame_index` and `window_index` give them.
+
+        Returns:
+            [mel, frame] codes 1..255, in the order of the strip, and [segment, frame] the index into them. Raises as
+            `strip` does; damage in other chunks is not seen.
+        """
+        columns, within = used_columns(index)
+        return self._codes(row, n_samples, columns), within
+
+    def _codes(self, row: int, n_samples: int, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
+        """[mel, frame] codes of some columns of a strip, rising; None: of all. Raises as `strip` does."""
         if n_samples <= 0:
             raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
-        frames = strip_frames(n_samples, self.recipe)
+        layout = strip_layout(n_samples, self.recipe)
         try:
-            codes = self._read(row, frames)
+            codes = self._read(row, layout, columns)
         except (ValueError, RuntimeError) as error:
+            if columns is not None:
+                # The shard may have been replaced between two reads; if it is damaged, this says so.
+                return self._codes(row, n_samples, None)[:, columns]
             raise self._damaged(row, error) from error
-        if codes.min() == MISSING:
+        if codes.size and codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is committed, but its {self.recipe.name} shard is gone or incomplete; "
                 "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
@@ -296,19 +216,26 @@ class Features:
             "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
         )
 
-    def _read(self, row: int, frames: int) -> npt.NDArray[np.uint8]:
+    def _read(self, row: int, layout: StripLayout, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
         """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""
+        n_frames = layout.n_frames
+        places = self._places(layout, np.arange(n_frames) if columns is None else columns)
         if self._format is None:
-            return np.asarray(self._mel[row, :, :frames])
+            return np.ascontiguousarray(np.asarray(self._mel[row, :, :n_frames])[:, places])
+        shard = self._shard(row)
         try:
-            data = self._shard(row).read_bytes()
+            if len(places) * _PART <= n_frames:
+                return self._format.decode_parts(shard.read_parts, n_frames, places)
+            return self._format.decode(shard.read_bytes(), n_frames, places)
         except FileNotFoundError:
-            return np.full((self.recipe.n_mels, frames), MISSING, np.uint8)
-        return self._format.decode(data, frames)
+            return np.full((self.recipe.n_mels, len(places)), MISSING, np.uint8)
+
+    def _places(self, layout: StripLayout, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return places(layout, self.recipe, self._order, columns)
 
     @property
     def _mel(self) -> zarr.Array[Any]:
-        with _quiet():
+        with quiet():
             return array(self._group, STRIPS)
 
     def _n_samples_of(self, row: int) -> int:
@@ -337,3 +264,13 @@ class Features:
     def decibels(self, codes: npt.NDArray[np.uint8], n_samples: int) -> npt.NDArray[np.float32]:
         """The segments of a strip that was read, [segment, mel, frame] dB."""
         return dequantise_columns(codes, frame_index(n_samples, self.recipe), self.recipe)
+
+
+def _moved(codes: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """`codes`, [mel, frame], with column c at places[c], a permutation. Run by run of neighbours."""
+    moved = np.empty_like(codes)
+    cuts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+    for begin, end in itertools.pairwise(cuts):
+        first = int(places[begin])
+        moved[:, first : first + end - begin] = codes[:, begin:end]
+    return moved

@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkab
 
 from zarr.abc.store import Store
 
+ChooseParts: TypeAlias = Callable[[bytes, int], list[tuple[int, int]]]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -113,6 +114,23 @@ class Storage(ABC):
     @abstractmethod
     def read_bytes(self) -> bytes:
         """The content. Raises FileNotFoundError if there is none, StoreError if it cannot be read."""
+
+    @abstractmethod
+    def read_parts(self, tail: int, choose: ChooseParts) -> list[bytes]:
+        """Parts of the content, chosen by what its end says.
+
+        Args:
+            tail: how many bytes of the end are wanted first; all of it, if it has fewer.
+            choose: given the end and the size of the whole, returns [(begin, end)], the parts that are wanted.
+
+        Returns:
+            The parts, in the order of `choose`. Of a file that another process replaces meanwhile they may be parts of
+            both.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it cannot be read.
+        """
 
     @abstractmethod
     def write(self, data: bytes, *, flush_name: bool = True) -> None:

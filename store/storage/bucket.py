@@ -26,7 +26,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from student_clap.config.runtime.text import one_line
-from student_clap.store.storage.base import Storage
+from student_clap.store.storage.base import ChooseParts, Storage
 from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
@@ -34,6 +34,7 @@ RETRIES = 8
 _RETRY_S = 60
 TIMEOUT_S = 30
 _CONNECT_S = 5
+_COALESCED = 128 * 1024  # bytes between two parts that are read with them, in the time of a request
 _FEW = 2  # up to this many names are asked for one by one
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -193,6 +194,22 @@ class BucketStorage(Storage):
         """The content, by one GET. Raises FileNotFoundError, StoreError."""
         with asking(self.path):
             return obstore.get(self._bucket.client, self._key).bytes().to_bytes()
+
+    def read_parts(self, tail: int, choose: ChooseParts) -> list[bytes]:
+        """Parts of the content: one GET for the end, then one for each part that lies apart from the others.
+
+        Raises FileNotFoundError, StoreError.
+        """
+        with asking(self.path):
+            end = obstore.get(self._bucket.client, self._key, options={"range": {"suffix": tail}})
+            data, size = end.bytes().to_bytes(), end.meta["size"]
+        parts = choose(data, size)
+        if not parts:
+            return []
+        begins, ends = zip(*parts, strict=True)
+        with asking(self.path):
+            found = obstore.get_ranges(self._bucket.client, self._key, starts=begins, ends=ends, coalesce=_COALESCED)
+        return [part.to_bytes() for part in found]
 
     def write(self, data: bytes, *, flush_name: bool = True) -> None:  # noqa: ARG002
         """Make `data` the content, by one PUT."""

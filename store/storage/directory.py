@@ -25,7 +25,7 @@ from zarr.storage import LocalStore
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
 from student_clap.config.runtime.system_errors import OTHER_REMEDY, REMEDIES
 from student_clap.config.runtime.text import reason
-from student_clap.store.storage.base import Storage
+from student_clap.store.storage.base import ChooseParts, Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
@@ -125,6 +125,18 @@ class DirectoryStorage(Storage):
         """The content. Raises FileNotFoundError, UnreadableError."""
         with reading(self._path):
             return self._path.read_bytes()
+
+    def read_parts(self, tail: int, choose: ChooseParts) -> list[bytes]:
+        """Parts of the content. Raises FileNotFoundError, UnreadableError."""
+        with reading(self._path):
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(file).st_size
+                begin = max(0, size - tail)
+                parts = choose(os.pread(file, size - begin, begin), size)
+                return [os.pread(file, end - begin, begin) for begin, end in parts]
+            finally:
+                os.close(file)
 
     def write(self, data: bytes, *, flush_name: bool = True) -> None:
         """Make `data` the content, by a temporary file and a rename."""

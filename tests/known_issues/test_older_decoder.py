@@ -13,7 +13,7 @@ from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.plan import Selection, plan
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.arrays.features import DECODER
+from student_clap.store.arrays.feature_arrays import DECODER
 from student_clap.store.layout.strip import strip_frames
 from student_clap.store.verify import verify_path
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from student_clap.config.schema import AudioConfig
-from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.store import Features, FeatureStore, Recipe, State, Track
+from student_clap.store.arrays.feature_arrays import feature_arrays
+from student_clap.store.arrays.metadata import add_members, write_document
+from student_clap.store.layout.frame_order import STRIP
 from student_clap.store.layout.strip import strip_frames
+from student_clap.store.storage.open import open_storage
 
 
 @pytest.fixture
@@ -56,3 +60,16 @@ def store(where, make_track):
     with FeatureStore.create(where, "test-teacher") as opened:
         opened.append_tracks([make_track(n) for n in range(5)])
         yield opened
+
+
+@pytest.fixture
+def make_older_features():
+    """Make a store's features as they were before there were blocks: in the strip's order, in chunks of 4096 frames."""
+
+    def _make(opened: FeatureStore, recipe: Recipe) -> Features:
+        folder = open_storage(opened.path)
+        write_document(folder / "features", {"zarr_format": 3, "node_type": "group"})
+        add_members(folder, [f"features/{recipe.name}"], feature_arrays(recipe, opened.n_tracks, STRIP))
+        return opened.features(recipe)
+
+    return _make

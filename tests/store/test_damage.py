@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
@@ -151,10 +152,14 @@ def test_repair_repairs_what_the_stages_can_make_again(filled, recipe, victim, w
         assert opened.states().tolist() == [1] * 5
 
 
-def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make_codes):
+def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make_codes, make_older_features):
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
+    with FeatureStore.open(filled, "r+") as opened:
+        lengths = opened.features(recipe).n_samples()[:3].tolist()
+        shutil.rmtree(filled / "features")
+        make_older_features(opened, recipe).commit([0, 1, 2], lengths, [""] * 3)
     group = zarr.open_group(str(filled), mode="r+")["features/audiomuse"]
     group.create_array(
         "mel", shape=(5, 128, 65536), chunks=(1, 128, 4096), shards=(1, 128, 65536), dtype="uint8", fill_value=0,
@@ -170,6 +175,22 @@ def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make
     repair_path(filled, deep=True)
     assert verify_path(filled, deep=True) == ([], 5)
     assert np.array_equal(FeatureStore.open(filled).features(recipe).strip(2), make_codes(13 * SECONDS, 2))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_metadata_of_strips_are_made_again_with_their_chunks(filled, recipe, make_codes, make_older_features, older):
+    if older:
+        with FeatureStore.open(filled, "r+") as opened:
+            shutil.rmtree(filled / "features")
+            features = make_older_features(opened, recipe)
+            features.write_strip(0, make_codes(11 * SECONDS), 11 * SECONDS)
+            features.commit([0], [11 * SECONDS], [""])
+    path = filled / "features/audiomuse/mel/zarr.json"
+    before = path.read_bytes()
+    path.write_bytes(b"{")
+    repair_path(filled, deep=False)
+    assert path.read_bytes() == before
+    assert np.array_equal(FeatureStore.open(filled).features(recipe).strip(0), make_codes(11 * SECONDS))
 
 
 def test_a_store_without_checksums_stays_readable(filled, recipe):

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from student_clap.store import FeatureStore
+from student_clap.store import FeatureStore, frame_index
+from student_clap.store.layout.frame_order import BLOCKS, places
+from student_clap.store.layout.strip import strip_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 48_000
@@ -49,8 +51,9 @@ def test_every_block_of_code_runs(data, recipe):
     vector, decibels, by_zarr = shown
     assert names["row"] == 3
     assert vector.shape == (1, 512)
-    assert np.array_equal(by_zarr[:, : codes.shape[1]], codes)
-    known = decibels[:, : codes.shape[1]]
+    assert np.array_equal(by_zarr, codes[:, frame_index(12 * SECONDS, recipe)[0]])
+    layout = strip_layout(12 * SECONDS, recipe)
+    known = decibels[:, places(layout, recipe, BLOCKS, np.arange(layout.n_frames))]
     assert np.abs(known - (codes * 0.5625 - 100.5625)).max() < 1e-4
     assert np.isnan(decibels[:, codes.shape[1] :]).all()
 

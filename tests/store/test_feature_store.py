@@ -18,6 +18,8 @@ from student_clap.store import FeatureStore, Recipe, State, frame_index
 from student_clap.store import feature_store as feature_store_module
 from student_clap.store.arrays.metadata import set_attributes
 from student_clap.store.layout.codes import dequantise, quantise
+from student_clap.store.layout.frame_order import BLOCKS, places
+from student_clap.store.layout.strip import strip_layout
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, RecipeMismatchError, StoreError
 from student_clap.store.storage.open import open_storage
 
@@ -260,7 +262,13 @@ def test_xarray_shows_labelled_decibels_without_this_package(store, recipe, make
     mel = tree["features/audiomuse/mel"]
     assert mel.dims == ("track", "mel_band", "frame")
     assert mel.attrs["units"] == "dB"
+    layout = strip_layout(MINUTE, recipe)
+    stored_at = places(layout, recipe, BLOCKS, np.arange(layout.n_frames))
     shown = mel[1, :, : codes.shape[1]].values
-    assert np.abs(shown - dequantise(codes, recipe)).max() < 1e-4
+    assert np.abs(shown[:, stored_at] - dequantise(codes, recipe)).max() < 1e-4
+    # A segment by the rule of docs/store.md.
+    first, second = 2 * 506, 3 * 506
+    columns = [*range(first, first + 503), *range(second + 3, second + 498), *range(first + 503, first + 506)]
+    assert np.abs(shown[:, columns] - features.segments(1)[2]).max() < 1e-4
     assert np.isnan(mel[0, 0, :10].values).all()  # a track without features is missing, not silent
     assert tree["title"].values[1] == "Täst 1"

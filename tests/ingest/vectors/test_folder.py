@@ -23,7 +23,7 @@ from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.folder import FolderSource
 from student_clap.ingest.sources.tags import read_tags
 from student_clap.store import FeatureStore, Recipe, State
-from student_clap.store.arrays.features import FAILED
+from student_clap.store.arrays.feature_arrays import FAILED
 
 Rows = dict[str, dict[str, Any]]
 RECIPE = Recipe.from_config(AudioConfig())

@@ -122,7 +122,7 @@ def refit_head(
         artists: of the run's validation and test tracks.
         taught: the set of segment vectors that the run learnt; None: it learnt track vectors.
         device: where the student runs.
-        say: gets the table of what was tried.
+        say: gets a line beforehand, and the table of what was tried.
 
     Raises:
         StoreError: a side has no track, or none that can be read.
@@ -136,7 +136,12 @@ def refit_head(
     centre = teacher[training].mean(axis=0)
     student = copy.deepcopy(student).to(device)
     passes = _Passes(student, recipe, str(store.path), taught, features.n_samples(), teacher, device)
-    fitted = _fit(passes, sample_rows(training, TRAINING_TRACKS, 0))
+    chosen, judged = sample_rows(training, TRAINING_TRACKS, 0), sample_rows(validation, VALIDATION_TRACKS, 0)
+    say(
+        f"refit: the student hears all segments of {len(chosen)} training and {len(judged)} validation tracks, "
+        f"on {device} (training.device)"
+    )
+    fitted = _fit(passes, chosen)
     old = _layer_of(student.head.project)
     layers = {(0.0, 0.0): old}
     for strength in STRENGTHS:
@@ -145,7 +150,7 @@ def refit_head(
         except ValueError as error:
             raise click.ClickException(f"--refit-head: {error}; leave the option out") from error
         layers |= {(strength, share): mix(new, old, share, fitted.segments) for share in SHARES}
-    rows, vectors = _embed(passes, sample_rows(validation, VALIDATION_TRACKS, 0), list(layers.values()))
+    rows, vectors = _embed(passes, judged, list(layers.values()))
     scores = {key: score(vectors[i], teacher[rows], centre) for i, key in enumerate(layers)}
     before = scores.pop((0.0, 0.0))
     tried = [Candidate(*key, means(found), change(before, found)) for key, found in scores.items()]

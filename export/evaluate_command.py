@@ -106,14 +106,17 @@ def evaluate(
     from student_clap.store import FeatureStore, Recipe
     from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
+    def check_writable(folder: Path) -> Path:
+        for name in (EVALUATION_RECORD, REPORT):
+            if fault := why_not_writable(folder / name):
+                raise click.ClickException(f"{fault}; name another folder with --output")
+        return folder
+
     run = run_folder(config, run_name)
-    model = model or run.student_onnx
+    model, asked_for = model or run.student_onnx, None if output is None else check_writable(output)
     session, recipe = StudentSession(model), Recipe.from_config(config.audio)
     side = side_to_judge(run, on)
-    output = output or run.evaluation_on(side)
-    for name in (EVALUATION_RECORD, REPORT):
-        if fault := why_not_writable(output / name):
-            raise click.ClickException(f"{fault}; name another folder with --output")
+    output = asked_for or check_writable(run.evaluation_on(side))
     asked = text.collect()
     for line in check_recipe(session, model, recipe):
         warn(line)

@@ -40,7 +40,7 @@ class Change:
 
 
 def score(student: Vectors, teacher: Vectors, centre: Vectors) -> Scores:
-    """The figures of each track, NaN where a track has none; those of neighbours only where there are two tracks.
+    """The figures of each track, NaN where a track has none; those of neighbours and of exchange only of two and more.
 
     Args:
         student: [track, 512] means of unit vectors.
@@ -59,6 +59,12 @@ def score(student: Vectors, teacher: Vectors, centre: Vectors) -> Scores:
         gains = metrics.ndcg(unit, teacher, k)
         if np.isfinite(gains).any():
             found["ndcg"] = gains
+    # The baselines, for the verdict that the file carries.
+    found["mean_vector_cosine"] = metrics.cosines(np.broadcast_to(centre, teacher.shape), teacher)
+    if len(teacher) > 1:
+        shuffled = unit[metrics.derangement(len(unit))]
+        found["shuffled_cosine"] = metrics.cosines(shuffled, teacher)
+        found["shuffled_centred"] = metrics.centred_cosines(shuffled, teacher, centre)
     return found
 
 

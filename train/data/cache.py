@@ -22,6 +22,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.schema import EMBEDDING_DIM
+
 Sizes = npt.NDArray[np.int64]
 
 
@@ -120,3 +122,8 @@ def share_that_fits(offsets: Sequence[int] | Sizes, sizes: Sizes, rows: npt.NDAr
     """Which part of the blocks of `rows` has room, 0 to 1."""
     wanted = int(sizes[rows].sum())
     return float(sizes[rows][np.asarray(offsets)[rows] >= 0].sum() / wanted) if wanted else 1.0
+
+
+def segment_vector_bytes(n_segments: int) -> int:
+    """Size of a track's segment vectors, float16."""
+    return 2 * EMBEDDING_DIM * n_segments

@@ -25,19 +25,20 @@ from torch import Tensor
 from student_clap.config.runtime.machine import available_cores, free_memory_bytes
 from student_clap.config.runtime.parallel import in_order
 from student_clap.config.runtime.screen import progress
-from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features
 from student_clap.store.layout.strip import strip_frames
-from student_clap.train.data.cache import CacheFile, CacheHandle, Sizes, offsets_within, share_that_fits
+from student_clap.train.data.cache import (
+    CacheFile,
+    CacheHandle,
+    Sizes,
+    offsets_within,
+    segment_vector_bytes,
+    share_that_fits,
+)
 
 Rows = npt.NDArray[np.int64]
 _SHARE_OF_MEMORY = 0.5  # of what is free, without `cache_size`
 _SHARE_OF_DEVICE = 0.6
-
-
-def segment_vector_bytes(n_segments: int) -> int:
-    """Size of a track's segment vectors, float16."""
-    return 2 * EMBEDDING_DIM * n_segments
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.teachers import UNDECLARED, slug
-from student_clap.train.data.cache import BlockCache
-from student_clap.train.data.keep import segment_vector_bytes
+from student_clap.train.data.cache import BlockCache, segment_vector_bytes
 from student_clap.train.data.shift import interpolate
 
 Starts = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ from student_clap.config.schema import Config
 from student_clap.store import FeatureStore
 from student_clap.train.data.selection import Selection, TrackTable
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student, write_checkpoint
-from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.reader import RunError, RunFolder
 from student_clap.train.students.registry import load_pretrained, shape
 from student_clap.train.students.student import Student
 
@@ -245,18 +245,18 @@ def _heard(
     before = 0 if grandparent is None else grandparent.heard
     try:
         split = json.loads(home.split.read_text(encoding="utf-8"))
-        held_out = {str(artist) for artist in split["held_out_artists"]}
+        held_out = home.held_out_artists().all
         ours = config.split.model_dump(mode="json")
         if split.get("method") == "hash" and {key: split.get(key) for key in ours} == ours:
             return before  # an artist is on the same side in every library
-        artists = [table.artists[row] for row in selection.validation_rows]
+        artists = [table.artists[row] for row in (*selection.validation_rows, *selection.test_rows)]
         if info.store_uuid == store.uuid:
             with np.load(home.tracks, allow_pickle=False) as rows:
                 trained = {table.artists[row] for row in rows["training_rows"]}
             own = sum(artist in trained for artist in artists)
         else:
             own = sum(artist not in held_out for artist in artists)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RunError):
         return None
     return None if before is None else max(before, own)
 

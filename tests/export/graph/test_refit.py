@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from sklearn.linear_model import Ridge
 
 from student_clap.config.cli import main
+from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.store import FeatureStore, State, Track
 from student_clap.train.runs.checkpoint import load_student, write_checkpoint
@@ -211,6 +212,10 @@ def test_the_figures_are_those_that_evaluate_finds_and_the_same_command_gives_th
     record = json.loads((untrained.run.evaluation / "metrics.json").read_text(encoding="utf-8"))
     assert record["student"]["cosine"]["mean"] == pytest.approx(known["cosine"], abs=1e-4)
     assert record["student"]["means"]["recall@1"] == pytest.approx(known["mixed_recall_at_1"], abs=1e-4)
+    for baseline, name in (("mean_vector", "mean_vector_cosine"), ("shuffled", "shuffled_cosine")):
+        assert record[baseline]["cosine"]["mean"] == pytest.approx(known[name], abs=1e-4)
+    beats = conclude(record).beats_baselines
+    assert metadata(untrained.run.student_onnx)["beats_baselines"] == ("yes" if beats else "no")
 
 
 def test_test_tracks_are_not_touched(untrained: Library) -> None:

@@ -245,7 +245,7 @@ def test_the_command_finds_the_run_by_its_checkpoint(
     done = CliRunner().invoke(command, ["--config", file, "--resume", given, *arguments])
     assert done.exit_code == 0, done.output
     assert "went back to epoch 3; " in done.output
-    assert "resuming  after epoch 3, batch 0" in done.output
+    assert "resuming    after epoch 3, batch 0" in done.output
     assert "went back to epoch 3; " in run.log.read_text(encoding="utf-8")
     both = CliRunner().invoke(command, ["--config", file, "--resume", given, "--from", "run"])
     assert both.exit_code == 2

@@ -67,6 +67,17 @@ def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _check_writable(folder: Path) -> Path:
+    """`folder`, if the results can be written there; asked before the work. Raises click.ClickException."""
+    from student_clap.config.runtime.files import why_not_writable
+    from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
+
+    for name in (EVALUATION_RECORD, REPORT):
+        if fault := why_not_writable(folder / name):
+            raise click.ClickException(f"{fault}; name another folder with --output")
+    return folder
+
+
 @click.command()
 @config_options(recipe=True)
 @run_option
@@ -95,7 +106,7 @@ def evaluate(
 
     Writes metrics.json and report.html. With text vectors, or texts and a text model, text search is judged too.
     """
-    from student_clap.config.runtime.files import why_not_writable, write_text_atomically
+    from student_clap.config.runtime.files import write_text_atomically
     from student_clap.export.bench.compare import compare_models
     from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model, rival_spec, side_to_judge
     from student_clap.export.evaluate.targets import targets
@@ -106,17 +117,11 @@ def evaluate(
     from student_clap.store import FeatureStore, Recipe
     from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
-    def check_writable(folder: Path) -> Path:
-        for name in (EVALUATION_RECORD, REPORT):
-            if fault := why_not_writable(folder / name):
-                raise click.ClickException(f"{fault}; name another folder with --output")
-        return folder
-
     run = run_folder(config, run_name)
-    model, asked_for = model or run.student_onnx, None if output is None else check_writable(output)
+    model, asked_for = model or run.student_onnx, None if output is None else _check_writable(output)
     session, recipe = StudentSession(model), Recipe.from_config(config.audio)
     side = side_to_judge(run, on)
-    output = asked_for or check_writable(run.evaluation_on(side))
+    output = asked_for or _check_writable(run.evaluation_on(side))
     asked = text.collect()
     for line in check_recipe(session, model, recipe):
         warn(line)

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
-from student_clap.store.arrays import features as features_module
-from student_clap.store.arrays import segment_sets
+from student_clap.store.arrays import feature_arrays, segment_sets
 from student_clap.store.arrays.metadata import WHOLE, read_document, write_document
 from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.layout.strip import strip_frames
@@ -93,7 +92,7 @@ def test_train_does_not_begin_with_a_column_that_lost_a_chunk(column: str, fille
 def test_columns_that_nothing_was_written_to_have_their_chunks_as_rows_are_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "COLUMN_CHUNK_ROWS", 4)
+    monkeypatch.setattr(feature_arrays, "COLUMN_CHUNK_ROWS", 4)
     monkeypatch.setattr(segment_sets, "COUNT_CHUNK_ROWS", 4)
     path = tmp_path / "features.zarr"
     with FeatureStore.create(path, "test") as store:

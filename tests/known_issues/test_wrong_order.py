@@ -12,6 +12,8 @@ import pytest
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 
+pytestmark = pytest.mark.slow  # starts processes
+
 HEAVY = ("torch", "sklearn", "librosa", "distributed")
 CODE = f"""
 import sys

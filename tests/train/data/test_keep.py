@@ -19,6 +19,8 @@ from student_clap.train.data.stream import BatchStream
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow  # starts processes
+
 CPU = torch.device("cpu")
 WHOLE = 10**9
 

@@ -24,6 +24,8 @@ from student_clap.train.loop.session import describe, open_stream, open_trainer
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow  # trains
+
 FINE = 4_800  # samples; production's hop of this library is 24000, a segment 48000, an STFT hop 480
 ROWS = tuple(range(16))
 

@@ -95,7 +95,9 @@ def _tried(path: Path, name: str) -> Trial:
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     said = done.stderr.decode(errors="backslashreplace").strip()
-    figures = {"exit": done.returncode, "cpu_s": round(cpu_s, 2), "said": said[:400]}
+    # The record is committed: it names no folder of this machine.
+    shown = said.replace(str(path.parent.resolve()), "DIR").replace(str(path.parent), "DIR")
+    figures = {"exit": done.returncode, "cpu_s": round(cpu_s, 2), "said": shown[:400]}
     if done.returncode == 0:
         return Trial(name, "taken", "it is taken as it is", figures)
     return Trial(name, "one line", _fault(said, done.returncode, cpu_s, path), figures)

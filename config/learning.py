@@ -245,7 +245,7 @@ class TrainingConfig(Section):
     cache: Literal["auto", "none", "memory", "device"] = "auto"
     """Where codes stay that were read once: none, memory, or device; auto: on a GPU device, on a CPU none."""
     cache_size: MemorySize | None = None
-    """Most that the cache takes, such as 4GB; null: half of the free memory, or 60 % of a GPU's."""
+    """Most that the cached codes take, such as 4GB; null: half of the free memory, or 60 % of a GPU's."""
     log_every: PositiveInt = 20
     """Steps of a GPU after which it is asked for loss and gradient; a CPU is asked after every step."""
     device: str = "auto"

@@ -1,8 +1,8 @@
 """Codes and segment vectors that were read once, kept in memory for the epochs that follow.
 
-One copy serves every process of the machine: the pages are those of an open file without a name (memfd), which the
-others reach through /proc; it is gone when the last of them ends, however that ends. Where the system has no such files
-it is a temporary file, removed at the end.
+One copy serves the process that made it and those that it tells of it: the pages are those of an open file without a
+name (memfd), which the others reach through /proc; it is gone when the last of them ends, however that ends. Where the
+system has no such files it is a temporary file, removed at the end.
 
 Guarantee: a block reads as it was put, or is not there; a block may be put twice, with the same content. Readers and
 their numbers are those without the cache.

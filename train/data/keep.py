@@ -2,7 +2,7 @@
 
     auto     device on a GPU, none on a CPU
     none     nothing: every strip is read again, from files that the system may have in memory
-    memory   codes in the machine's memory, shared by its processes; each is decoded once
+    memory   codes in the machine's memory, shared by the trainer and its loader's processes; each is decoded once
     device   codes on the device, read before the first epoch; what has no room there is read as with none
 
 The teacher's vectors of segments are kept in the machine's memory with either.
@@ -39,6 +39,7 @@ from student_clap.train.data.cache import (
 Rows = npt.NDArray[np.int64]
 _SHARE_OF_MEMORY = 0.5  # of what is free, without `cache_size`
 _SHARE_OF_DEVICE = 0.6
+_SHARE_OF_VECTORS = 0.1  # of the free memory, besides the codes
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def keep(
         if vectors is None:
             yield keeping
             return
-        with CacheFile(vectors, rows, int(_SHARE_OF_MEMORY * free)) as file:
+        with CacheFile(vectors, rows, int(_SHARE_OF_VECTORS * free)) as file:
             yield replace(keeping, kept=replace(keeping.kept, vectors=file.handle))
         return
     sizes = n_mels * frames
@@ -131,7 +132,7 @@ def keep(
         if vectors is None:
             yield keeping
             return
-        with CacheFile(vectors, rows, int(_SHARE_OF_MEMORY * free)) as file:
+        with CacheFile(vectors, rows, int(_SHARE_OF_VECTORS * free)) as file:
             yield replace(keeping, kept=replace(keeping.kept, vectors=file.handle))
 
 

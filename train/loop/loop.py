@@ -138,8 +138,9 @@ class Trainer:
     def _build_step_and_validator(self, config: Config) -> tuple[Step, Validator]:
         """The two users of the loss."""
         training, selection, teacher = self.training, self.run.selection, self.table.teacher
-        taught = self.run.taught
-        segments = FeatureStore.open(config.store.path).segment_vectors(taught["name"]) if taught else None
+        taught, segments = self.run.taught, None
+        if taught and config.objective.bank_of == "segments":
+            segments = FeatureStore.open(config.store.path).segment_vectors(taught["name"])
         loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
         step = Step(
             self.student,

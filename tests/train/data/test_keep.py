@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from student_clap.store import Features, FeatureStore
+from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.store.layout.segments import segment_count
+from student_clap.train.data import keep as keep_module
 from student_clap.train.data.batches import Batch, TrackReader, make_segments, requests_for
 from student_clap.train.data.cache import CacheFile, offsets_within
 from student_clap.train.data.keep import Keeping, keep
@@ -52,7 +55,14 @@ def batches_of(
 
 @pytest.fixture
 def library(make: Callable[..., Library]) -> Library:
-    return make([5.0, 2.5, 6.2, 1.0])
+    """Four tracks whose segments the teacher knows."""
+    made = make([5.0, 2.5, 6.2, 1.0])
+    rng = np.random.default_rng(1)
+    with FeatureStore.open(made.store_path, "r+") as store:
+        lengths = store.features(made.recipe).n_samples().tolist()
+        vectors = [rng.normal(size=(segment_count(n, made.recipe), 512)).astype(np.float16) for n in lengths]
+        store.write_segment_teacher(list(range(len(lengths))), vectors)
+    return made
 
 
 @pytest.mark.parametrize(("mode", "workers"), [("memory", 0), ("memory", 2), ("device", 0), ("device", 1)])
@@ -61,6 +71,7 @@ def test_batches_are_the_same_whatever_is_kept(library: Library, mode: str, work
     keeping, kept, decibels = batches_of(library, mode, workers=workers)
     assert keeping.share == 1.0
     assert len(kept) == len(plain)
+    assert all(all(batch.taught) for batch in plain)
     for one, other, one_db, other_db in zip(plain, kept, plain_decibels, decibels, strict=True):
         assert torch.equal(one_db, other_db)
         assert one.rows == other.rows
@@ -89,11 +100,35 @@ def test_nothing_is_decoded_twice(library: Library, monkeypatch: pytest.MonkeyPa
         read.append(row)
         return strip(self, row, n_samples)
 
+    taught: list[int] = []
+    vectors = SegmentVectors.read
+
+    def counted_vectors(self: SegmentVectors, row: int, n: int | None = None) -> npt.NDArray[np.float16]:
+        taught.append(row)
+        return vectors(self, row, n)
+
     monkeypatch.setattr(Features, "strip", counted)
+    monkeypatch.setattr(SegmentVectors, "read", counted_vectors)
     for mode in ("memory", "device"):
         read.clear()
+        taught.clear()
         batches_of(library, mode, epochs=3)
-        assert sorted(read) == [0, 1, 2, 3], mode
+        assert sorted(read) == sorted(taught) == [0, 1, 2, 3], mode
+
+
+def test_without_a_size_it_takes_half_of_the_free_memory_and_a_tenth_for_vectors(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 80_000
+    monkeypatch.setattr(keep_module, "free_memory_bytes", lambda: free)
+    keeping, _, _ = batches_of(library, "memory", size_bytes=None)
+    strips, vectors = keeping.kept.strips, keeping.kept.vectors
+    assert strips is not None
+    assert vectors is not None
+    n_rows = len(strips.offsets)
+    assert 0 < keeping.share < 1
+    assert strips.n_bytes <= free // 2 + n_rows
+    assert vectors.n_bytes <= free // 10 + n_rows
 
 
 def test_rows_are_given_room_in_order_until_one_has_none() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.yaml12 import dump_yaml
-from student_clap.train.runs.row import read_runs
+from student_clap.train.comparison.row import read_runs
 from student_clap.train.students.registry import compared
 
 HERE = Path(__file__).resolve().parent

@@ -85,7 +85,7 @@ def _refit(source: Source, config: Config, store: FeatureStore) -> Source:
     Raises:
         click.ClickException: there is nothing to judge by, or the store is another one.
     """
-    from student_clap.export.graph.refit import refit_head
+    from student_clap.export.refit.head import refit_head
     from student_clap.train.loop.session import resolve_device
     from student_clap.train.runs.directory import learnt_vectors
 

@@ -9,8 +9,8 @@ import click
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
-from student_clap.train.runs.row import choose_runs, read_runs
-from student_clap.train.runs.table import (
+from student_clap.train.comparison.row import choose_runs, read_runs
+from student_clap.train.comparison.table import (
     COLUMNS,
     comparable,
     format_differences,

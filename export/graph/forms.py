@@ -32,7 +32,7 @@ from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
 from student_clap.train.runs.reader import HeldOutArtists, RunFolder, require_checkpoint
 
 if TYPE_CHECKING:
-    from student_clap.export.graph.refit import Refit
+    from student_clap.export.refit.head import Refit
     from student_clap.store import FeatureStore
     from student_clap.train.students.student import Student
 

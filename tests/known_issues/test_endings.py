@@ -48,7 +48,7 @@ MOMENTS = (
     ("featurize", "distributed"),
     (TRAIN, "torch"),
     (TRAIN, "torch.distributed"),
-    ("runs", "student_clap.train.runs.table"),
+    ("runs", "student_clap.train.comparison.table"),
     ("export", "onnx"),
     ("evaluate --model model.onnx", "numpy.linalg"),
     ("evaluate --model model.onnx", "onnxruntime"),

@@ -37,11 +37,11 @@ from student_clap.train.loop.reference_vectors import build_loss
 from student_clap.train.loop.schedule import rate_of
 from student_clap.train.loop.step import PendingStep, Step, StepResult, is_out_of_memory, settle
 from student_clap.train.loop.validation import Validation, Validator
+from student_clap.train.origin.parent import load_first_weights
 from student_clap.train.runs.checkpoint import CheckpointInfo, Progress
 from student_clap.train.runs.curves import draw_run
 from student_clap.train.runs.directory import Run
 from student_clap.train.runs.history import append_metrics, cut_metrics
-from student_clap.train.runs.parent import load_first_weights
 from student_clap.train.runs.plan import Plan, Reached
 from student_clap.train.runs.tensorboard import EventLog
 from student_clap.train.students.registry import build_student

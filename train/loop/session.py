@@ -28,13 +28,13 @@ from student_clap.train.loop.checkpoints import INTERVAL_S
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.distributed import Distributed, by_bare_torchrun
 from student_clap.train.loop.loop import Trainer
+from student_clap.train.origin.parent import Parent, read_parent, refuse_other_parent
+from student_clap.train.origin.rewind import finish as finish_rewind
+from student_clap.train.origin.rewind import go_back, resolve_checkpoint
 from student_clap.train.runs.checkpoint import CheckpointInfo
 from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
 from student_clap.train.runs.log import log_to
-from student_clap.train.runs.parent import Parent, read_parent, refuse_other_parent
 from student_clap.train.runs.reader import RunFolder
-from student_clap.train.runs.rewind import finish as finish_rewind
-from student_clap.train.runs.rewind import go_back, resolve_checkpoint
 from student_clap.train.students.registry import check_buildable
 from student_clap.train.students.student import count_parameters, float32_megabytes
 

@@ -1,1 +1,1 @@
-"""A run's folder, written and read in one place: its files, checkpoints, metrics, curves, and the table of all runs."""
+"""A run's folder, written and read in one place: its files, checkpoints, metrics and curves."""

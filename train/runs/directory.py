@@ -32,7 +32,7 @@ from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
 from student_clap.train.runs.resume import changed_settings, settings
 
 if TYPE_CHECKING:
-    from student_clap.train.runs.parent import Beginning
+    from student_clap.train.origin.parent import Beginning
 
 RUN_FORMAT_VERSION = 2
 

@@ -97,7 +97,7 @@ def test_a_folder_that_is_held_by_a_trainer(tmp_path: Path) -> None:
 
 def test_reading_needs_no_heavy_import() -> None:
     code = (
-        "import sys, student_clap.train.runs.reader, student_clap.train.runs.table;"
+        "import sys, student_clap.train.runs.reader, student_clap.train.comparison.table;"
         "assert not {'torch', 'zarr', 'numpy', 'filelock'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S)

@@ -3,7 +3,7 @@
 The layer is linear before the vector's normalisation, so ridge regression finds it: from the features that the layer
 takes to the teacher's vectors, segment by segment where the run learnt segment vectors; else from the mean over a
 track's segments, with production's weights, to the track's vector. Candidates are layers of several strengths of the
-penalty, mixed with the layer that training left. `refit_choice` says when one of them is taken; where none is, the head
+penalty, mixed with the layer that training left. `choice` says when one of them is taken; where none is, the head
 stays. Test tracks are not read.
 
 Guarantee: the same checkpoint, store and device give the same layer. The checkpoint is not changed.
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from student_clap.config.runtime.screen import progress, table
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.graph.refit_choice import FIGURES, Change, change, means, score
-from student_clap.export.graph.ridge import Layer, Moments, mix, ridge
 from student_clap.export.graph.sampling import sides
+from student_clap.export.refit.choice import FIGURES, Change, change, means, score
+from student_clap.export.refit.ridge import Layer, Moments, mix, ridge
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.batches import Batch, TrackReader, make_segments, requests_for

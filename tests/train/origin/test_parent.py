@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from student_clap.config.schema import Config
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, remarks
+from student_clap.train.origin.parent import Parent, ParentError
 from student_clap.train.runs.checkpoint import load_student, write_checkpoint
-from student_clap.train.runs.parent import Parent, ParentError
 from student_clap.train.runs_command import runs
 from student_clap.train.students.registry import build_student
 

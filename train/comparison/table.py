@@ -12,8 +12,8 @@ from typing import Any
 from student_clap.config.learning import LOSS_TERMS
 from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.text import one_line, readable_duration
+from student_clap.train.comparison.row import RunRow, as_text, whole_number
 from student_clap.train.runs.history import Metrics, figure
-from student_clap.train.runs.row import RunRow, as_text, whole_number
 
 
 @dataclass(frozen=True)

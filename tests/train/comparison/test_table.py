@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.train.command import train
+from student_clap.train.comparison.row import RunRow, read_run
 from student_clap.train.runs.directory import lock_run
-from student_clap.train.runs.row import RunRow, read_run
 from student_clap.train.runs_command import runs
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import Ridge
 
-from student_clap.export.graph.ridge import Layer, Moments, mix, ridge
+from student_clap.export.refit.ridge import Layer, Moments, mix, ridge
 
 Array = npt.NDArray[np.float64]
 

@@ -19,10 +19,10 @@ from student_clap.train.command import train as command
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.loop.session import open_display, open_stream, open_trainer
 from student_clap.train.loop.validation import Validation
-from student_clap.train.runs import rewind
+from student_clap.train.origin import rewind
+from student_clap.train.origin.rewind import RewindError
 from student_clap.train.runs.checkpoint import read_checkpoint
 from student_clap.train.runs.reader import RunFolder
-from student_clap.train.runs.rewind import RewindError
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from student_clap.export.graph.refit_choice import FIGURES, Change, Scores, change, means, score
+from student_clap.export.refit.choice import FIGURES, Change, Scores, change, means, score
 from student_clap.train.loop import metrics
 
 N = 40

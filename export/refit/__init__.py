@@ -1,0 +1,1 @@
+"""The last layer of a trained student, found anew in closed form, and whether it is taken."""

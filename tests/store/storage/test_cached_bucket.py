@@ -95,8 +95,10 @@ def test_a_replaced_shard_is_not_read_from_its_old_copy(
     filled, where, recipe, make_codes, asked, object_server, monkeypatch, tmp_path
 ):
     path = CachedPath(where, tmp_path / "cache")
-    reader = FeatureStore.open(path).features(recipe)
+    opened = FeatureStore.open(path)
+    reader, vectors = opened.features(recipe), opened.segment_vectors()
     assert np.array_equal(reader.strip(2), filled[2])
+    assert vectors.read(0).shape == (2, 512)
     longer, same = make_codes(31 * SECONDS, 7), make_codes(LENGTHS[1], 8)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", object_server.endpoint)
@@ -106,8 +108,10 @@ def test_a_replaced_shard_is_not_read_from_its_old_copy(
         features.write_strip(2, longer, 31 * SECONDS)
         features.write_strip(1, same, LENGTHS[1])
         features.commit([2], [31 * SECONDS], [""])
+        store.write_segment_teacher([0], [np.full((3, 512), 512**-0.5, np.float16)])
     # Opened before: the copy does not fit what the table says now.
     assert np.array_equal(reader.strip(2), longer)
+    assert vectors.read(0).shape == (3, 512)
     asked.take()
     again = FeatureStore.open(path).features(recipe)
     assert np.array_equal(again.strip(2), longer)

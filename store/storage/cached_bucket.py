@@ -20,7 +20,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from student_clap.store.storage.base import CachedPath, ChooseParts, Copied
 from student_clap.store.storage.bucket import Bucket, BucketStorage, BucketZarrStore, Entry
-from student_clap.store.storage.local_cache import Copies, LocalCache, Version
+from student_clap.store.storage.copies import Copies, Version
+from student_clap.store.storage.local_cache import LocalCache
 
 _SHARD = re.compile(r"(.+)/c/(\d+)/0/0")  # of the paths below the root
 
@@ -40,7 +41,7 @@ class Arrays:
             if array not in self._opened:
                 entries = ((entry.name.split("/"), entry) for entry in (self.root / array / "c").entries())
                 versions = {int(name[0]): _version(entry) for name, entry in entries if name[1:] == ["0", "0"]}
-                self._opened[array] = self.cache.open_array(self.root.path, array, versions)
+                self._opened[array] = Copies(self.cache, self.root.path, array, versions)
             return self._opened[array]
 
 

@@ -24,7 +24,7 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,6 @@ from urllib.parse import quote
 
 from student_clap.config.runtime.files import PARTIAL, sweep_partial_files
 from student_clap.config.runtime.system_errors import in_words, naming
-from student_clap.store.storage.base import ChooseParts
-from student_clap.store.storage.checked_file import DamagedError, encoded, header_bytes, read_parts
 from student_clap.store.storage.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -42,19 +40,6 @@ _USED, _IN_USE = ".used", ".in-use"
 _SHARE_OF_DISK = 0.5  # of what is free or taken by copies, without a size
 _SLACK = 50  # room is made for this part of the size at least, so that it is not made for every copy
 _LONGEST_NAME = 80
-
-
-@dataclass(frozen=True)
-class Version:
-    """A content of an object."""
-
-    token: str  # another for another content
-    size: int  # bytes
-
-    @classmethod
-    def of(cls, text: str, size: int) -> Version:
-        """The version that an object store calls `text`."""
-        return cls(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), size)
 
 
 class LocalCache:
@@ -71,7 +56,9 @@ class LocalCache:
     def __init__(self, folder: Path, size: int | None) -> None:
         self.folder = folder
         self._keeps = True
-        self._arrays: weakref.WeakValueDictionary[Path, Copies] = weakref.WeakValueDictionary()  # that are open here
+        self._arrays: weakref.WeakValueDictionary[Path, Container[str]] = (
+            weakref.WeakValueDictionary()
+        )  # that are open here
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"store.local_cache: {folder} is not a folder; name another, or remove the key")
         try:
@@ -83,23 +70,22 @@ class LocalCache:
             raise StoreError(f"store.local_cache cannot be used: {in_words(error)}") from error
         self.size = int((free + count.used) * _SHARE_OF_DISK) if size is None else size
 
-    def open_array(self, store: str, array: str, versions: dict[int, Version]) -> Copies:
-        """The copies of an array's objects.
+    def open_array(self, store: str, array: str, valid: Container[str]) -> Path:
+        """The folder of an array's copies, in use as long as `valid` lives.
 
         Args:
             store: its URL.
             array: its path in the store.
-            versions: row -> what its object is. May change later.
+            valid: the names of copies that are not outdated.
         """
         digest = hashlib.blake2b(store.encode(), digest_size=8).hexdigest()
         name = quote(store.rpartition("/")[2], safe="")[:_LONGEST_NAME]
         folder = self.folder / f"{name}-{digest}" / quote(array, safe="")[:_LONGEST_NAME]
-        copies = Copies(self, folder, versions)
         with self._trying(), self._counting():
             folder.mkdir(parents=True, exist_ok=True)
-            _hold(copies, folder)
-        self._arrays[folder] = copies
-        return copies
+            _hold(valid, folder)
+        self._arrays[folder] = valid
+        return folder
 
     def reserve(self, n_bytes: int) -> bool:
         """Take room for a copy; False where there is none. `keep` or `give_back` follows."""
@@ -192,96 +178,24 @@ class LocalCache:
         return [path.parent for path in self.folder.glob(f"*/*/{_IN_USE}")]
 
     def _total(self) -> int:
-        return sum(size for array in self._array_folders() for size in _copies(array).values())
+        return sum(size for array in self._array_folders() for size in copies_in(array).values())
 
     def _make_room(self, n_bytes: int) -> int:
         """Remove what nobody needs, `n_bytes` of it if there is so much. Returns how many were freed."""
         freed = 0
         mine = dict(self._arrays)
         for array, valid in mine.items():
-            freed += sum(_remove(array / name) for name in _copies(array) if name not in valid)
+            freed += sum(_remove(array / name) for name in copies_in(array) if name not in valid)
         others = [array for array in self._array_folders() if array not in mine]
         for array in sorted(others, key=lambda array: (array / _IN_USE).stat().st_mtime):
             if freed >= n_bytes:
                 break
             with _alone(array) as nobody:
-                for name in _copies(array) if nobody else ():
+                for name in copies_in(array) if nobody else ():
                     if freed >= n_bytes:
                         break
                     freed += _remove(array / name)
         return freed
-
-
-class Copies:
-    """The copies of the objects of one array. Obtain it from `LocalCache.open_array`."""
-
-    def __init__(self, cache: LocalCache, folder: Path, versions: dict[int, Version]) -> None:
-        self._cache = cache
-        self._folder = folder
-        self.versions = versions
-
-    def __contains__(self, name: object) -> bool:
-        """Whether the file of that name is a copy of what an object is now."""
-        row, _, token = str(name).partition(".")
-        version = self.versions.get(int(row)) if row.isdecimal() else None
-        return version is not None and version.token == token
-
-    def read(self, row: int, tail: int, choose: ChooseParts) -> list[bytes] | None:
-        """As `Storage.read_parts`, from the copy of `row`; None where there is none that is whole."""
-        version = self.versions.get(row)
-        if version is None:
-            return None
-        path = self._path(row, version)
-        try:
-            return read_parts(path, self._name(path), version.size, tail, choose)
-        except FileNotFoundError:
-            return None
-        except DamagedError as error:
-            logger.warning("store.local_cache: %s is damaged (%s); it is fetched again", path, error)
-            self._cache.remove(path)
-        except OSError as error:
-            self._cache.give_up(error)
-        return None
-
-    def fetch(self, row: int, get: Callable[[], tuple[bytes, Version]]) -> bytes | None:
-        """The object of `row`, by `get`, and kept; None where there is no room for it, and then it was not asked for.
-
-        Raises what `get` does.
-        """
-        if row not in self.versions:
-            return None
-        reserved = _file_bytes(self.versions[row].size)
-        if not self._cache.reserve(reserved):
-            return None
-        try:
-            data, version = get()
-        except BaseException:
-            self._cache.give_back(reserved)
-            raise
-        self.versions[row] = version
-        if _file_bytes(len(data)) != reserved:  # the object was replaced
-            self._cache.give_back(reserved)
-            if not self._cache.reserve(_file_bytes(len(data))):
-                return data
-        path = self._path(row, version)
-        self._cache.keep(path, encoded(self._name(path), data))
-        return data
-
-    def remove(self, row: int) -> bool:
-        """Remove the copy of `row`. Returns whether there was one."""
-        return row in self.versions and self._cache.remove(self._path(row, self.versions[row]))
-
-    def there(self) -> dict[int, int]:
-        """Row -> bytes of the objects that have a copy."""
-        rows = [int(name.partition(".")[0]) for name in _copies(self._folder) if name in self]
-        return {row: self.versions[row].size for row in rows}
-
-    def _path(self, row: int, version: Version) -> Path:
-        return self._folder / f"{row}.{version.token}"
-
-    @staticmethod
-    def _name(path: Path) -> str:
-        return f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
 
 
 @dataclass
@@ -319,17 +233,13 @@ def _alone(array: Path) -> Iterator[bool]:
         os.close(file)
 
 
-def _copies(array: Path) -> dict[str, int]:
+def copies_in(array: Path) -> dict[str, int]:
     """Name -> bytes of the copies in a folder."""
     try:
         with os.scandir(array) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.name[0].isdecimal()}
     except FileNotFoundError:
         return {}
-
-
-def _file_bytes(size: int) -> int:
-    return header_bytes(size) + size
 
 
 def _size(path: Path) -> int:

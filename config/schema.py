@@ -206,6 +206,14 @@ class StoreConfig(Section):
 
     path: StorePath = "data/features.zarr"
     """A directory, or `s3://BUCKET/NAME.zarr`."""
+    local_cache: LocalPath | None = None
+    """Folder of this machine through which a bucket's shards are read by train, evaluate, export and reembed, so that
+    each is fetched once. Not used for a store in a directory. null: every reading asks the bucket.
+    """
+    local_cache_size: Annotated[ByteSize | None, Unit("bytes")] = None
+    """Most that the folder takes, such as `20GB`; what has no room is read from the bucket. null: half of what is free
+    on its disk.
+    """
 
 
 class FeaturizeConfig(Section):

@@ -59,12 +59,13 @@ def export(
     The file is written only if it meets every clause of the drop-in contract and answers as torch does.
     """
     from student_clap.store import FeatureStore
+    from student_clap.store.storage.open import reading_path
     from student_clap.train.runs.reader import require_checkpoint
 
     form = _form(**flags)
     run = run_folder(config, run_name)
     require_checkpoint(checkpoint or run.best)
-    with FeatureStore.open(config.store.path) as store:
+    with FeatureStore.open(reading_path(config.store)) as store:
         # torch takes seconds: it is loaded when what it is to work on is there.
         from student_clap.export.graph.forms import Source, check_form, gather, write_form
 

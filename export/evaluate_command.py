@@ -115,6 +115,7 @@ def evaluate(
     from student_clap.export.report.terminal import closing_lines
     from student_clap.featurize.onnx.recipe import METADATA_PREFIX
     from student_clap.store import FeatureStore, Recipe
+    from student_clap.store.storage.open import reading_path
     from student_clap.train.runs.reader import EVALUATION_RECORD, REPORT
 
     run = run_folder(config, run_name)
@@ -127,7 +128,7 @@ def evaluate(
         warn(line)
     if against is not None and not (spec := rival_spec(against)).declared:
         warn(f"{against} does not say which mel it was made for; it is given {_mel(spec)}")
-    with FeatureStore.open(config.store.path) as store, progress("track", label="evaluate") as bar:
+    with FeatureStore.open(reading_path(config.store)) as store, progress("track", label="evaluate") as bar:
         made_from = session.metadata.get(METADATA_PREFIX + "store_uuid", store.uuid)
         if made_from != store.uuid:
             warn(f"{model} was trained from store {made_from}; {config.store.path} is {store.uuid}")

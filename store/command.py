@@ -32,8 +32,9 @@ def info(config: Config) -> None:
     from collections import Counter
 
     from student_clap.store import FeatureStore, State
+    from student_clap.store.storage.open import about_cache, reading_path
 
-    with FeatureStore.open(config.store.path) as opened:
+    with FeatureStore.open(reading_path(config.store)) as opened:
         states = Counter(State(int(s)).name.lower() for s in opened.states())
         rows: list[tuple[str, object]] = [
             ("store", opened.path),
@@ -52,6 +53,8 @@ def info(config: Config) -> None:
                 f"fingerprint {recipe.fingerprint}"
             )
             rows.append(("features", made))
+            if cached := about_cache(config.store, features.shards):
+                rows.append(("local cache", f"{name}: {cached}"))
         rows += [("segment vectors", _taught(opened.segment_vectors(name))) for name in opened.segment_sets()]
         echo(table(rows))
 

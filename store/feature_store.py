@@ -66,7 +66,7 @@ from student_clap.store.layout.recipe import Recipe
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
-from student_clap.store.storage.open import open_storage
+from student_clap.store.storage.open import open_storage, without_cache
 
 _FLUSHES = 8
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
@@ -148,14 +148,14 @@ class FeatureStore(SegmentStore):
         """Open a store.
 
         Args:
-            path: directory or s3:// URL of the store.
+            path: directory or s3:// URL of the store; or a CachedPath, which counts for "r" alone.
             mode: "r" to read; "r+" to write, which takes the writer's lock and removes temporary files.
             for_repair: open it although its states are damaged, with as many rows as were written; for `repair`.
 
         Raises:
             StoreError: there is no store, it has another format, or another process is writing.
         """
-        storage = open_storage(path)
+        storage = open_storage(path if mode == "r" else without_cache(path))
         if not (storage / "zarr.json").exists():
             storage.check_reachable()
             raise StoreError(
@@ -235,6 +235,11 @@ class FeatureStore(SegmentStore):
     def address(self) -> str:
         """A path or URL that opens the store from every directory, and where it is shared, on every host."""
         return self._storage.address
+
+    @property
+    def source(self) -> StoragePath:
+        """As `address`, and through the same local cache."""
+        return self._storage.source
 
     @property
     def uuid(self) -> str:

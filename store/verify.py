@@ -39,7 +39,7 @@ from student_clap.store.storage.errors import (
     MissingFeaturesError,
     UnreadableError,
 )
-from student_clap.store.storage.open import open_storage
+from student_clap.store.storage.open import open_storage, without_cache
 
 Kind = Literal[
     "damaged metadata",
@@ -106,7 +106,7 @@ def verify_path(
     """Look for faults, also in a store that cannot be opened.
 
     Args:
-        path: directory or s3:// URL of the store.
+        path: directory or s3:// URL of the store. A local cache is passed by: the store itself is what is asked.
         deep: read every chunk and every shard too.
         advance: called after each shard that was read.
 
@@ -117,6 +117,7 @@ def verify_path(
         The findings, and how many tracks the store has; -1 if its damage does not let that be said, and then nothing
         but the metadata was looked at.
     """
+    path = without_cache(path)
     findings = verify_metadata(path)
     if findings:
         return findings, -1

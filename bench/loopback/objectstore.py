@@ -1,13 +1,18 @@
-"""An S3 on 127.0.0.1: moto's server in a thread of this process, its port chosen by the system."""
+"""An S3 on 127.0.0.1: moto's server in a thread of this process on a free port, and a proxy that counts."""
 
 from __future__ import annotations
 
+import http.client
 import logging
+import re
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,65 @@ def running_objectstore() -> Iterator[ObjectServer]:
         yield ObjectServer(f"http://{host}:{port}")
     finally:
         server.stop()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for reading."""
+
+    method: str
+    path: str  # with the query
+    range: str | None
+
+    @property
+    def is_of_shard(self) -> bool:
+        """Whether it is for a file of a single track."""
+        return re.search(r"/c/\d+/0/0$", self.path.partition("?")[0]) is not None
+
+
+@dataclass
+class Counts:
+    """Requests that passed, and the bytes of their answers."""
+
+    requests: list[Request] = field(default_factory=list)
+    n_bytes: int = 0
+
+    def take(self) -> list[Request]:
+        """The requests since this was last asked."""
+        found, self.requests = self.requests, []
+        return found
+
+
+@contextmanager
+def counting(endpoint: str) -> Iterator[tuple[str, Counts]]:
+    """A proxy before an object store, for reading: its endpoint and what passes it."""
+    counts = Counts()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            counts.requests.append(Request(self.command, unquote(self.path), self.headers["Range"]))
+            to_server = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=30)
+            to_server.request(self.command, self.path, headers=dict(self.headers))
+            answer = to_server.getresponse()
+            body = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            counts.n_bytes += len(body)
+            to_server.close()
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", counts
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -31,6 +31,7 @@ from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.input_spec import InputSpec
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 from student_clap.store import FeatureStore
+from student_clap.store.storage.open import reading_path
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
         click.ClickException: the store has no tracks, or none of them gives a vector.
     """
     session = StudentSession(settings.model)
-    with FeatureStore.open(config.store.path) as store:
+    with FeatureStore.open(reading_path(config.store)) as store:
         features = None if settings.from_audio else fitting_features(store, spec)
         tracks = library_tracks(store, features, None)
         if not tracks:

@@ -32,6 +32,7 @@ from student_clap.export.graph.sampling import sides
 from student_clap.export.refit.choice import FIGURES, Change, change, means, score
 from student_clap.export.refit.ridge import Layer, Moments, mix, ridge
 from student_clap.store import FeatureStore, Recipe
+from student_clap.store.storage.base import StoragePath
 from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.batches import Batch, TrackReader, make_segments, requests_for
 from student_clap.train.data.order import sample_rows
@@ -135,7 +136,7 @@ def refit_head(
     teacher = store.teacher()
     centre = teacher[training].mean(axis=0)
     student = copy.deepcopy(student).to(device)
-    passes = _Passes(student, recipe, str(store.path), taught, features.n_samples(), teacher, device)
+    passes = _Passes(student, recipe, store.source, taught, features.n_samples(), teacher, device)
     chosen, judged = sample_rows(training, TRAINING_TRACKS, 0), sample_rows(validation, VALIDATION_TRACKS, 0)
     say(
         f"refit: the student hears all segments of {len(chosen)} training and {len(judged)} validation tracks, "
@@ -178,7 +179,7 @@ class _Passes:
 
     student: Student
     recipe: Recipe
-    store_path: str
+    source: StoragePath
     taught: str | None
     n_samples: npt.NDArray[np.int64]  # [row]
     teacher: npt.NDArray[np.float32]  # [row, 512]
@@ -191,7 +192,7 @@ class _Passes:
             StoreError: none of `rows` can be read.
         """
         reader = TrackReader(
-            self.store_path,
+            self.source,
             self.recipe,
             seed=0,
             segments_per_track=None,

@@ -176,6 +176,15 @@ class Features:
 
     def _codes(self, row: int, n_samples: int, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
         """[mel, frame] codes of some columns of a strip, rising; None: of all. Raises as `strip` does."""
+        try:
+            return self._stored_codes(row, n_samples, columns)
+        except (CorruptShardError, MissingFeaturesError):
+            if n_samples <= 0 or not self._shard(row).forget():
+                raise
+            return self._stored_codes(row, n_samples, columns)
+
+    def _stored_codes(self, row: int, n_samples: int, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
+        """As `_codes`, from a copy of the shard too that may be older than the table."""
         if n_samples <= 0:
             raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
         layout = strip_layout(n_samples, self.recipe)
@@ -184,7 +193,7 @@ class Features:
         except (ValueError, RuntimeError) as error:
             if columns is not None:
                 # The shard may have been replaced between two reads; if it is damaged, this says so.
-                return self._codes(row, n_samples, None)[:, columns]
+                return self._stored_codes(row, n_samples, None)[:, columns]
             raise self._damaged(row, error) from error
         if codes.size and codes.min() == MISSING:
             raise MissingFeaturesError(

@@ -194,6 +194,16 @@ def _write_chunk(column: zarr.Array[Any], row: int, vectors: Vectors) -> None:
 
 def read(root: zarr.Group, row: int, n_segments: int, of: SegmentSet = ROOT) -> Vectors:
     """The vectors of `row`, [segment, 512] float16. Raises CorruptShardError if they are damaged or gone."""
+    try:
+        return _stored(root, row, n_segments, of)
+    except CorruptShardError:  # of a copy that may be older than the counts
+        chunk = chunk_storage(array(root, of.vectors), row)
+        if chunk is None or not chunk.forget():
+            raise
+        return _stored(root, row, n_segments, of)
+
+
+def _stored(root: zarr.Group, row: int, n_segments: int, of: SegmentSet) -> Vectors:
     remedy = f"`{of.stage}` writes them again after `student-clap store repair --deep`"
     whose = f" of {of.name}" if of.folder else ""
     try:

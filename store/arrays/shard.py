@@ -19,13 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc, zstd
 
 from student_clap.store.layout.codes import MISSING
 from student_clap.store.storage.base import ChooseParts
+from student_clap.store.storage.checked_file import CRC_BYTES, crc32c
 
 Codes = npt.NDArray[np.uint8]
 Frames = npt.NDArray[np.int64]
@@ -33,7 +33,6 @@ Codec = Literal["delta-zstd", "blosc"]
 
 _ZSTD_LEVEL = 1
 _ABSENT = 2**64 - 1
-_CRC_BYTES = 4
 _DELTA_ZSTD: list[dict[str, Any]] = [
     {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
     {"name": "bytes"},
@@ -120,16 +119,16 @@ class ShardFormat:
             chunk = np.full((self.n_mels, self.chunk_frames), MISSING, np.uint8)
             chunk[:, : part.shape[1]] = part
             packed = self.pack(chunk)
-            parts += (packed, _crc(packed))
-            entries[number] = end, len(packed) + _CRC_BYTES
-            end += len(packed) + _CRC_BYTES
+            parts += (packed, crc32c(packed))
+            entries[number] = end, len(packed) + CRC_BYTES
+            end += len(packed) + CRC_BYTES
         index = entries.astype("<u8").tobytes()
-        return b"".join([*parts, index, _crc(index)])
+        return b"".join([*parts, index, crc32c(index)])
 
     @property
     def index_bytes(self) -> int:
         """Size of the index at the end of a shard, with its checksum."""
-        return 16 * self.n_chunks + _CRC_BYTES
+        return 16 * self.n_chunks + CRC_BYTES
 
     def decode(self, data: bytes, n_frames: int, frames: Frames | None = None) -> Codes:
         """The strip in a shard, or some frames of it.
@@ -192,7 +191,7 @@ class ShardFormat:
             offset, length = entries[number].tolist()
             if offset == _ABSENT:
                 continue
-            if length <= _CRC_BYTES or offset + length > size:
+            if length <= CRC_BYTES or offset + length > size:
                 raise ValueError(f"chunk {number} lies outside the file")
             found[number] = (offset, offset + length)
         return found
@@ -206,8 +205,8 @@ class ShardFormat:
         else:
             codes = np.full((self.n_mels, picks.n_frames), MISSING, np.uint8)
         for number, part in zip(ranges, parts, strict=True):
-            packed = part[:-_CRC_BYTES]
-            if _crc(packed) != part[-_CRC_BYTES:]:
+            packed = part[:-CRC_BYTES]
+            if crc32c(packed) != part[-CRC_BYTES:]:
                 raise ValueError(f"the crc32c of chunk {number} is wrong")
             chunk = self._unpack(packed)
             for run in picks.runs[number]:
@@ -226,7 +225,7 @@ class ShardFormat:
         """Whether the first chunk of a shard is of this make; a shard that is damaged there is of none."""
         try:
             offset, length = self._index(data[-self.index_bytes :])[0].tolist()
-            self.unpack(memoryview(data)[offset : offset + length - _CRC_BYTES])
+            self.unpack(memoryview(data)[offset : offset + length - CRC_BYTES])
         except (ValueError, RuntimeError):
             return False
         return True
@@ -235,8 +234,8 @@ class ShardFormat:
         """[chunk, (offset, length)] from the last `index_bytes` of a shard."""
         if len(data) < self.index_bytes:
             raise ValueError(f"it has {len(data)} bytes, less than its index")
-        index = data[:-_CRC_BYTES]
-        if _crc(index) != data[-_CRC_BYTES:]:
+        index = data[:-CRC_BYTES]
+        if crc32c(index) != data[-CRC_BYTES:]:
             raise ValueError("the crc32c of its index is wrong")
         return np.frombuffer(index, "<u8").reshape(self.n_chunks, 2)
 
@@ -306,7 +305,3 @@ def _running_sums(n: int) -> _RunningSums:
     if found is None or found[0] != n:
         found = _OF_THREAD.sums = (n, _RunningSums(n))
     return found[1]
-
-
-def _crc(data: bytes | memoryview) -> bytes:
-    return int(google_crc32c.value(bytes(data))).to_bytes(_CRC_BYTES, "little")

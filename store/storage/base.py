@@ -74,6 +74,34 @@ class Owner:
         return True
 
 
+@dataclass(frozen=True)
+class CachedPath:
+    """A store in a bucket whose shards are read through a folder of this machine; to read, not to write.
+
+    Args:
+        url: s3:// URL of the store.
+        folder: of copies.
+        size: most bytes of all that is in the folder; None: half of its disk's free space.
+    """
+
+    url: str
+    folder: Path
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a local cache has of the shards in a folder."""
+
+    folder: Path  # of the cache
+    room: int  # bytes that the cache may take
+    sizes: dict[int, int]  # row -> bytes, of the shards that have a copy
+    of: dict[int, int]  # of all
+
+
 class Storage(ABC):
     """A store's root, or a folder or a file below it; `/` leads down."""
 
@@ -101,6 +129,11 @@ class Storage(ABC):
     @abstractmethod
     def parent(self) -> Self:
         """The folder around it."""
+
+    @property
+    def source(self) -> StoragePath:
+        """What opens it again as it is opened here, in any process of this machine. Can be pickled."""
+        return self.address
 
     @abstractmethod
     def __truediv__(self, name: str) -> Self:
@@ -132,6 +165,13 @@ class Storage(ABC):
             StoreError: it cannot be read.
         """
 
+    def forget(self) -> bool:
+        """Remove a copy that is kept nearer than the file itself, so that the next reading asks for the file.
+
+        Returns whether there was one.
+        """
+        return False
+
     @abstractmethod
     def write(self, data: bytes, *, flush_name: bool = True) -> None:
         """Make `data` the content.
@@ -161,6 +201,10 @@ class Storage(ABC):
     @abstractmethod
     def row_sizes(self) -> dict[int, int]:
         """Row -> bytes, for every file <row>/0/0 in this folder."""
+
+    def copied(self) -> Copied | None:
+        """Which of the files <row>/0/0 in this folder have a copy nearer than the file; None: copies are not kept."""
+        return None
 
     @abstractmethod
     def absent(self, names: Sequence[str]) -> list[str]:
@@ -230,4 +274,4 @@ class HasStorage(Protocol):
     storage: Storage
 
 
-StoragePath: TypeAlias = Storage | Path | str
+StoragePath: TypeAlias = Storage | CachedPath | Path | str

@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -29,6 +29,9 @@ from student_clap.config.runtime.text import one_line
 from student_clap.store.storage.base import ChooseParts, Storage
 from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 RETRIES = 8
 _RETRY_S = 60
@@ -140,6 +143,18 @@ class Entry:
     name: str  # below the folder that was listed
     size: int
     modified: datetime  # by the object store's clock
+    e_tag: str | None = None
+
+    @classmethod
+    def of(cls, name: str, found: ObjectMeta) -> Self:
+        """What the object store says of it."""
+        return cls(name, int(found["size"]), found["last_modified"], found["e_tag"])
+
+    @property
+    def version(self) -> str:
+        """Another for another content: the ETag, or the time to the second where the object store gives none."""
+        tag = (self.e_tag or "").removeprefix("W/").strip('"')
+        return f"{tag or int(self.modified.timestamp())} {self.size}"
 
 
 class BucketStorage(Storage):
@@ -149,7 +164,7 @@ class BucketStorage(Storage):
     locks_before_it_is_there = True
 
     def __init__(self, bucket: Bucket, key: str) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self._key = key
 
     @classmethod
@@ -168,7 +183,7 @@ class BucketStorage(Storage):
     @property
     def path(self) -> str:
         """The URL."""
-        return f"s3://{self._bucket.name}/{self._key}"
+        return f"s3://{self.bucket.name}/{self._key}"
 
     @property
     def address(self) -> str:
@@ -181,19 +196,32 @@ class BucketStorage(Storage):
         return self._key.rpartition("/")[2]
 
     @property
+    def key(self) -> str:
+        """What of the URL follows the bucket."""
+        return self._key
+
+    @property
     def parent(self) -> Self:
         """The prefix around it."""
-        return type(self)(self._bucket, self._key.rpartition("/")[0])
+        return self._at(self._key.rpartition("/")[0])
 
     def __truediv__(self, name: str) -> Self:
-        return type(self)(self._bucket, f"{self._key}/{name}".strip("/"))
+        return self._at(f"{self._key}/{name}".strip("/"))
+
+    def _at(self, key: str) -> Self:
+        return type(self)(self.bucket, key)
 
     # --- an object
 
     def read_bytes(self) -> bytes:
         """The content, by one GET. Raises FileNotFoundError, StoreError."""
+        return self.get()[0]
+
+    def get(self) -> tuple[bytes, Entry]:
+        """As `read_bytes`, and which object it was."""
         with asking(self.path):
-            return obstore.get(self._bucket.client, self._key).bytes().to_bytes()
+            found = obstore.get(self.bucket.client, self._key)
+            return found.bytes().to_bytes(), Entry.of(self.name, found.meta)
 
     def read_parts(self, tail: int, choose: ChooseParts) -> list[bytes]:
         """Parts of the content: one GET for the end, then one for each part that lies apart from the others.
@@ -201,45 +229,45 @@ class BucketStorage(Storage):
         Raises FileNotFoundError, StoreError.
         """
         with asking(self.path):
-            end = obstore.get(self._bucket.client, self._key, options={"range": {"suffix": tail}})
+            end = obstore.get(self.bucket.client, self._key, options={"range": {"suffix": tail}})
             data, size = end.bytes().to_bytes(), end.meta["size"]
         parts = choose(data, size)
         if not parts:
             return []
         begins, ends = zip(*parts, strict=True)
         with asking(self.path):
-            found = obstore.get_ranges(self._bucket.client, self._key, starts=begins, ends=ends, coalesce=_COALESCED)
+            found = obstore.get_ranges(self.bucket.client, self._key, starts=begins, ends=ends, coalesce=_COALESCED)
         return [part.to_bytes() for part in found]
 
     def write(self, data: bytes, *, flush_name: bool = True) -> None:  # noqa: ARG002
         """Make `data` the content, by one PUT."""
-        self._bucket.guard()
+        self.bucket.guard()
         self.put(data)
 
     def put(self, data: bytes) -> None:
         """As `write`, without asking whether this process has the lock."""
         with asking(self.path, write=True):
-            obstore.put(self._bucket.client, self._key, data, use_multipart=False)
+            obstore.put(self.bucket.client, self._key, data, use_multipart=False)
 
     def exists(self) -> bool:
         """Whether there is an object."""
         try:
             with asking(self.path):
-                obstore.head(self._bucket.client, self._key)
+                obstore.head(self.bucket.client, self._key)
         except FileNotFoundError:
             return False
         return True
 
     def unlink(self, *, missing_ok: bool = True) -> None:
         """Remove the object."""
-        self._bucket.guard()
+        self.bucket.guard()
         self.delete(missing_ok=missing_ok)
 
     def delete(self, *, missing_ok: bool = True) -> None:
         """As `unlink`, without asking whether this process has the lock."""
         try:
             with asking(self.path, write=True):
-                obstore.delete(self._bucket.client, self._key)
+                obstore.delete(self.bucket.client, self._key)
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -249,15 +277,15 @@ class BucketStorage(Storage):
     def entries(self) -> Iterator[Entry]:
         """The objects below, however deep. A thousand per request."""
         with asking(self.path):
-            for page in obstore.list(self._bucket.client, self._key + "/"):
+            for page in obstore.list(self.bucket.client, self._key + "/"):
                 for found in page:
                     below = str(found["path"]).removeprefix(self._key + "/")
-                    yield Entry(below, int(found["size"]), found["last_modified"])
+                    yield Entry.of(below, found)
 
     def folders(self) -> list[str]:
         """Names of the prefixes below this one."""
         with asking(self.path):
-            found = obstore.list_with_delimiter(self._bucket.client, self._key + "/")
+            found = obstore.list_with_delimiter(self.bucket.client, self._key + "/")
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
     def row_sizes(self) -> dict[int, int]:
@@ -305,7 +333,7 @@ class BucketStorage(Storage):
             next(self.entries(), None)
         except FileNotFoundError:
             raise StoreError(
-                f"{self}: there is no bucket {self._bucket.name!r}; make it, or set another store.path or "
+                f"{self}: there is no bucket {self.bucket.name!r}; make it, or set another store.path or "
                 "AWS_ENDPOINT_URL"
             ) from None
 
@@ -316,16 +344,16 @@ class BucketStorage(Storage):
     def take_lock(self) -> BucketLock:
         """Take the writer's lock, an object next to the store; writes from here on are made under it."""
         lock = BucketLock.take(self)
-        self._bucket.guard = lock.check
+        self.bucket.guard = lock.check
         return lock
 
     def client_below(self) -> S3Store:
         """A client to which keys below this prefix are relative."""
-        return _client(self._bucket.name, self._key)
+        return _client(self.bucket.name, self._key)
 
     def may_write(self) -> None:
         """Raise StoreError where the writer's lock was lost."""
-        self._bucket.guard()
+        self.bucket.guard()
 
 
 class BucketZarrStore(ObjectStore[Any]):

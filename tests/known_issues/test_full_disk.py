@@ -24,6 +24,8 @@ from student_clap.config.cli import LazyGroup
 from student_clap.config.runtime.files import atomic_file, temporary_folder, write_bytes_atomically
 from student_clap.config.schema import AudioConfig, ModelConfig
 from student_clap.store import Recipe
+from student_clap.store.storage.copies import Copies, Version
+from student_clap.store.storage.local_cache import LocalCache
 from student_clap.train.runs.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint, write_checkpoint
 from student_clap.train.runs.history import append_metrics
 from student_clap.train.students.registry import build_student
@@ -65,6 +67,24 @@ def test_a_checkpoint(tmp_path: Path, limit: int) -> None:
     )
     assert read_checkpoint(path)[0] == INFO
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_copies_of_shards_stop_with_one_warning_and_the_readings_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = {row: Version(f"{row:016x}", 5000) for row in range(6)}
+    copies = Copies(LocalCache(tmp_path, 100_000), "s3://b/f.zarr", "features/audiomuse/mel", versions)
+    with caplog.at_level(logging.WARNING):
+        assert copies.fetch(0, lambda: (bytes(5000), versions[0])) == bytes(5000)
+        with full_disk(4096):
+            for row in (1, 2, 3):
+                copies.fetch(row, lambda row=row: (bytes(5000), versions[row]))
+        assert copies.read(0, 0, lambda _, size: [(0, size)]) == [bytes(5000)]  # what is there goes on being read
+    (warning,) = caplog.messages
+    assert "File too large" in warning
+    assert "what is not there yet is read from the bucket" in warning
+    assert len(list(tmp_path.glob("*/*/[0-9]*"))) == 1
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_the_line_of_an_epoch(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from loopback.objectstore import counting
 from student_clap.config.cli import main
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
@@ -41,12 +42,12 @@ def fill(where: str) -> None:
         features.commit(list(range(N_TRACKS)), n_samples, [""] * N_TRACKS)
 
 
-def learnt(folder: Path, where: str, loader_workers: int) -> list[dict[str, float]]:
+def learnt(folder: Path, where: str, loader_workers: int, cache: Path | None = None) -> list[dict[str, float]]:
     """Train from the store at `where`; what metrics.jsonl says of it."""
     folder.mkdir()
     settings = {
         "audio": AUDIO,
-        "store": {"path": where},
+        "store": {"path": where, "local_cache": None if cache is None else str(cache)},
         "model": {"architecture": "tinyclap", "cnn_channels": [8, 16, 32], "hidden_dim": 32},
         "split": {"method": "sorted", "folds": 3},
         "training": {**TRAINING, "runs_dir": str(folder / "runs"), "loader_workers": loader_workers},
@@ -54,6 +55,7 @@ def learnt(folder: Path, where: str, loader_workers: int) -> list[dict[str, floa
     (folder / "config.yaml").write_text(dump_yaml(settings), encoding="utf-8")
     done = CliRunner().invoke(main, ["train", "--config", str(folder / "config.yaml"), "--run", "r"])
     assert done.exit_code == 0, done.output
+    assert ("local cache " in done.output) == (cache is not None)
     run = folder / "runs" / "r"
     for path in run.rglob("*"):
         assert not path.is_file() or b"loopback-secret" not in path.read_bytes(), path
@@ -71,3 +73,21 @@ def test_a_student_learns_from_a_bucket_as_from_a_directory(tmp_path, bucket, lo
     assert [epoch["epoch"] for epoch in found["there"]] == [1, 2]
     for here, there in zip(found["here"], found["there"], strict=True):
         assert {k: here[k] for k in LEARNT} == {k: there[k] for k in LEARNT}
+
+
+def test_through_a_local_cache_every_shard_is_asked_for_once(tmp_path, bucket, object_server, monkeypatch):
+    where = f"s3://{bucket}/features.zarr"
+    fill(where)
+    without = learnt(tmp_path / "without", where, 0)
+    with counting(object_server.endpoint) as (endpoint, counts):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        first = learnt(tmp_path / "first", where, 2, tmp_path / "cache")
+        shards = [asked.path for asked in counts.take() if asked.is_of_shard]
+        again = learnt(tmp_path / "again", where, 0, tmp_path / "cache")
+        others = counts.take()
+    # Two epochs, the validation after each and the mel's statistics: one GET for each track; of a second run none.
+    assert len(shards) == len(set(shards)) == N_TRACKS
+    assert others
+    assert not [asked.path for asked in others if asked.is_of_shard]
+    for epochs in zip(without, first, again, strict=True):
+        assert len({tuple(epoch[k] for k in LEARNT) for epoch in epochs}) == 1

@@ -28,8 +28,7 @@ from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.segments import segment_starts
 from student_clap.store.layout.strip import strip_frames, used_columns
-from student_clap.store.storage.base import Storage
-from student_clap.store.storage.open import open_storage
+from student_clap.store.storage.base import StoragePath
 from student_clap.train.data.augment import N_RANDOM
 from student_clap.train.data.cache import BlockCache
 from student_clap.train.data.keep import NOTHING_KEPT, Kept
@@ -109,7 +108,7 @@ class TrackReader:
     """Reads batches. It can be sent to another process: the store is opened where it is first read.
 
     Args:
-        store_path: the store.
+        store_path: the store; a CachedPath is read through its folder.
         recipe: of the features.
         seed: of every random choice.
         segments_per_track: random ones for training; None: all.
@@ -122,7 +121,7 @@ class TrackReader:
 
     def __init__(
         self,
-        store_path: str,
+        store_path: StoragePath,
         recipe: Recipe,
         *,
         seed: int,
@@ -159,7 +158,7 @@ class TrackReader:
 
         # From a bucket, where an answer takes its time, several are asked for at once.
         segments = request.segments or (None,) * len(request.rows)
-        results = opened.storage.each(attempt, zip(request.rows, request.n_samples, segments, strict=True))
+        results = opened.features.shards.each(attempt, zip(request.rows, request.n_samples, segments, strict=True))
         found = list(zip(request.rows, results, strict=True))
         rows = [row for row, result in found if isinstance(result, _Track)]
         tracks = [result for _, result in found if isinstance(result, _Track)]
@@ -196,9 +195,9 @@ class TrackReader:
                 whose = choose_teacher(store, None, store.teacher_name)
             vectors = None if self._kept.vectors is None else self._kept.vectors.open()
             taught = SegmentTargets(store.segment_vectors(whose), vectors) if self._segment_targets and whose else None
-            features, storage = store.features(self._recipe), open_storage(self._store_path)
+            features = store.features(self._recipe)
             strips = None if self._kept.strips is None else self._kept.strips.open()
-            self._opened = _Opened(features, taught, storage, strips)
+            self._opened = _Opened(features, taught, strips)
         return self._opened
 
     def _track(
@@ -248,7 +247,6 @@ class _Opened:
 
     features: Features
     taught: SegmentTargets | None
-    storage: Storage
     strips: BlockCache | None
 
     def columns(

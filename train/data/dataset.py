@@ -31,7 +31,7 @@ import torch
 from torch.utils.data import Sampler
 
 from student_clap.config.schema import SplitConfig
-from student_clap.store import FeatureStore, Recipe
+from student_clap.store import CachedPath, FeatureStore, Recipe
 from student_clap.store.layout.segments import segment_starts
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.items import Item, ReadSegments, ReadTracks, collate
@@ -42,7 +42,9 @@ from student_clap.train.data.store_dataset import StoreDataset, only_recipe, sto
 __all__ = ["EpochSampler", "SegmentDataset", "StoreDataset", "TrackDataset", "collate", "only_recipe", "split"]
 
 
-def split(store: str | Path, settings: SplitConfig | None = None, recipe: Recipe | None = None) -> Selection:
+def split(
+    store: str | Path | CachedPath, settings: SplitConfig | None = None, recipe: Recipe | None = None
+) -> Selection:
     """The rows to train on, to validate on and to test on, as `student-clap train` deals whole artists out.
 
     Args:
@@ -83,14 +85,19 @@ class TrackDataset(StoreDataset):
     """
 
     def __init__(
-        self, store: str | Path, *, segments_per_track: int | None = None, shift_s: float = 0.0, **settings: Any
+        self,
+        store: str | Path | CachedPath,
+        *,
+        segments_per_track: int | None = None,
+        shift_s: float = 0.0,
+        **settings: Any,
     ) -> None:
         self._segments_per_track, self._shift_s = segments_per_track, shift_s
         super().__init__(store, **settings)
 
     def _make_reader(self, segment_teacher: str | None) -> TrackReader:
         return TrackReader(
-            self.store,
+            self._source,
             self.recipe,
             seed=self.seed,
             segments_per_track=self._segments_per_track,
@@ -137,7 +144,7 @@ class SegmentDataset(StoreDataset):
         settings: of `StoreDataset`.
     """
 
-    def __init__(self, store: str | Path, *, together: int = 1, **settings: Any) -> None:
+    def __init__(self, store: str | Path | CachedPath, *, together: int = 1, **settings: Any) -> None:
         if together < 1:
             raise ValueError(f"together is {together}; expected 1 or more")
         super().__init__(store, **settings)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from student_clap.store import FeatureStore, Recipe
+from student_clap.store import CachedPath, FeatureStore, Recipe
 from student_clap.store.layout.codes import take_columns
 from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, make_segments
@@ -30,7 +30,7 @@ class StoreDataset(Dataset[Item]):
     """What both data sets have in common. Build one of those.
 
     Args:
-        store: directory or s3:// URL.
+        store: directory or s3:// URL; or a CachedPath, to read shards through a folder of this machine.
         rows: of the store, such as a side of `split`; None: all that have features and a teacher's vector.
         recipe: of the features; None: the only one.
         seed: of every random choice.
@@ -46,7 +46,7 @@ class StoreDataset(Dataset[Item]):
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | CachedPath,
         *,
         rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
         recipe: Recipe | None = None,
@@ -61,6 +61,7 @@ class StoreDataset(Dataset[Item]):
         opened = FeatureStore.open(store_path(store))
         self.recipe = recipe or only_recipe(opened)
         self.store = opened.address
+        self._source = opened.source
         self.seed = seed
         self.form = form
         table = TrackTable.read(opened, opened.features(self.recipe))
@@ -79,7 +80,7 @@ class StoreDataset(Dataset[Item]):
 
     def _make_reader(self, segment_teacher: str | None) -> TrackReader:
         return TrackReader(
-            self.store,
+            self._source,
             self.recipe,
             seed=self.seed,
             segments_per_track=None,
@@ -185,9 +186,11 @@ def only_recipe(store: FeatureStore) -> Recipe:
     )
 
 
-def store_path(store: str | Path) -> str | Path:
+def store_path(store: str | Path | CachedPath) -> str | Path | CachedPath:
     """A path or URL that was given, `~` expanded."""
-    return store if isinstance(store, str) and "://" in store else Path(store).expanduser()
+    if isinstance(store, CachedPath) or (isinstance(store, str) and "://" in store):
+        return store
+    return Path(store).expanduser()
 
 
 def _known(rows: npt.NDArray[np.int64], table: TrackTable, store: str) -> npt.NDArray[np.int64]:

@@ -23,6 +23,7 @@ import torch
 from student_clap.config.runtime.signals import StopRequest
 from student_clap.config.schema import Config, TrainingConfig
 from student_clap.store import Features, FeatureStore
+from student_clap.store.storage.open import reading_path
 from student_clap.train.data.batches import Batch, requests_for
 from student_clap.train.data.mel_statistics import band_statistics
 from student_clap.train.data.order import derive_seed, epoch_order
@@ -140,7 +141,7 @@ class Trainer:
         training, selection, teacher = self.training, self.run.selection, self.table.teacher
         taught, segments = self.run.taught, None
         if taught and config.objective.bank_of == "segments":
-            segments = FeatureStore.open(config.store.path).segment_vectors(taught["name"])
+            segments = FeatureStore.open(reading_path(config.store)).segment_vectors(taught["name"])
         loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
         step = Step(
             self.student,

@@ -19,6 +19,7 @@ from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
+from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.keep import keep
 from student_clap.train.data.segment_targets import learnt_teacher
@@ -73,7 +74,7 @@ def open_trainer(
     if resume is not None:
         home, resume = resolve_checkpoint(resume, RunFolder(directory), named=run_name is not None)
         directory = home.path
-    store = FeatureStore.open(config.store.path)
+    store = FeatureStore.open(reading_path(config.store))
     features = store.features(Recipe.from_config(config.audio))
     table = TrackTable.read(store, features)
     with ExitStack() as held:
@@ -123,12 +124,15 @@ def _check_parent(directory: Path, given: Path, config: Config) -> None:
 @contextmanager
 def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
     """The stream that feeds `trainer`, with what `training.cache` keeps, for the length of the block."""
-    store = FeatureStore.open(config.store.path)
+    store = FeatureStore.open(reading_path(config.store))
+    features = store.features(trainer.table.recipe)
     selection, taught = trainer.run.selection, trainer.run.taught
+    if trainer.distributed.is_main and (cached := about_cache(config.store, features.shards)):
+        echo(f"local cache {cached}")
     with keep(
         config.training.cache,
         None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
-        store.features(trainer.table.recipe),
+        features,
         np.concatenate([selection.training_rows, selection.validation_rows]),
         trainer.table.n_samples,
         store.segment_vectors(taught["name"]).counts() if taught else None,
@@ -138,7 +142,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
             echo(keeping.description)
         trainer.hold(keeping.resident)
         reader = TrackReader(
-            config.store.path,
+            store.source,
             trainer.table.recipe,
             seed=config.training.seed,
             segments_per_track=config.training.segments_per_track,

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -15,6 +10,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loopback.objectstore import counting
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, Track, frame_index
 from student_clap.store.arrays.windows import window_index
@@ -143,49 +139,6 @@ def test_what_is_not_there_is_missing(filled, recipe):
         features.columns(0, 41 * RATE, index)
 
 
-class _Counts:
-    """Requests that passed, and the bytes of their answers."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.n_bytes = 0
-
-
-@contextmanager
-def counting(endpoint: str) -> Iterator[tuple[str, _Counts]]:
-    """A proxy before an object store."""
-    counts = _Counts()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            counts.requests.append((self.command, self.headers["Range"]))
-            to_server = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=30)
-            to_server.request(self.command, self.path, headers=dict(self.headers))
-            answer = to_server.getresponse()
-            body = answer.read()
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                    self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            counts.n_bytes += len(body)
-            to_server.close()
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", counts
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize("where", ["s3"], indirect=True)
 def test_of_an_object_the_index_and_the_chunks_are_asked_for(filled, store, recipe, object_server, monkeypatch):
     _, codes = filled
@@ -200,12 +153,12 @@ def test_of_an_object_the_index_and_the_chunks_are_asked_for(filled, store, reci
         columns, within = features.columns(0, N_SAMPLES, chosen)
         assert np.array_equal(columns[:, within], codes[:, chosen])
         # One for the end, one for each segment; two of twelve segments are four of thirteen chunks.
-        assert [method for method, _ in counts.requests] == ["GET"] * 3
-        assert all(asked and asked.startswith("bytes=") for _, asked in counts.requests)
+        assert [asked.method for asked in counts.requests] == ["GET"] * 3
+        assert all(asked.range and asked.range.startswith("bytes=") for asked in counts.requests)
         assert counts.n_bytes < 0.4 * codes.nbytes
         counts.requests.clear()
         assert np.array_equal(features.strip(0, N_SAMPLES), codes)
-        assert counts.requests == [("GET", None)]
+        assert [(asked.method, asked.range) for asked in counts.requests] == [("GET", None)]
     monkeypatch.setenv("AWS_ENDPOINT_URL", object_server.endpoint)
     with pytest.raises(MissingFeaturesError, match="gone or incomplete"):
         FeatureStore.open(store.path).features(recipe).columns(3, N_SAMPLES, chosen)

@@ -9,6 +9,8 @@ LOWEST := .venv-lowest
 CORPUS ?= corpus
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
+# Without compiled files every process that a test starts would compile everything anew, and every worker all the tests.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help test quick lint page lowest demo corpus bench gpu clean
 

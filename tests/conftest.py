@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -21,6 +24,13 @@ hypothesis.settings.load_profile("untimed")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what goes on in its background with Ctrl-C ignored, and so would be what the tests start and stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MEMORY = Path("/dev/shm")  # noqa: S108  the tests' directories there are pytest's own
+ROOM_BYTES = 8 << 30  # many times what a run has there at any time: what a passing test wrote goes with it
+if MEMORY.is_dir() and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+    # The store waits for the disk after every file; tests kill processes, not machines, and need none of that.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 SLOW_FIXTURES = {"postgres_server", "object_server"}  # `database` and `bucket` ask for them

@@ -66,6 +66,7 @@ def test_check_with_audio_and_a_reference(exported: Path, library: Library, tmp_
     assert re.search(r"(?m)^reference: .*: cosine (1\.0000|0\.99999)\d+", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_reference_is_fed_its_own_mel(exported: Path, library: Library, tmp_path: Path) -> None:
     teacher, audio = transposed_teacher(tmp_path / "clap_audio_model.onnx"), library.cache_dir / "t00.flac"
     done = run("check", exported, "--audio", audio, "--reference", teacher)

@@ -83,6 +83,7 @@ def test_export_then_evaluate(copied_library: Library) -> None:
     assert (copied_library.run.evaluation / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_an_independent_computation(ready: Library) -> None:
     assert evaluate(ready).exit_code == 0
     record = record_of(ready)
@@ -312,6 +313,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("student_clap.export.evaluate_command.BENCH_ROUNDS", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_another_model_of_the_same_mel_is_judged_on_the_same_tracks(ready: Library, tmp_path: Path) -> None:
     from student_clap.export.graph.parity import real_segments
@@ -332,6 +334,7 @@ def test_another_model_of_the_same_mel_is_judged_on_the_same_tracks(ready: Libra
     assert beside["model"] == alone["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_another_model_of_another_mel_hears_the_audio(ready: Library, tmp_path: Path) -> None:
     teacher = transposed_teacher(tmp_path / "clap_audio_model.onnx")

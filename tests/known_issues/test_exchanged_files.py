@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,25 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with every kind of member; closed."""
     vector = np.full(512, 512**-0.5, np.float32)
-    with FeatureStore.create(tmp_path / "store.zarr", "test") as store:
+    path = tmp_path_factory.mktemp("made") / "store.zarr"
+    with FeatureStore.create(path, "test") as store:
         store.append_tracks([Track("default", f"t{n}", state=State.FETCHED, teacher=vector) for n in range(2)])
         features = store.features(RECIPE)
         codes = np.ones((RECIPE.n_mels, strip_frames(SAMPLES, RECIPE)), np.uint8)
         features.write_strip(0, codes, SAMPLES)
         features.commit([0], [SAMPLES], [""])
         store.write_segment_teacher([0], [np.ones((2, 512), np.float16)])
-    return tmp_path / "store.zarr"
+    return path
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path) -> Path:
+    """That store, for one test to damage."""
+    return Path(shutil.copytree(made, tmp_path / "store.zarr"))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)

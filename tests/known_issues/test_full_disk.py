@@ -136,6 +136,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize("arguments", [("--help",), ("config",), ("config", "--help"), ("runs",)])
 def test_the_output_itself(tmp_path: Path, arguments: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,10 @@ def tracks(begin: int, end: int) -> list[Track]:
     ]
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows 0 and 1 of five are made and have segment vectors, row 2 failed."""
-    path = tmp_path / "features.zarr"
+    path = tmp_path_factory.mktemp("made") / "features.zarr"
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(tracks(0, N_TRACKS))
         features = store.features(RECIPE)
@@ -48,6 +49,12 @@ def filled(tmp_path: Path) -> Path:
         vectors = np.tile(VECTOR, (2, 1)).astype(np.float16)
         store.write_segment_teacher([0, 1], [vectors, vectors])
     return path
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path) -> Path:
+    """That store, for one test to damage."""
+    return Path(shutil.copytree(made, tmp_path / "features.zarr"))
 
 
 def chunk_of(path: Path, column: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ SHARD = f"{MEL}/1/0/0"
 FILES = (SHARD, "segment_teacher/c/1/0/0", "title/c/0", "state/c/0", "features/audiomuse/n_samples/c/0")
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four tracks with features and segment vectors."""
-    path = tmp_path / "features.zarr"
+    path = tmp_path_factory.mktemp("made") / "features.zarr"
     with FeatureStore.create(path, "test") as store:
         store.append_tracks(
             [Track("d", f"t{n}", artist=f"a{n}", state=State.FETCHED, teacher=VECTOR) for n in range(4)]
@@ -40,6 +41,12 @@ def filled(tmp_path: Path) -> Path:
         features.commit([0, 1, 2, 3], [N_SAMPLES] * 4, [""] * 4)
         store.write_segment_teacher([0, 1, 2, 3], [np.tile(VECTOR, (2, 1)).astype(np.float16)] * 4)
     return path
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path) -> Path:
+    """That store, for one test to damage."""
+    return Path(shutil.copytree(made, tmp_path / "features.zarr"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,22 @@ def write_strips(store: FeatureStore, rows: list[int]) -> None:
         features.write_strip(row, np.full((128, strip_frames(N_SAMPLES, RECIPE)), 7, np.uint8), N_SAMPLES)
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six tracks; 0 to 3 have features and segment vectors."""
-    path = tmp_path / "features.zarr"
+    path = tmp_path_factory.mktemp("made") / "features.zarr"
     with FeatureStore.create(path, "test") as store:
         store.append_tracks([Track("d", f"t{n}", state=State.FETCHED, teacher=VECTOR) for n in range(6)])
         write_strips(store, [0, 1, 2, 3])
         store.features(RECIPE).commit([0, 1, 2, 3], [N_SAMPLES] * 4, [""] * 4)
         store.write_segment_teacher([0, 1, 2, 3], [VECTORS] * 4)
     return path
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path) -> Path:
+    """That store, for one test to damage."""
+    return Path(shutil.copytree(made, tmp_path / "features.zarr"))
 
 
 def damage(path: Path) -> None:

@@ -39,6 +39,7 @@ def test_a_track_is_the_normalised_mean_of_productions_segments(
     np.testing.assert_allclose(track, mean / np.linalg.norm(mean), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_segment_is_heard_by_itself(teacher: TeacherOnnx) -> None:
     samples = noise(17.0)
     _, parts = teacher.embed(samples)

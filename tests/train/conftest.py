@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,14 @@ def make(tmp_path: Path) -> Callable[..., Library]:
     return build
 
 
+@pytest.fixture(scope="session")
+def made_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Sixteen tracks from half a second to eleven, by sixteen artists; `library` is a test's own copy."""
+    durations_s = [0.5, 1.0, 1.5, 2.0, 2.3, 3.0, 3.7, 4.0, 5.0, 0.8, 1.2, 2.5, 6.1, 11.0, 2.0, 3.3]
+    return make_library(tmp_path_factory.mktemp("made") / "library", durations_s)
+
+
 @pytest.fixture
-def library(make: Callable[..., Library]) -> Library:
+def library(made_library: Library, tmp_path: Path) -> Library:
     """Sixteen tracks from half a second to eleven, by sixteen artists."""
-    return make([0.5, 1.0, 1.5, 2.0, 2.3, 3.0, 3.7, 4.0, 5.0, 0.8, 1.2, 2.5, 6.1, 11.0, 2.0, 3.3])
+    return Library(Path(shutil.copytree(made_library.root, tmp_path / "library")), made_library.recipe)

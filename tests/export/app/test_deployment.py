@@ -404,6 +404,7 @@ def what_the_app_hears(app: Path, library: Library) -> Any:
     return file_vector(library.cache_dir / "t01.flac", embedder)
 
 
+@pytest.mark.slow
 def test_the_app_hears_the_student_after_deploy_and_the_old_model_after_rollback(
     app: Path, exported: Path, library: Library
 ) -> None:

@@ -212,6 +212,7 @@ def killed(at: int, *arguments: Any) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(library: Library, exported: Path, out: Path) -> None:
     arguments = ("reembed", "--model", exported, *library.settings(), "--threads", 1, "--out", out)
     killed(3, *arguments)

@@ -234,6 +234,7 @@ def test_evaluate_refuses_bad_queries_before_it_works(copied_library: Library, e
     assert not copied_library.run.evaluation.exists()
 
 
+@pytest.mark.slow
 def test_evaluate_times_the_model_beside_it(
     copied_library: Library, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_external_data_is_named_and_counted(tmp_path: Path) -> None:
         OnnxSession(outside)
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_end_is_ended(tmp_path: Path) -> None:
     session, began = OnnxSession(write_endless_model(tmp_path / "endless.onnx")), time.monotonic()
     given = np.zeros((1, 1, 128, 1001), np.float32)

@@ -265,6 +265,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
         Teacher(tmp_path / "absent.onnx")
 
 
+@pytest.mark.slow
 def test_the_corpus_teacher_hears_waveforms() -> None:
     teacher = Teacher(CORPUS_TEACHER, threads=1)
     assert (teacher.hop_samples, teacher.other_hops(), len(teacher.digest)) == (None, [], 8)

@@ -146,6 +146,7 @@ def test_rows_of_many_blocks_are_found_in_any_order(store: FeatureStore, monkeyp
     assert bring_in(store, shuffled) == CatalogueCounts(tracks=23)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_row_is_a_few_numbers(store: FeatureStore) -> None:
     n_rows = 20_000
     some = [Track("s", f"{i:032}", f"fp_{i:050}", f"Title {i}", "Artist", "Album") for i in range(n_rows)]

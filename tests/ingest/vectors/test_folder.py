@@ -313,6 +313,7 @@ def start(library: Library) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_goes_on(library: Library, how: signal.Signals) -> None:
     names = [f"{n:03}.flac" for n in range(120)]

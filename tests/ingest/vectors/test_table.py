@@ -226,6 +226,7 @@ def test_a_damaged_npz_is_told(tmp_path: Path) -> None:
 # --- the corpus, as a user runs it
 
 
+@pytest.mark.slow
 def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path) -> None:
     with (CORPUS / "tracks.csv").open(encoding="utf-8", newline="") as stream:
         expected = {row["track_id"]: row for row in csv.DictReader(stream)}

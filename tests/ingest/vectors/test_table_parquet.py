@@ -105,6 +105,7 @@ def test_a_damaged_parquet_is_told(tmp_path: Path) -> None:
     assert "cannot be read as Parquet" in refused(path)
 
 
+@pytest.mark.slow
 def test_a_large_parquet_is_read_in_flat_memory(tmp_path: Path) -> None:
     """One row group of 300 MB, of which no more than a few batches are held."""
     path = tmp_path / "t.parquet"

@@ -62,6 +62,7 @@ def test_the_second_stage_trains_the_projection_alone_from_the_best_epoch(
     assert "all 4 epochs are done" in summarise(trainer)
 
 
+@pytest.mark.slow
 def test_a_second_stage_that_is_interrupted_goes_on_as_if_it_had_not_been(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_it_overfits_eight_tracks(make: Callable[..., Library]) -> None:
     assert losses(trainer.run.path)[-1]["train_cosine"] > 0.98
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_carries_over_to_held_out_artists(make: Callable[..., Library]) -> None:
     library = make([1.0] * 80)
     config = library.config(split={"folds": 5}, training={"epochs": 8, "batch_size": 8, "learning_rate": 3e-3})
@@ -96,6 +97,7 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     assert_same_weights(weights(stopped), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
     assert_same_weights(weights(stopped), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     library: Library, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +218,7 @@ def judged(cosine: float) -> Validation:
     return Validation(loss=1.0, cosine=cosine, centred=cosine, overlap=1 - cosine, mixed_recall_at_1=0.0)
 
 
+@pytest.mark.slow
 def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     cosines = iter([0.1, 0.3, 0.2, 0.3, 0.29])
     monkeypatch.setattr(Trainer, "validate", lambda *_: judged(next(cosines)))

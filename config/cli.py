@@ -40,6 +40,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("student_clap.export.deploy_command", "rollback"),
     "reembed": ("student_clap.export.reembed_command", "reembed"),
     "store": ("student_clap.store.command", "store"),
+    "status": ("student_clap.export.status_command", "status"),
+    "doctor": ("student_clap.export.doctor_command", "doctor"),
 }
 
 

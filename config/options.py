@@ -42,6 +42,24 @@ def _names_the_store(overrides: tuple[str, ...]) -> bool:
     return any(override.partition("=")[0].strip() == "store.path" for override in overrides)
 
 
+def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command with --config and --set, which it gets as `config_path` and `overrides`."""
+    path = click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="YAML file.  [default: config.yaml]",
+    )
+    settings = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Replace one setting; may be repeated.",
+    )
+    return path(settings(command))
+
+
 def config_options(
     *needs: str, recipe: bool = False, file_optional: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -56,19 +74,7 @@ def config_options(
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="YAML file.  [default: config.yaml]",
-        )
-        @click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="SECTION.KEY=VALUE",
-            help="Replace one setting; may be repeated.",
-        )
+        @config_arguments
         @functools.wraps(command)
         def wrapper(*args: Any, config_path: Path | None, overrides: tuple[str, ...], **kwargs: Any) -> Any:
             if recipe and (name := kwargs.pop("recipe")) is not None:

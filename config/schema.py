@@ -67,14 +67,23 @@ class DatabaseConfig(Section):
     statement_timeout_s: Annotated[int, Field(gt=0, le=2_000_000)] = 600
     """Longest time of one query. This is AudioMuse-AI's own limit."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the configuration names a database, rather than none."""
+        return bool({"host", "database", "user", "password"} & self.model_fields_set)
+
 
 class AudioMuseConfig(Section):
-    """AudioMuse-AI's own HTTP interface, for users who cannot reach its database."""
+    """AudioMuse-AI itself: its HTTP interface, for users who cannot reach its database, and its model folder."""
 
     url: HttpUrl = ""
     """Address of AudioMuse-AI, such as `http://nas:8000`."""
     token: SecretStr | None = None
     """Its API_TOKEN."""
+    model_dir: LocalPath | None = None
+    """The folder that it loads its models from, as this machine sees it: where `deploy` puts a model without `--to`,
+    and where `doctor` and `status` look for the live one.
+    """
 
 
 class TableConfig(Section):

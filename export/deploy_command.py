@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from student_clap.export.app.installation import App, Installed
     from student_clap.featurize.onnx.input_spec import InputSpec
 
-_TO = click.option("--to", "directory", required=True, type=FOLDER, help="AudioMuse-AI's model folder.")
+_TO = click.option(
+    "--to", "directory", type=FOLDER, help="AudioMuse-AI's model folder.  [default: audiomuse.model_dir]"
+)
 
 
 @click.command()
@@ -34,7 +36,7 @@ _TO = click.option("--to", "directory", required=True, type=FOLDER, help="AudioM
     help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for.",
 )
 def deploy(
-    config: Config, model: Path, directory: Path, name: str | None, *, write_settings: bool, anyway: bool
+    config: Config, model: Path, directory: Path | None, name: str | None, *, write_settings: bool, anyway: bool
 ) -> None:
     """Put MODEL in the place of AudioMuse-AI's audio model, if it meets the drop-in contract.
 
@@ -51,7 +53,7 @@ def deploy(
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    config = with_database() if write_settings else config
+    config, directory = with_database() if write_settings else config, _folder(config, directory)
     spec = input_spec_of(model, Recipe.from_config(config.audio))
     if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
@@ -96,7 +98,13 @@ def deploy(
 @click.option("--write-settings", is_flag=True, help="Put the app's settings back, in its database.")
 @click.option("--anyway", is_flag=True, help="Also where the app is not set for the model that comes back.")
 def rollback(
-    config: Config, directory: Path, name: str | None, kept_name: str | None, *, write_settings: bool, anyway: bool
+    config: Config,
+    directory: Path | None,
+    name: str | None,
+    kept_name: str | None,
+    *,
+    write_settings: bool,
+    anyway: bool,
 ) -> None:
     """Put back the model that the last `deploy` replaced; the one that leaves is kept in turn.
 
@@ -107,7 +115,7 @@ def rollback(
     from student_clap.export.app.installation import check_agreement, install, look_at_app
     from student_clap.export.app.kept_settings import last_settings
 
-    config = with_database() if write_settings else config
+    config, directory = with_database() if write_settings else config, _folder(config, directory)
     name = deployment.choose_kept_name(directory, name, kept_name)
     app = look_at_app(config, required=write_settings)
     try:
@@ -145,6 +153,14 @@ def rollback(
     else:
         back = ", ".join(path.name for path in model.restored)
         echo(f"rollback: {model.live} is again what was kept as {back}; {_kept(model)}")
+
+
+def _folder(config: Config, given: Path | None) -> Path:
+    """AudioMuse-AI's model folder: the one that was given, else the configuration's."""
+    folder = given or config.audiomuse.model_dir
+    if folder is None:
+        raise click.UsageError("name AudioMuse-AI's model folder: --to DIR, or audiomuse.model_dir in config.yaml")
+    return folder
 
 
 def _needed_by_kept(directory: Path, name: str, restored: Path | None, app: App) -> tuple[Wanted, bool]:

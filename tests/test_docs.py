@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from student_clap.config.servers import MEDIA_SERVERS
+from student_clap.export.doctor.examine import all_checks
 from student_clap.export.evaluate.figures import FIGURES
 from student_clap.export.model.app_settings import APP_CHECKS
 from student_clap.export.model.file_checks import FILE_CHECKS
@@ -23,6 +24,7 @@ FIGURE_KEYS = sorted({figure.key.partition("@")[0] for figure in FIGURES})  # `o
 # page -> patterns of the names that stand on it
 NAMED = {
     "cluster.md": [rf"--cluster {name}\b" for name in batch_systems()],
+    "doctor.md": [f"`{check.name}`" for check in all_checks()],
     "evaluate.md": [rf"`(means\.)?{key}(@\w+)?`" for key in FIGURE_KEYS],
     "export.md": [f"`{name}`" for name in CLAUSES],
     "ingest.md": [f"`{name}`" for name in (*MEDIA_SERVERS, *vectors.names())],

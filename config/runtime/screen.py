@@ -29,6 +29,27 @@ def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
         click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
 
 
+def echo_judged(judgement: str, colour: str, message: object) -> None:
+    """Print a judgement, in a colour where stdout is a terminal that shows colours, and what it is about behind it.
+
+    Args:
+        judgement: a word or two of ours.
+        colour: as click names it.
+        message: as of `echo`.
+    """
+    if not shows_colours():
+        echo(f"{judgement}{message}")
+        return
+    to_copies(f"{judgement}{message}")
+    with naming("standard output"):
+        click.echo(f"{click.style(judgement, fg=colour)}{printable(str(message))}")  # noqa: TID251  as `echo`
+
+
+def shows_colours() -> bool:
+    """Whether stdout is a terminal that shows colours, and the user has not said NO_COLOR (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def drop_output() -> None:
     """From here on drop what is printed: Python writes the rest at its end, and would complain of a full disk again."""
     with suppress(OSError, ValueError):

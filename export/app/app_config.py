@@ -27,7 +27,8 @@ KEYS = tuple(APP_DEFAULTS)
 # What rows shall hold; None: there shall be no row.
 Wanted = Mapping[str, str | None]
 RESTART = "restart AudioMuse-AI, its web container and every worker: it reads its settings when it starts"
-_READS, _WRITES = "SELECT ON app_config", "SELECT, INSERT, UPDATE, DELETE ON app_config"
+_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_READS, WRITES = "SELECT ON app_config", f"{', '.join(_PRIVILEGES)} ON app_config"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
@@ -37,6 +38,7 @@ class AppConfig:
 
     where: str  # the database, for messages
     rows: Mapping[str, str] | None  # None: there is no such table, as before v1.0.0
+    may_write: bool = False  # whether the user may change them
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def read_app_config(config: DatabaseConfig) -> AppConfig:
                     f"the database {where} has neither a table app_config nor score; expected AudioMuse-AI's (by"
                     " default it is called `audiomusedb`): database.database"
                 )
-            return AppConfig(where, _rows(connection) if "app_config" in tables else None)
+            if "app_config" not in tables:
+                return AppConfig(where, None)
+            return AppConfig(where, _rows(connection), _may_write(connection))
     finally:
         connection.close()
 
@@ -151,7 +155,7 @@ def changed_rows(config: DatabaseConfig, wanted: Wanted) -> Iterator[dict[str, s
     connection = connect(config)
     try:
         limit_statements(connection, config)
-        with readable_errors(needs=_WRITES, command="the command"):
+        with readable_errors(needs=WRITES, command="the command"):
             if "app_config" not in _tables(connection):
                 raise DatabaseError(
                     f"the database {config.database!r} has no table app_config, as AudioMuse-AI before v1.0.0: it goes"
@@ -167,7 +171,7 @@ def changed_rows(config: DatabaseConfig, wanted: Wanted) -> Iterator[dict[str, s
             )
         yield {key: before.get(key) for key in changes}
         try:
-            with readable_errors(needs=_WRITES, command="the command"):
+            with readable_errors(needs=WRITES, command="the command"):
                 connection.commit()
         except DatabaseError as error:
             raise DatabaseError(
@@ -182,6 +186,12 @@ def _tables(connection: psycopg2.extensions.connection) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT t FROM unnest(ARRAY['app_config', 'score']) t WHERE to_regclass(t) IS NOT NULL")
         return {name for (name,) in cursor.fetchall()}
+
+
+def _may_write(connection: psycopg2.extensions.connection) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT bool_and(has_table_privilege('app_config', p)) FROM unnest(%s) p", (list(_PRIVILEGES),))
+        return cursor.fetchone() == (True,)
 
 
 def _rows(connection: psycopg2.extensions.connection, *, lock: bool = False) -> dict[str, str]:

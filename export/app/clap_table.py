@@ -123,8 +123,8 @@ class ClapTable:
         self.identity = self._identify()
         connection.rollback()
 
-    def check_writable(self) -> None:
-        """Raise DatabaseError where this user may not write, or another process is writing."""
+    def check_rights(self) -> None:
+        """Raise DatabaseError where this user may not write. Takes no lock."""
         ((may, server_read_only),) = self._rows(
             "SELECT bool_and(has_table_privilege('clap_embedding', p)), current_setting('transaction_read_only') = 'on'"
             " FROM unnest(%s::text[]) p",
@@ -136,6 +136,10 @@ class ClapTable:
             raise DatabaseError(
                 f"the user of the database {self.where} may not write there; GRANT {NEEDS} to database.user"
             )
+
+    def check_writable(self) -> None:
+        """Raise DatabaseError where this user may not write, or another process is writing."""
+        self.check_rights()
         ((mine,),) = self._rows("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
         if not mine:
             raise DatabaseError(

@@ -38,6 +38,7 @@ class App:
     rows: Mapping[str, str] | None = None  # None: not known, or there is no table
     why_not: str = ""  # why the database was not read
     has_table: bool = True
+    may_write: bool = False  # whether the user of the database may change them
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def look_at_app(config: Config, *, required: bool) -> App:
     Raises:
         DatabaseError: they cannot be read; only where `required`.
     """
-    if not {"host", "database", "user", "password"} & config.database.model_fields_set:
+    if not config.database.is_named:
         if required:
             raise DatabaseError("the configuration names no database; set database.host and what belongs to it")
         return App(why_not="the configuration names no database")
@@ -68,7 +69,7 @@ def look_at_app(config: Config, *, required: bool) -> App:
         if required:
             raise
         return App(why_not=error.message)
-    return App(found.where, found.rows, has_table=found.rows is not None)
+    return App(found.where, found.rows, has_table=found.rows is not None, may_write=found.may_write)
 
 
 def settings_table(settings: Sequence[Setting]) -> str:

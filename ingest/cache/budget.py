@@ -56,7 +56,7 @@ class Budget:
         self._limit_bytes = limit_bytes
         self._evictable = deque(evictable)
         self._lock = threading.RLock()
-        self.used_bytes, self._mean_bytes, self._n_files = _usage(root)  # used: with reservations
+        self.used_bytes, self._mean_bytes, self._n_files = usage(root)  # used: with reservations
         self._reservations: set[Reservation] = set()
         self.received_bytes = 0
         self.evicted, self.evicted_bytes = 0, 0
@@ -76,8 +76,7 @@ class Budget:
         free = self._free_bytes()
         if free < RESERVE_BYTES:
             raise self._disk_full(free)
-        measured = self._n_files >= _ENOUGH_FILES
-        each = self._mean_bytes if measured else GUESSED_TRACK_BYTES
+        each, measured = track_bytes(self._mean_bytes, self._n_files)
         wanted = n_tracks * each
         if self._limit_bytes is not None:
             wanted = min(wanted, self._limit_bytes - self.used_bytes)
@@ -274,7 +273,13 @@ def featurized_audio(
     return [path for _, path in sorted(found)]
 
 
-def _usage(root: Path) -> tuple[int, int, int]:
+def track_bytes(mean_bytes: int, n_files: int) -> tuple[int, bool]:
+    """Bytes to expect of a track's audio, and whether they were measured: the mean of enough files, else a guess."""
+    measured = n_files >= _ENOUGH_FILES
+    return (mean_bytes if measured else GUESSED_TRACK_BYTES), measured
+
+
+def usage(root: Path) -> tuple[int, int, int]:
     """Bytes of all files below `root`; mean bytes and number of those that are whole."""
     used, whole, n_whole = 0, 0, 0
     for directory, _, names in os.walk(root):

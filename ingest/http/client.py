@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 
@@ -86,6 +88,7 @@ class HttpClient:
         self._stop = stop
         self._retries = Retries(config, stop)
         self._sent = Sent()
+        self.ahead_s: float | None = None  # by which the server's clock was ahead of ours, to a second; None: not known
         self._session = _Session()
         adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=config.concurrency)
         self._session.mount("http://", adapter)
@@ -192,6 +195,8 @@ class HttpClient:
             response = self._send(method, _with_query(url, proof.query) if at_home else url, sent, content)
             try:
                 logger.debug("%s %s -> %d", method, _shown(url), response.status_code)
+                if at_home:
+                    self.ahead_s = _ahead_s(response.headers.get("Date", ""))
                 if not response.is_redirect:
                     if not at_home and response.status_code in (401, 403):
                         raise self._led_away(url)
@@ -320,6 +325,15 @@ def _failure(response: requests.Response) -> Exception:
             retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
         )
     return FetchError(reason, permanent=True, status=status)
+
+
+def _ahead_s(date: str) -> float | None:
+    """By how much the clock that wrote the header `Date` (RFC 9110, 6.6.1) is ahead of ours; None where it is none."""
+    try:
+        then = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return (then - datetime.now(UTC)).total_seconds() if then.tzinfo is not None else None
 
 
 def _port(url: SplitResult) -> int | None:

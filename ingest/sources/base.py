@@ -61,5 +61,13 @@ class AudioSource(Protocol):
 class ServerSource(AudioSource, Protocol):
     """A media server: an AudioSource that can also list its tracks."""
 
+    @property
+    def address(self) -> str:
+        """Where it is asked, for messages."""
+
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """By how much its clock was ahead of ours at its last answer; None where it has not said."""
+
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server, a page at a time, after `check`. Raises SourceError where the list breaks off."""

@@ -80,7 +80,7 @@ class MappedSource:
     def fetch(self, wanted: Wanted) -> Path:
         """The local file, else a download."""
         path = self._path_of(wanted.track_id)
-        local, why = self._find(path)
+        local, why = self.find(path)
         with self._counting:
             self._counts[why] += 1
         if local is not None:
@@ -123,8 +123,12 @@ class MappedSource:
                 self._server.check()
                 self._server_checked = True
 
-    def _find(self, text: str) -> tuple[Path | None, str]:
-        """The audio file that a server's path leads to, and the name of the outcome in the count."""
+    def find(self, text: str) -> tuple[Path | None, str]:
+        """The audio file that a server's path leads to, and the outcome in words.
+
+        Raises:
+            SourceError: the folder that the path leads into is not there, or empty.
+        """
         if not text:
             return None, "without a known path"
         path = parse_server_path(text)

@@ -100,6 +100,16 @@ class RemoteServer(ABC, Generic[SettingsT]):
     def __exit__(self, *_: object) -> None:
         self._client.__exit__()
 
+    @property
+    def address(self) -> str:
+        """Where it is asked, for messages."""
+        return self._client.address
+
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """By how much its clock was ahead of ours at its last answer; None where it has not said."""
+        return self._client.ahead_s
+
     # --- different for each server
 
     @staticmethod

@@ -259,6 +259,13 @@ class Storage(ABC):
     def take_lock(self) -> Lock:
         """Take the writer's lock of the store. Raises StoreError where another process has it."""
 
+    @abstractmethod
+    def writer(self) -> Owner | None:
+        """The process that writes the store, or was the last to and did not end in order; None where nothing says so.
+
+        Takes no lock and writes nothing. Raises StoreError where the storage cannot be asked.
+        """
+
     def each(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """[function(item) for item in items], several at once where that is faster."""
         if self.threads == 1:

@@ -26,7 +26,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from student_clap.config.runtime.text import one_line
-from student_clap.store.storage.base import ChooseParts, Storage
+from student_clap.store.storage.base import ChooseParts, Owner, Storage
 from student_clap.store.storage.bucket_lock import BucketLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
@@ -346,6 +346,10 @@ class BucketStorage(Storage):
         lock = BucketLock.take(self)
         self.bucket.guard = lock.check
         return lock
+
+    def writer(self) -> Owner | None:
+        """As the newest reservation names it."""
+        return BucketLock.owner(self)
 
     def client_below(self) -> S3Store:
         """A client to which keys below this prefix are relative."""

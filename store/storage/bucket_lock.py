@@ -19,6 +19,7 @@ import random
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ class BucketLock:
         Raises:
             StoreError: another process writes there, or reservations cannot be written.
         """
-        reservations = store.parent / f"{store.name}.lock"
+        reservations = _reservations(store)
         token = uuid.uuid4().hex
         note = {**asdict(Owner.here()), "pid_space": _pid_space(), "started": datetime.now(UTC).isoformat()}
         lock = cls(store, reservations / f"{token}.json", {**note, "renewals": 0})
@@ -83,6 +84,14 @@ class BucketLock:
             f"{store} is being written by {owner or 'another process'}; wait for it to end, or stop it. The lock of a "
             f"writer that was killed on another host is free {STALE_S:g} s after its last sign"
         )
+
+    @staticmethod
+    def owner(store: BucketStorage) -> Owner | None:
+        """The process that the newest reservation names; None where there is none."""
+        for entry in sorted(_reservations(store).entries(), key=lambda entry: entry.modified, reverse=True):
+            with suppress(FileNotFoundError):  # given back meanwhile
+                return Owner.read((_reservations(store) / entry.name).read_bytes())
+        return None
 
     def check(self) -> None:
         """Raise StoreError where the lock was lost, or may have been."""
@@ -115,6 +124,10 @@ class BucketLock:
                 self._put()
             except (StoreError, OSError) as error:
                 logger.warning("the writer's lock of %s could not be renewed: %s", self._store, error)
+
+
+def _reservations(store: BucketStorage) -> BucketStorage:
+    return store.parent / f"{store.name}.lock"
 
 
 def _look(store: BucketStorage, reservations: BucketStorage, mine: str) -> dict[str, Any] | None:

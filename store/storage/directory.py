@@ -25,7 +25,7 @@ from zarr.storage import LocalStore
 from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
 from student_clap.config.runtime.system_errors import OTHER_REMEDY, REMEDIES
 from student_clap.config.runtime.text import reason
-from student_clap.store.storage.base import ChooseParts, Storage
+from student_clap.store.storage.base import ChooseParts, Owner, Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
@@ -238,6 +238,10 @@ class DirectoryStorage(Storage):
     def take_lock(self) -> DirectoryLock:
         """Take the writer's lock, a file next to the store."""
         return DirectoryLock.take(self._path)
+
+    def writer(self) -> Owner | None:
+        """As the note next to the lock names it."""
+        return DirectoryLock.owner(self._path)
 
 
 class DirectoryZarrStore(LocalStore):

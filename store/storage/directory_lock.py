@@ -43,7 +43,7 @@ class DirectoryLock:
             StoreError: another process writes there, may be writing there from another host, or nothing can be locked.
         """
         lock = FileLock(store.with_name(store.name + ".lock"))
-        note = store.with_name(store.name + ".lock.json")
+        note = _note_of(store)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -61,10 +61,19 @@ class DirectoryLock:
             raise
         return cls(lock, note)
 
+    @staticmethod
+    def owner(store: Path) -> Owner | None:
+        """The process that the note next to the lock names; None where there is none."""
+        return _read(_note_of(store))
+
     def release(self) -> None:
         """Give the lock back."""
         self._note.unlink(missing_ok=True)
         self._lock.release()
+
+
+def _note_of(store: Path) -> Path:
+    return store.with_name(store.name + ".lock.json")
 
 
 def _look_back(store: Path, note: Path) -> None:

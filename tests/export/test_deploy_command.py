@@ -60,6 +60,17 @@ def test_deploy_and_rollback_in_a_tree_like_the_apps(models: Path, exported: Pat
     assert StudentSession(models / NAME).run(np.zeros((1, 1, 8, 21), np.float32)).shape == (1, 512)
 
 
+def test_the_folder_may_stand_in_the_configuration(models: Path, exported: Path) -> None:
+    none = run("deploy", "--anyway", exported)
+    assert none.exit_code == 2
+    assert "audiomuse.model_dir" in none.stderr
+    setting = ("--set", f"audiomuse.model_dir={models}")
+    assert run("deploy", "--anyway", exported, *setting).exit_code == 0
+    assert (models / NAME).read_bytes() == exported.read_bytes()
+    assert run("rollback", *setting).exit_code == 0
+    assert (models / NAME).read_bytes() != exported.read_bytes()
+
+
 def test_deploy_refuses_what_fails_the_contract(models: Path, tmp_path: Path) -> None:
     onnx.save(model(normalise=False), str(tmp_path / "m.onnx"))
     before = {path.name: path.read_bytes() for path in models.iterdir()}

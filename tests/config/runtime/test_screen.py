@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import LazyGroup
-from student_clap.config.runtime.screen import copied, echo, log_to_stderr, progress, table, to_copies, warn
+from student_clap.config.runtime.screen import (
+    copied,
+    echo,
+    echo_judged,
+    log_to_stderr,
+    progress,
+    table,
+    to_copies,
+    warn,
+)
 
 HOSTILE = "title\x1b[2J\x07\rgone"
 
@@ -22,6 +32,21 @@ def test_lines_warnings_and_logs_lose_control_codes(capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert out == "title?[2J??gone\n"
     assert err == "warning: title?[2J? gone\nWARNING: title?[2J??gone\n"
+
+
+def test_a_judgement_has_a_colour_where_the_screen_shows_colours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    echo_judged("failure", "red", f" {HOSTILE}")
+    assert capsys.readouterr().out == "\x1b[31mfailure\x1b[0m title?[2J??gone\n"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            echo_judged("failure", "red", f" {HOSTILE}")
+        assert capsys.readouterr().out == "failure title?[2J??gone\n"
 
 
 def test_what_is_printed_is_copied_as_it_is_printed_without_bars(capsys: pytest.CaptureFixture[str]) -> None:

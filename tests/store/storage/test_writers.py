@@ -20,6 +20,7 @@ from student_clap.store import FeatureStore, State
 from student_clap.store.storage import directory as directory_module
 from student_clap.store.storage import directory_lock as lock_module
 from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
 SECONDS = 48_000
@@ -43,6 +44,15 @@ class Everything:
 def note_of(store: FeatureStore):
     """The file that says who holds the lock."""
     return store.path.with_name(store.path.name + ".lock.json")
+
+
+@pytest.mark.parametrize("where", ["directory", "s3"], indirect=True)
+def test_who_writes_is_told_without_taking_the_lock(store, where):
+    writer = open_storage(where).writer()
+    assert (writer.pid, writer.is_here) == (os.getpid(), True)
+    store.update_tracks([0], title=["still held"])
+    store.close()
+    assert open_storage(where).writer() is None
 
 
 def test_the_second_writer_refuses_and_names_the_first(store):

@@ -1,0 +1,183 @@
+"""`student-clap status` on stores, runs and models as the stages leave them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from loopback.postgres import Database
+from loopback.schema import create_schema, set_app_config, unit_vector
+from student_clap.config.cli import main
+from student_clap.config.schema import AudioConfig, Config
+from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.app.live_model import LiveModel
+from student_clap.export.status.next_step import next_step
+from student_clap.export.status.project import App, Project, Rows
+from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.train.comparison.row import RunRow, read_run
+from student_clap.train.runs.reader import RUN_FORMAT
+
+RECIPE = Recipe.from_config(AudioConfig())
+FAILED = "/music/%s.flac is not audio: it has 12345%d bytes"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["status", *map(str, arguments)], catch_exceptions=False)
+
+
+def write_run(folder: Path, cosines: list[float], *, epochs: int, uuid: str) -> Path:
+    """A run's small files, as a trainer leaves them."""
+    folder.mkdir(parents=True)
+    training = {"epochs": epochs, "stage2_epochs": 0, "seed": 0}
+    description = {"format": RUN_FORMAT, "store": {"uuid": uuid}, "training": training, "recipe_name": RECIPE.name}
+    (folder / "run.json").write_text(json.dumps(description), encoding="utf-8")
+    lines = [json.dumps({"epoch": n, "val_cosine": value}) + "\n" for n, value in enumerate(cosines, 1)]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Nine rows, two in every state, one gone; two runs, and a configuration."""
+    states = [State.LISTED] * 2 + [State.FETCHED] * 4 + [State.FAILED] * 2 + [State.GONE]
+    with FeatureStore.create(tmp_path / "store.zarr", "the-teacher") as store:
+        store.append_tracks(
+            [
+                Track("main", f"t{n}", state=state, teacher=unit_vector(n), audio=f"t{n}.flac",
+                      error=FAILED % (f"t{n}", n) if state == State.FAILED else "")
+                for n, state in enumerate(states)
+            ]
+        )  # fmt: skip
+        hour = RECIPE.sample_rate * 500
+        store.features(RECIPE).commit([3, 4, 5], [hour, hour, -1], ["", "", "silence"])
+        uuid = store.uuid
+    write_run(tmp_path / "runs" / "tinyclap-audiomuse", [0.5, 0.7, 0.6], epochs=3, uuid=uuid)
+    write_run(tmp_path / "runs" / "second", [0.4], epochs=3, uuid=uuid)
+    write_run(tmp_path / "runs" / "another-store", [0.9], epochs=1, uuid="0" * 32)
+    tree: dict[str, Any] = {
+        "store": {"path": str(tmp_path / "store.zarr")},
+        "training": {"runs_dir": str(tmp_path / "runs")},
+    }
+    (tmp_path / "config.yaml").write_text(dump_yaml(tree), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_project_at_a_glance(project: Path) -> None:
+    done = run("--config", project / "config.yaml")
+    assert done.exit_code == 0
+    lines = [line.split("  ", 1) for line in done.stdout.splitlines()]
+    shown = {parts[0].strip(): parts[-1].strip() for parts in lines}
+    assert shown["rows"] == "9: 2 waiting, 1 cached, 2 featurized, 3 failed, 1 gone"
+    assert shown["features"].startswith("audiomuse: 2 tracks, 1 failed, 0.3 h")
+    assert "2 in ingest: ... is not audio: it has N bytes" in done.stdout
+    assert "1 in featurize audiomuse: silence" in done.stdout
+    assert shown["best run"] == "tinyclap-audiomuse: cosine 0.7000, 3 epochs, finished"
+    assert "next: student-clap featurize\n" in done.stdout
+
+
+def test_json_holds_all_of_it(project: Path) -> None:
+    found = json.loads(run("--json", "--config", project / "config.yaml").stdout)
+    assert found["rows"] == {"total": 9, "waiting": 2, "cached": 1, "featurized": 2, "failed": 3, "gone": 1}
+    assert found["failures"][0] == {"stage": "ingest", "reason": "... is not audio: it has N bytes", "tracks": 2}
+    assert found["best_run"] == "tinyclap-audiomuse"
+    assert {run["name"]: run["cosine"] for run in found["runs"]}["another-store"] == 0.9
+    assert found["next"]["command"] == "student-clap featurize"
+    assert found["app"]["live"] is None
+
+
+def test_the_live_model(project: Path, exported: Path, database: Database) -> None:
+    """As AudioMuse-AI's folder has it, under the name that its settings say."""
+    create_schema(database, "B")
+    set_app_config(database, {"CLAP_AUDIO_MODEL_PATH": "/app/model/ours.onnx"})
+    folder = project / "model"
+    folder.mkdir()
+    shutil.copy(exported, folder / "ours.onnx")
+    tree = {"database": database.section(), "audiomuse": {"model_dir": str(folder)}}
+    (project / "more.yaml").write_text(dump_yaml(tree), encoding="utf-8")
+    settings = [part for key in ("store.path=store.zarr", "training.runs_dir=runs") for part in ("--set", key)]
+    found = json.loads(run("--json", "--config", project / "more.yaml", *settings).stdout)
+    assert found["app"]["live"]["about"]["run_name"] == "tinyclap-audiomuse"
+    assert found["app"]["loads"] == "/app/model/ours.onnx"
+    shown = run("--config", project / "more.yaml", *settings).stdout
+    assert "ours.onnx, run tinyclap-audiomuse, epoch 7" in shown
+    assert database.password not in shown
+
+
+def test_without_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run()
+    assert done.exit_code == 0
+    assert "next: student-clap init" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_is_no_reason_to_stop(project: Path) -> None:
+    done = run("--config", project / "config.yaml", "--set", "database.host=/nowhere")
+    assert done.exit_code == 0
+    assert "not known: cannot open the database" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_loads_neither_torch_nor_dask(project: Path) -> None:
+    code = (
+        "import sys\nfrom student_clap.config.cli import main\n"
+        "main(['status', '--config', sys.argv[1]], standalone_mode=False)\n"
+        "sys.exit(str(sorted({'torch', 'dask', 'distributed', 'onnxruntime'} & set(sys.modules)) or ''))"
+    )
+    command = [sys.executable, "-c", code, str(project / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+# --- the next step
+
+
+def best(tmp_path: Path, cosines: list[float], name: str = "tinyclap-audiomuse") -> RunRow:
+    row = read_run(write_run(tmp_path / "runs" / name, cosines, epochs=2, uuid="u"))
+    assert row is not None
+    return row
+
+
+def step(tmp_path: Path, rows: Rows, *, configured: bool = True, **more: Any) -> str:
+    tree = {"training": {"runs_dir": str(tmp_path / "runs")}, "database": {"host": "db"}} | more.pop("config", {})
+    project = Project(str(tmp_path), more.pop("teacher", "t"), rows, **more)
+    return next_step(Config.model_validate(tree), project, configured=configured).command
+
+
+def test_the_next_step_of_the_store(tmp_path: Path) -> None:
+    assert step(tmp_path, Rows(), teacher=None, configured=False) == "student-clap init"
+    assert step(tmp_path, Rows(), teacher=None, config={"database": {}}) == "student-clap doctor"
+    assert step(tmp_path, Rows(), teacher=None) == "student-clap ingest"
+    assert step(tmp_path, Rows(waiting=5)) == "student-clap ingest"
+    assert step(tmp_path, Rows(waiting=50, cached=1)) == "student-clap featurize"
+    assert step(tmp_path, Rows(waiting=50, featurized=50)) == "student-clap ingest"
+    assert step(tmp_path, Rows(waiting=1, featurized=50)) == "student-clap train"
+    assert step(tmp_path, Rows(failed=9)) == "student-clap ingest --verify"
+    none = {"ingest": {"vectors": "none"}}
+    assert step(tmp_path, Rows(cached=5), config=none) == "student-clap featurize --teacher MODEL.onnx"
+
+
+def test_the_next_step_of_the_runs(tmp_path: Path) -> None:
+    rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6])
+    folder = tmp_path / "runs" / done.name
+    assert step(tmp_path, rows, runs=(done,), best=done) == "student-clap export"
+    (folder / "student.onnx").write_bytes(b"model")
+    assert step(tmp_path, rows, runs=(done,), best=done) == "student-clap evaluate"
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text("{}", encoding="utf-8")
+    assert step(tmp_path, rows, runs=(done,), best=done).startswith("student-clap deploy ")
+    app = App(model_dir=tmp_path / "model")
+    assert step(tmp_path, rows, runs=(done,), best=done, app=app).endswith(f"--to {tmp_path / 'model'}")
+    live = LiveModel(tmp_path / "model" / "m.onnx", {"run_name": done.name})
+    assert step(tmp_path, rows, runs=(done,), best=done, app=App(live=live)) == "student-clap reembed"
+    stopped = best(tmp_path, [0.5], "other run")
+    assert step(tmp_path, rows, runs=(stopped,), best=stopped) == "student-clap train --run 'other run'"
+    running = RunRow("now", "running")
+    assert step(tmp_path, rows, runs=(running,), best=done) == "student-clap runs now"

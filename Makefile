@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 2
 # Without compiled files every process that a test starts would compile everything anew, and every worker all the tests.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help test quick lint page lowest demo corpus bench gpu clean
+.PHONY: help test quick lint page notebook lowest demo corpus bench gpu clean
 
 help:
 	@echo "make test             lint, types, tests, and the built wheel in an empty directory"
@@ -23,6 +23,7 @@ help:
 	@echo "make gpu              tests and measurements that wait for a GPU, in one table"
 	@echo "make lint             ruff, mypy and the contracts of the imports"
 	@echo "make page             docs/config.md again, after a setting or its choices changed"
+	@echo "make notebook         docs/experiments.ipynb with its outputs again, on the demo's store (after make demo)"
 	@echo "make lowest           tests of store, config and export with the oldest versions that pyproject.toml allows"
 
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +48,9 @@ quick: lint
 
 page: $(READY)
 	$(BIN)/python docs/make_config_page.py
+
+notebook: $(READY)
+	$(BIN)/python docs/make_notebook.py
 
 # Lower bounds that nobody runs are not true. uv alone can choose the lowest versions; it brings the lowest Python too.
 lowest:

@@ -139,7 +139,7 @@ def files(name: str) -> Row:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return row | {"": NO_GPU if not torch.cuda.is_available() else "this onnxruntime has no CUDA provider"}
     student = build_student(ModelConfig(architecture=name), RECIPE.n_mels).eval()
-    model = serialise(trace(student, RECIPE, transposed=False))
+    model = serialise(trace(student, RECIPE))
     segment = {INPUT_NAME: np.random.default_rng(SEED).normal(-30, 20, (1, 1, RECIPE.n_mels, 1001)).astype(np.float32)}
     for provider in ("CUDAExecutionProvider", "CPUExecutionProvider"):
         session = onnxruntime.InferenceSession(model, providers=[provider])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from student_clap.featurize.onnx.input_spec import InputSpec
+    from student_clap.store import Recipe
     from student_clap.train.runs.checkpoint import CheckpointInfo
 
 VALIDATION = "val_"  # of the metrics in a run's record
@@ -52,9 +53,6 @@ def metadata_of(
         if key.startswith(VALIDATION) and isinstance(value, float) and math.isfinite(value)
     }
     known = {
-        "recipe": json.dumps(info.recipe.as_attributes(), sort_keys=True),
-        "recipe_fingerprint": info.recipe.fingerprint,
-        "recipe_name": info.recipe.name,
         "teacher_name": info.teacher_name,
         "store_uuid": info.store_uuid,
         "run_name": info.run_name,
@@ -65,11 +63,22 @@ def metadata_of(
         VERDICT: verdict_entry(validation),
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(exclude={"pretrained"}),
+    }
+    told = {} if refit is None else {REFIT_KEY: json.dumps(refit, sort_keys=True)}
+    own = {METADATA_PREFIX + key: value for key, value in known.items()}
+    return recipe_metadata(info.recipe, n_parameters) | own | told
+
+
+def recipe_metadata(recipe: Recipe, n_parameters: int) -> dict[str, str]:
+    """What the file of any model says, keys with their prefix: the features it was made for, and its parameters."""
+    known = {
+        "recipe": json.dumps(recipe.as_attributes(), sort_keys=True),
+        "recipe_fingerprint": recipe.fingerprint,
+        "recipe_name": recipe.name,
         "parameters": str(n_parameters),
         "package_version": version("student-clap"),
     }
-    told = {} if refit is None else {REFIT_KEY: json.dumps(refit, sort_keys=True)}
-    return {METADATA_PREFIX + key: value for key, value in known.items()} | told
+    return {METADATA_PREFIX + key: value for key, value in known.items()}
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:

@@ -7,7 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from student_clap.export.evaluate.judgement import BUCKETS, Library, bucket_figures, bucket_of, judge
+import student_clap.export
+from student_clap.export.evaluate.judgement import (
+    BUCKETS,
+    JudgementError,
+    Library,
+    bucket_figures,
+    bucket_of,
+    judge,
+    judge_vectors,
+)
 from student_clap.export.evaluate.queries import checked
 
 from .made_up import RATE, tracks
@@ -69,3 +78,55 @@ def test_a_second_model_is_judged_as_a_student_is() -> None:
     assert {**both.sections, "against": None} == without
     assert difference.keys() == {"cosine", "centred_cosine", "overlap@10", "ndcg@10", "recall@1"}
     assert difference["cosine"]["interval"][0] > 0
+
+
+def test_vectors_of_any_model_are_judged_as_a_run_s_are() -> None:
+    student, teacher, _ = tracks(40, 0.02)
+    artists, training = ["a", "b", "c", "d"] * 10, tracks(50, 0.0, 1)[1]
+    # Of any length, and of float32 as a model gives them.
+    found = judge_vectors(3 * student, teacher, training, artists, on="test")
+    json.dumps(found, allow_nan=False)
+    whole = judge(Library(student, teacher, artists, np.full(40, RATE), training, RATE, 600 * RATE)).sections
+    assert found.pop("on") == "test"
+    assert found.keys() == whole.keys() - {"buckets"}
+    assert found["verdict"]["beats_baselines"]
+    for who in ("student", "mean_vector", "shuffled"):
+        assert found[who]["means"] == pytest.approx(whole[who]["means"])
+        assert found[who]["l2"] == pytest.approx(whole[who]["l2"], abs=1e-6)
+    for key, bounds in whole["intervals"].items():
+        assert found["intervals"][key] == pytest.approx(bounds, abs=1e-6), key
+    table = student_clap.export.figures_table({**found, "on": "test"})
+    assert table.splitlines()[0].split() == ["test", "tracks", "student", "95", "%", "mean", "vector", "shuffled"]
+
+
+def test_one_track_can_be_judged() -> None:
+    student, teacher, _ = tracks(1, 0.02)
+    found = judge_vectors(student, teacher, tracks(1, 0.0, 1)[1])
+    assert found["shuffled"] is None
+    assert found["student"]["mean_cosine"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"student": np.ones((3, 256))}, r"student has the shape \(3, 256\); expected \[track, 512\]"),
+        ({"training_teacher": np.ones((0, 512))}, "training_teacher has the shape .* a track at least"),
+        (
+            {"teacher": np.full((4, 512), np.nan)},
+            "teacher has values that are not finite in 4 of 4 vectors, first in 0",
+        ),
+        ({"student": np.ones((3, 512))}, "student has 3 vectors, teacher 4"),
+        ({"artists": ["a"]}, "teacher 4 and 1 artists"),
+    ],
+)
+def test_vectors_that_cannot_be_judged(change: dict[str, object], said: str) -> None:
+    vectors = tracks(4, 0.1)[1]
+    with pytest.raises(JudgementError, match=said):
+        judge_vectors(**{"student": vectors, "teacher": vectors, "training_teacher": vectors, **change})  # type: ignore[arg-type]
+
+
+def test_export_itself_offers_what_own_models_need() -> None:
+    assert student_clap.export.judge_vectors is judge_vectors
+    assert all(callable(getattr(student_clap.export, name)) for name in student_clap.export.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = student_clap.export.nothing_of_the_kind

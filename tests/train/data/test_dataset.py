@@ -23,6 +23,7 @@ from student_clap.train.data.batches import TrackReader, make_segments, requests
 from student_clap.train.data.dataset import EpochSampler, SegmentDataset, TrackDataset, collate, split
 from student_clap.train.data.order import choose_segments, epoch_order
 from student_clap.train.data.selection import TrackTable, select
+from student_clap.train.data.store_dataset import TEXTS
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
@@ -80,6 +81,7 @@ def test_an_item_is_a_track_as_the_store_has_it(library: Library) -> None:
         np.testing.assert_allclose(mean.numpy(), stored.mean(axis=0), rtol=1e-4)
         assert np.array_equal(item["teacher"].numpy(), store.teacher(row, row + 1)[0])
         assert int(item["row"]) == row
+        assert {name: item[name] for name in TEXTS} == {name: store.strings(name)[row] for name in TEXTS}
         assert (item["track_id"], item["artist"]) == (f"t{row:03}", f"artist {row:03}")
         assert bool(item["taught"]) == (row == 13)
         expected = vectors[13][first].astype(np.float32) if row == 13 else np.zeros((len(starts), 512), np.float32)
@@ -259,10 +261,12 @@ def test_workers_give_what_the_process_itself_gives(library: Library, context: s
 
 @pytest.mark.slow
 def test_segments_come_from_workers_too(library: Library) -> None:
-    dataset = SegmentDataset(library.store_path, together=2)
-    one, other = (passes(dataset, 1, num_workers=n, batch_size=8)[0] for n in (0, 2))
-    for a, b in zip(one, other, strict=True):
-        same(a, b)
+    dataset = SegmentDataset(library.store_path, together=2, form="codes")
+    alone = passes(dataset, 2, batch_size=8)
+    many = passes(dataset, 2, batch_size=8, num_workers=2, multiprocessing_context="spawn", persistent_workers=True)
+    for one, other in zip(alone, many, strict=True):
+        for a, b in zip(one, other, strict=True):
+            same(a, b)
 
 
 def test_a_data_set_can_be_pickled(library: Library) -> None:
@@ -281,12 +285,16 @@ def test_a_data_set_can_be_pickled(library: Library) -> None:
 def test_a_store_in_a_bucket_gives_the_same(library: Library, bucket: str, workers: int) -> None:
     where = f"s3://{bucket}/features.zarr"
     copy_store(library, where)
-    here = passes(TrackDataset(library.store_path, segments_per_track=2), 2)
+    settings = SplitConfig(method="sorted", folds=4)
+    rows = split(where, settings).training_rows
+    assert np.array_equal(rows, split(library.store_path, settings).training_rows)
     how = {"num_workers": workers, "multiprocessing_context": "forkserver"} if workers else {}
-    there = passes(TrackDataset(where, segments_per_track=2), 2, **how)
-    for one, other in zip(here, there, strict=True):
-        for a, b in zip(one, other, strict=True):
-            same(a, b)
+    for kind, own in ((TrackDataset, {"segments_per_track": 2}), (SegmentDataset, {"together": 2})):
+        here = passes(kind(library.store_path, rows=rows, **own), 2)
+        there = passes(kind(where, rows=rows, **own), 2, **how)
+        for one, other in zip(here, there, strict=True):
+            for a, b in zip(one, other, strict=True):
+                same(a, b)
 
 
 def test_a_bucket_is_not_read_by_a_forked_process(library: Library, bucket: str) -> None:

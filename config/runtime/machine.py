@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _CGROUP_MEMORY = ("memory.max", "memory.current")
 _NEVER = 2**31 - 1
 _WORKER_TRIM_BYTES, _WORKER_MMAP_BYTES = 128 << 20, 32 << 20
@@ -20,9 +22,20 @@ WORKER_MALLOC_ENVIRONMENT = {
 }
 
 
-def available_cores() -> int:
-    """Cores that the scheduler gives this process; the machine's where the system does not tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores(group: Path = _CONTROL_GROUP) -> int:
+    """Cores that the scheduler gives this process; the machine's where the system does not tell.
+
+    A container's quota counts: what is above it is taken away again (`docker run --cpus`, Kubernetes' `limits.cpu`).
+
+    Args:
+        group: folder of the process's control group.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota_us, period_us = (int(word) for word in (group / "cpu.max").read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return cores  # another system, or a group without a quota ("max")
+    return max(1, min(cores, math.ceil(quota_us / period_us)))
 
 
 def free_memory_bytes() -> int:
@@ -31,7 +44,7 @@ def free_memory_bytes() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        limit, used = (Path("/sys/fs/cgroup", name).read_text(encoding="utf-8") for name in _CGROUP_MEMORY)
+        limit, used = ((_CONTROL_GROUP / name).read_text(encoding="utf-8") for name in _CGROUP_MEMORY)
         found.append(max(0, int(limit) - int(used)))
     except (OSError, ValueError):
         pass  # another system, or a group without a limit ("max")

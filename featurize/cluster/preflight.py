@@ -74,7 +74,9 @@ def preflight(
     if faults := tuple(text for name, text in differences.items() if name in MUST_AGREE):
         return Report(host, faults, (), job=job)
     trial, fault = _try_store(site, open_storage(trial_folder))
-    faults = tuple(f for f in (fault, *(read_fault(Path(path), whole=False) for path in audio)) if f)
+    unreadable = [f for f in (read_fault(Path(path), whole=False) for path in audio) if f]
+    remedy = "audio has to lie here at the path that it has where the run was started: mount it there"
+    faults = tuple(f for f in (fault, *unreadable, remedy if unreadable else "") if f)
     heard = try_teacher(site.teaching) if site.teaching is not None and not faults else None
     if heard is not None and heard.fault:
         faults = (heard.fault,)

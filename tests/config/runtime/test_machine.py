@@ -1,12 +1,15 @@
-"""Memory that the trainer frees stays with it."""
+"""Memory that the trainer frees stays with it; a container's quota of cores counts."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from student_clap.config.runtime.machine import available_cores
 
 PROGRAM = """
 import resource, sys
@@ -31,3 +34,13 @@ def test_blocks_are_not_asked_of_the_kernel_again() -> None:
         for how in ("keep", "leave")
     }
     assert faults["keep"] < faults["leave"] / 10
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", None), ("100000 100000", 1), ("20000 100000", 1), ("99999999 100000", None), ("junk", None)],
+)
+def test_a_container_s_quota_limits_its_cores(tmp_path: Path, quota: str, cores: int | None) -> None:
+    everything = available_cores(tmp_path)  # there is no such group
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert available_cores(tmp_path) == (cores or everything)

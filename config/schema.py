@@ -268,8 +268,9 @@ class FeaturizeConfig(Section):
     job_logs: LocalPath | None = None
     """Folder of the jobs' output, on the shared file system; null: `data/` and the batch system's name."""
     local_directory: str | None = None
-    """Folder on a node's own disk for what Dask's workers put aside, such as `/scratch/$USER`: variables are those of the
-    node. null: Dask's own choice, the system's folder of temporary files.
+    """Folder on a node's own disk for what workers put aside, such as `/scratch/$USER`, with the node's variables.
+
+    null: the folder for temporary files.
     """
 
     @property

@@ -13,13 +13,14 @@ from student_clap.featurize.cluster.commands import call, in_words, job_number, 
 from student_clap.featurize.cluster.jobs import BatchSystem
 from student_clap.featurize.cluster.script import (
     JOB_NAME,
-    asked_for,
     hours_minutes_seconds,
     job_script,
     log_folder,
 )
 
 _NEVER = "no suitable queues"
+# qstat's letters, the more telling first: Eqw is a job whose start failed, hqw one that is held, dr one that ends.
+_STATES = {"E": "ERROR", "d": "ENDING", "h": "HELD", "w": "QUEUED", **dict.fromkeys("sST", "SUSPENDED")}
 
 
 class GridEngine:
@@ -54,24 +55,26 @@ class GridEngine:
         for entry in listed:
             job = entry.findtext("JB_job_number", "")
             if job in jobs:
-                found[job] = entry.findtext("state", "")
-        # All jobs of a run ask for the same.
-        waiting = next((job for job, state in found.items() if state == "qw"), None)
-        reason = "" if waiting is None else _never(waiting)
-        broken = {job: _error(job) for job, state in found.items() if "E" in state}
-        return {job: in_words(state, reason if state == "qw" else broken.get(job, "")) for job, state in found.items()}
+                letters = entry.findtext("state", "")
+                found[job] = next((word for letter, word in _STATES.items() if letter in letters), "RUNNING")
+        reasons = {job: _error(job) for job, state in found.items() if state == "ERROR"}
+        waiting = [job for job, state in found.items() if state == "QUEUED"]
+        if waiting:
+            reasons |= dict.fromkeys(waiting, _never(waiting[0]))  # all jobs of a run ask for the same
+        return {job: in_words(state, reasons.get(job, "")) for job, state in found.items()}
 
     def obstacle(self, config: FeaturizeConfig, state: str) -> str:
-        """Judged by qstat's letters (E: an error, h: held) and by qalter's verification."""
-        letters, reason = state.partition(" ")[0], reason_of(state)
-        if "E" in letters:
-            return f"{reason or letters}: `qmod -cj JOB` tries again, and after `qdel JOB` another takes its place"
-        if "h" in letters:
-            return f"{letters}: it is held; `qrls JOB` lets it go, and after `qdel JOB` another takes its place"
+        """Judged by the state and by qalter's verification."""
+        word, reason = state.partition(" ")[0], reason_of(state)
+        if word == "ERROR":
+            return f"{reason or word}: `qmod -cj JOB` tries again, and after `qdel JOB` another takes its place"
+        if word == "HELD":
+            return f"{word}: `qrls JOB` lets it go, and after `qdel JOB` another takes its place"
         if not reason.startswith(_NEVER):
             return ""
         return (
-            f"{reason}: a job asks for {asked_for(config)} of {config.queue or 'any queue'}; change "
+            f"{reason}: a job asks for {config.cores_per_job} cores and {config.walltime} of "
+            f"{config.queue or 'any queue'}; change "
             "featurize.cores_per_job, walltime, queue, account or job_extra (`qhost -q` and `qconf -sq QUEUE` say what "
             "there is)"
         )

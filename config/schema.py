@@ -254,19 +254,29 @@ class FeaturizeConfig(Section):
     """Memory of a job, such as `16GB`; null: memory_limit for each worker, and 1 GB for the process that starts them.
     """
     walltime: Walltime = "02:00:00"
-    """Time limit of a job, as the batch system writes it; workers retire shortly before."""
+    """Time limit of a job, as SLURM writes it (minutes, H:MM:SS, D-HH:MM:SS); workers retire shortly before."""
     queue: str | None = None
     """Queue, or partition, that jobs are submitted to."""
     account: str | None = None
-    """Account that is charged."""
+    """Account, or project, that is charged."""
     interface: str | None = None
     """Network interface that workers and this machine share, such as `ib0`."""
     job_extra: tuple[str, ...] = ()
     """Further options for the batch system, one a line in the job's script, such as SLURM's `--constraint=avx2`."""
     job_prologue: tuple[str, ...] = ()
     """Shell lines before the workers start, such as `module load python`."""
-    job_logs: LocalPath = Path("data/slurm")
-    """Folder of the jobs' output; must be on the shared file system."""
+    job_logs: LocalPath | None = None
+    """Folder of the jobs' output, on the shared file system; null: `data/` and the batch system's name."""
+    local_directory: str | None = None
+    """Folder on a node's own disk for what workers put aside, such as `/scratch/$USER`, with the node's variables.
+
+    null: the folder for temporary files.
+    """
+
+    @property
+    def job_log_folder(self) -> Path:
+        """Where jobs print to."""
+        return self.job_logs or Path("data") / self.cluster
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:

@@ -2,8 +2,8 @@
 
 Takes torchrun's options, and those of `student-clap train` behind the two dashes. torchrun itself ends with 1 and its
 own traceback after Ctrl-C, SIGTERM, or a process that ended with an exit code: its agent, the parent process, raises
-what it is sent, and nothing in a child can change that. This ends with the code, 130 or 143 after a stop, as a script
-that asks the batch system for another turn expects it.
+what it is sent, and nothing in a child can change that. This ends with the code, 130 or 143 after a stop and 138 after
+SIGUSR1, as a script that asks the batch system for another turn expects it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import os
 import sys
 
 from student_clap.config.runtime.leaving import exit_code, leave_at_once
+
+# What torchrun hands on to the processes: its own choice, and SIGUSR1, at which they save and end.
+_HANDED_ON = ("--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
 
 
 def launch(arguments: list[str]) -> int:
@@ -30,7 +33,7 @@ def launch(arguments: list[str]) -> int:
     os.environ[LAUNCHED] = "1"
     at = arguments.index("--") if "--" in arguments else len(arguments)
     try:
-        main([*arguments[:at], "-m", "student_clap.train", "--", *arguments[at + 1 :]])
+        main([*_HANDED_ON, *arguments[:at], "-m", "student_clap.train", "--", *arguments[at + 1 :]])
     except SignalException as stop:
         echo(f"train: all processes are stopped by {stop.sigval.name}", err=True)
         return exit_code(stop.sigval)

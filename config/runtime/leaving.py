@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import signal
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What asks a process to end in order. SIGUSR1 is a batch system's warning that the time limit is near.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def exit_code(signal_number: int) -> int:
-    """The exit code that a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    """The exit code that a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM.
+
+    138 after SIGUSR1, by which a batch script knows that the work goes on in another job.
+    """
     return 128 + signal_number
 
 

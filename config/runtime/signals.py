@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM (a batch system's cancel): end in order, with the exit code that a shell expects.
+"""Ctrl-C, SIGTERM (a batch system's cancel) and SIGUSR1 (its warning before the time limit): end in order, with the
+exit code that a shell expects.
 
 Every command runs in `ends_in_order`, the one edge where a stop becomes a closing line and an exit code. Inside, a
 block that has something to say about its stop runs in `stoppable`; a loop that ends between two steps asks a
@@ -36,7 +37,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` in the block on SIGINT and SIGTERM; the handlers before are put back at its end.
+    """Raise `Stopped` in the block on SIGINT, SIGTERM and SIGUSR1; the handlers before are put back at its end.
 
     While a `Stopped` unwinds, further signals change nothing. In a block within another one only the outer one acts.
     """
@@ -70,7 +71,7 @@ def ends_in_order(say: Callable[[str], None]) -> Iterator[None]:
         say: told the line.
 
     Raises:
-        SystemExit: with 130 or 143, where the block was stopped.
+        SystemExit: with 130, 143 or 138, where the block was stopped.
     """
     with stoppable():
         try:
@@ -129,7 +130,7 @@ def _unwinds(error: BaseException | None) -> bool:
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `signal_number`; the next one acts at once.
+    """While it is entered, the first SIGINT, SIGTERM or SIGUSR1 is noted in `signal_number`; the next one acts at once.
 
     Outside the main thread, where Python takes no signals, it notes nothing.
 
@@ -163,19 +164,23 @@ class StopRequest:
 
 @contextmanager
 def children_ignore_interrupts() -> Iterator[None]:
-    """Processes started in the block ignore Ctrl-C: we end them ourselves. So does this one while the block takes."""
-    with _handlers(signal.SIG_IGN, (signal.SIGINT,)):
+    """Processes started in the block ignore Ctrl-C and SIGUSR1, which reach whole groups: we end them ourselves.
+
+    So does this one while the block takes.
+    """
+    with _handlers(signal.SIG_IGN, (signal.SIGINT, signal.SIGUSR1)):
         yield
 
 
 def leave_signals_to_parent(grace_s: float = 10.0) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach a whole group of processes, to the parent, which ends this process itself.
+    """Leave signals, which reach a whole group of processes, to the parent, which ends this process itself.
 
     Args:
         grace_s: so long after a SIGTERM this process ends with exit code 0. The parent that was stopped too has ended
             it by then; and one that ends it by SIGTERM does not wait for ever, even if it hangs in a library.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start later inherit it
     threading.Thread(target=_end_after_sigterm, args=(grace_s,), name="sigterm", daemon=True).start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
@@ -88,7 +89,11 @@ class Cluster:
 
 @contextmanager
 def local_cluster(
-    workers: int, memory_limit: str = "2GB", host: str | None = "127.0.0.1", interface: str | None = None
+    workers: int,
+    memory_limit: str = "2GB",
+    host: str | None = "127.0.0.1",
+    interface: str | None = None,
+    local_directory: str | None = None,
 ) -> Iterator[Cluster]:
     """A scheduler in this process, which listens on `host` or `interface` alone, and `workers` on this machine."""
     import dask
@@ -105,6 +110,7 @@ def local_cluster(
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=memory_limit,
+                    local_directory=None if local_directory is None else _expanded(local_directory),
                     host=None if interface else host,
                     interface=interface,
                     dashboard_address="127.0.0.1:0",
@@ -115,6 +121,10 @@ def local_cluster(
         client = stack.enter_context(Client(cluster))
         dashboard = cluster.dashboard_link if has_dashboard else ""
         yield Cluster(client, str(cluster.scheduler_address), dashboard, workers=workers)
+
+
+def _expanded(folder: str) -> str:
+    return os.path.expandvars(Path(folder).expanduser())
 
 
 @contextmanager

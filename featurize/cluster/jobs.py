@@ -145,7 +145,7 @@ class BatchJobs:
     # --- inside
 
     def _submit(self) -> None:
-        self._config.job_logs.mkdir(parents=True, exist_ok=True)
+        self._config.job_log_folder.mkdir(parents=True, exist_ok=True)
         job = self.system.submit(self.system.script(self._config, self._address, f"job-{self._submitted}"))
         if self._submitted >= self._config.jobs:
             self._say(f"{self.system.name} job {job} takes the place of one that ended")
@@ -169,6 +169,6 @@ class BatchJobs:
 
     def _printed(self, job: str) -> str:
         lines: list[str] = []
-        for path in sorted(self._config.job_logs.glob(self.system.logs_of(job))):
+        for path in sorted(self._config.job_log_folder.glob(self.system.logs_of(job))):
             lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-        return "\n".join(f"  {line}" for line in lines) or f"  nothing in {self._config.job_logs}"
+        return "\n".join(f"  {line}" for line in lines) or f"  nothing in {self._config.job_log_folder}"

@@ -43,7 +43,9 @@ def dask_cluster(config: FeaturizeConfig, say: Callable[[str], None]) -> Iterato
         elif config.cluster != LOCAL:
             chosen = batch_cluster(batch_system(config.cluster), config, say)
         else:
-            chosen = local_cluster(config.workers or available_cores(), config.memory_limit)
+            chosen = local_cluster(
+                config.workers or available_cores(), config.memory_limit, local_directory=config.local_directory
+            )
         with chosen as cluster:
             yield cluster
 

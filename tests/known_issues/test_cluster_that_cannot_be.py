@@ -15,7 +15,7 @@ import pytest
 
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster import jobs as jobs_module
-from student_clap.featurize.cluster import slurm as slurm_module
+from student_clap.featurize.cluster.batch import slurm as slurm_module
 from student_clap.featurize.cluster.connection import ClusterError, check_address
 from student_clap.featurize.cluster.jobs import BatchJobs
 from student_clap.featurize.cluster.open import dask_cluster
@@ -170,5 +170,5 @@ def test_in_a_batch_job_nobody_is_told_to_start_workers_by_hand(
 
 
 def test_the_workers_of_jobs_serve_no_page_to_the_network() -> None:
-    script = slurm_module.job_script(FeaturizeConfig(), "tcp://10.0.0.1:8786", "job-0")
+    script = slurm_module.SYSTEM.script(FeaturizeConfig(), "tcp://10.0.0.1:8786", "job-0")
     assert "--no-dashboard --dashboard-address 127.0.0.1:0" in script

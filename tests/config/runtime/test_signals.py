@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from student_clap.config.runtime.signals import Stopped, stoppable
+from student_clap.config.runtime.signals import Stopped, StopRequest, children_ignore_interrupts, stoppable
 
 
 class Dying:
@@ -28,8 +28,8 @@ def lose_something() -> None:
     time.sleep(30)
 
 
-def be_interrupted() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def be_interrupted(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
     time.sleep(30)
 
 
@@ -41,10 +41,24 @@ def test_a_signal_in_a_finaliser_stops_the_block_after_it() -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_signal_stops_the_block_at_once() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_the_block_at_once(number: signal.Signals) -> None:
     with pytest.raises(Stopped) as stopped, stoppable():
-        be_interrupted()
-    assert stopped.value.exit_code == 128 + signal.SIGINT
+        be_interrupted(number)
+    assert stopped.value.exit_code == 128 + number
+
+
+def test_the_first_request_to_stop_is_noted() -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.signal_number == signal.SIGUSR1
+
+
+def test_processes_that_are_started_ignore_what_reaches_a_whole_group() -> None:
+    script = "import signal; print(*(signal.getsignal(n).name for n in (signal.SIGINT, signal.SIGUSR1)))"
+    with children_ignore_interrupts():
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "SIG_IGN SIG_IGN\n"
 
 
 PATIENT = """
@@ -62,5 +76,6 @@ def test_a_process_leaves_signals_to_its_parent_and_ends_after_a_sigterm_all_the
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGUSR1)
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=60) == 0

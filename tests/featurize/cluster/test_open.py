@@ -253,7 +253,7 @@ def test_places_exclude_one_another(tmp_path):
     make_store(tmp_path, [])
     for arguments, message in (
         (("--scheduler", "tcp://127.0.0.1:9", "--cluster", "slurm"), "--scheduler and --cluster exclude one another"),
-        (("--jobs", "2"), "--jobs counts batch jobs; give --cluster slurm"),
+        (("--jobs", "2"), "--jobs counts batch jobs; give --cluster htcondor or --cluster lsf or "),
     ):
         run = start(tmp_path, *arguments)
         _, err = run.communicate(timeout=100)

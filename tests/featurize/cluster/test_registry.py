@@ -56,7 +56,9 @@ def test_the_setting_takes_the_registrys_names_and_no_others():
 @pytest.mark.parametrize("name", batch_systems())
 def test_every_batch_system_offers_the_protocol(name):
     system = batch_system(name)
-    assert all(callable(getattr(system, verb)) for verb in ("script", "submit", "look", "cancel", "logs_of"))
+    assert all(
+        callable(getattr(system, verb)) for verb in ("script", "submit", "look", "obstacle", "cancel", "logs_of")
+    )
     assert system.name
     assert system.job_variable
 

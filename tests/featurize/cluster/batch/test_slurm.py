@@ -13,10 +13,10 @@ import click
 import numpy as np
 import pytest
 
-from loopback.slurm import FakeSlurm
+from loopback.batch.base import FakeBatch
 from student_clap.config.quantities import walltime_seconds
 from student_clap.config.schema import AudioConfig, FeaturizeConfig
-from student_clap.featurize.cluster.slurm import job_script
+from student_clap.featurize.cluster.batch.slurm import SYSTEM
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,8 @@ OPTIONS = (
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
-    fake = FakeSlurm(tmp_path / "slurm")
+def slurm(tmp_path: Path) -> Iterator[FakeBatch]:
+    fake = FakeBatch(tmp_path / "slurm", "slurm")
     yield fake
     fake.close()
 
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, tunes: list[Path]) -> Path:
     return tmp_path / "run"
 
 
-def start(folder: Path, slurm: FakeSlurm, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(folder: Path, slurm: FakeBatch, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [COMMAND, "featurize", *OPTIONS, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**slurm.environment, **environment},
@@ -112,7 +112,9 @@ def test_jobs_that_end_before_their_workers_come_are_shown(folder, slurm):
 
 
 def test_a_refusal_of_sbatch_is_passed_on(folder, slurm):
-    (slurm.folder / "refuse").touch()
+    slurm.refuse(
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
+    )
     run = start(folder, slurm)
     _, err = run.communicate(timeout=100)
     assert run.returncode == 1
@@ -123,12 +125,12 @@ def test_a_requeued_job_goes_on_under_its_number(folder, slurm, tunes, gates):
     gates.close(tunes[5])
     run = start(folder, slurm, "--jobs", "1", **gates.environment)
     wait_until(run, lambda: has_shards(folder))
-    slurm.control("requeue", "1")  # as a preemption with PreemptMode=REQUEUE does
+    slurm.run("scontrol", "requeue", "1")  # as a preemption with PreemptMode=REQUEUE does
     gates.open(tunes[5])
     for line in run.stderr:
         if "1 PENDING (BeginTime)" in line:
             break
-    slurm.control("release", "1")
+    slurm.run("scontrol", "release", "1")
     out, err = run.communicate(timeout=400)
     assert run.returncode == 0, err
     assert "featurize: 10 tracks made" in out
@@ -141,7 +143,7 @@ def test_a_held_job_is_told_and_ends_the_run(folder, slurm, tunes, gates):
     gates.close(tunes[5])
     run = start(folder, slurm, "--jobs", "1", "--set", "featurize.wait_s=1", **gates.environment)
     wait_until(run, lambda: has_shards(folder))
-    slurm.control("requeuehold", "1")
+    slurm.run("scontrol", "requeuehold", "1")
     _, err = run.communicate(timeout=400)
     assert run.returncode == 1
     assert "Error: no SLURM job can start, for 1 s (featurize.wait_s): job requeued in held state: it is held;" in err
@@ -155,7 +157,7 @@ def test_the_queue_is_waited_for(folder, slurm):
     for line in run.stderr:
         if "1 PENDING (Resources)" in line:
             break
-    slurm.control("release", "1")
+    slurm.run("scontrol", "release", "1")
     out, err = run.communicate(timeout=400)
     assert run.returncode == 0, err
     assert "featurize: 10 tracks made" in out
@@ -182,7 +184,7 @@ def test_the_job_script_says_what_was_configured():
         cluster="slurm", cores_per_job=8, memory_limit="1.5GB", walltime="1-00:00:00", queue="long", account="music",
         interface="ib0", job_extra=("--constraint=avx2",), job_prologue=("module load python",),
     )  # fmt: skip
-    lines = job_script(config, "tcp://10.0.0.1:1234", "job-0").splitlines()
+    lines = SYSTEM.script(config, "tcp://10.0.0.1:1234", "job-0").splitlines()
     directives = {line for line in lines if line.startswith("#SBATCH")}
     assert {
         "#SBATCH -J student-clap", "#SBATCH -p long", "#SBATCH -A music", "#SBATCH -n 1", "#SBATCH --cpus-per-task=8",
@@ -207,13 +209,13 @@ def test_the_job_script_says_what_was_configured():
 )
 def test_settings_that_cannot_be_are_told(settings, message):
     with pytest.raises(click.ClickException, match=message):
-        job_script(FeaturizeConfig(cluster="slurm", **settings), "tcp://x:1", "n")
+        SYSTEM.script(FeaturizeConfig(cluster="slurm", **settings), "tcp://x:1", "n")
 
 
 def test_without_dask_jobqueue_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue.slurm", None)
     with pytest.raises(click.ClickException, match=r"pip install 'student-clap\[hpc\]'"):
-        job_script(FeaturizeConfig(cluster="slurm"), "tcp://x:1", "n")
+        SYSTEM.script(FeaturizeConfig(cluster="slurm"), "tcp://x:1", "n")
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,15 @@ class RunFolder:
             raise RunError(f"{self.split} has no validation_artists; train the run again")
         return HeldOutArtists(frozenset(map(str, validation)), frozenset(map(str, test)))
 
+    def track_counts(self) -> dict[str, int]:
+        """How many tracks each side of the split has: "training", "validation", "test"; those that split.json knows."""
+        try:
+            split = json.loads(self.split.read_bytes())
+            found = {side: split.get(f"{side}_tracks") for side in ("training", "validation", "test")}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+        return {side: count for side, count in found.items() if type(count) is int}
+
     def read_description(self) -> tuple[dict[str, Any], str]:
         """run.json, and the reason why it cannot be read; one of the two is empty."""
         name = self.description.name

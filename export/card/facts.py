@@ -67,7 +67,7 @@ class Evaluation:
                 for number in (figure.student, figure.mean_vector, figure.shuffled, *(figure.interval or ())):
                     float(number or 0.0)
             return cls(
-                _word(side_of(record)),
+                side if (side := side_of(record)) in ("test", "validation") else "held-out",
                 int(record["n_tracks"]),
                 None if artists is None else int(artists),
                 figures,

@@ -71,10 +71,11 @@ def try_providers(
         except ModelError as error:
             yield Answered(name, passed=False, reason=error.message)
             continue
-        yield _compared(name, found, expected)
+        yield compared(name, found, expected)
 
 
-def _compared(name: str, found: Array, expected: Array) -> Answered:
+def compared(name: str, found: Array, expected: Array) -> Answered:
+    """How near the answers [input, 512] of a provider are to those of the CPU."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return Answered(name, passed=False, reason="gives other shapes than the CPU, or values that are not finite")
     lowest, apart = float(metrics.cosines(found, expected).min()), float(np.abs(found - expected).max())

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--timeout",
     "timeout_s",
     type=click.FloatRange(1),
-    default=600,
+    default=600,  # a teacher with ten minutes of audio on a slow machine
     show_default=True,
     metavar="SECONDS",
     help="End a model that is not through by then.",

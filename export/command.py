@@ -12,6 +12,7 @@ import click
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
+from student_clap.export.graph.int8_target import ELSEWHERE
 from student_clap.export.options import FILE, run_folder, run_option
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
-PROCESSORS = ("arm64", "avx2", "avx512_vnni")  # of `graph.int8_target`, which imports nothing here
 
 
 def _licence(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -50,7 +50,7 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
 @click.option(
     "--for",
     "processor",
-    type=click.Choice(PROCESSORS),
+    type=click.Choice(ELSEWHERE),
     help="With --quantize int8: for another machine, on which you time it; only the quality decides here.",
 )
 @click.option(

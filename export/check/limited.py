@@ -22,7 +22,6 @@ from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import readable_duration
 from student_clap.export.check.request import Request
 
-TIMEOUT_S = 600.0  # of the whole trial: a teacher on a slow machine with ten minutes of audio
 _COMMAND = (sys.executable, "-m", "student_clap.export.check.trial")
 
 
@@ -30,7 +29,7 @@ class TrialError(click.ClickException):
     """The trial could not be carried through. The message names the file and why."""
 
 
-def messages(request: Request, timeout_s: float = TIMEOUT_S) -> Iterator[dict[str, Any]]:
+def messages(request: Request, timeout_s: float) -> Iterator[dict[str, Any]]:
     """The trial's answers, one by one; see `trial`.
 
     Args:

@@ -1,8 +1,9 @@
 """The processors that an int8 student may be made for: which eight bits each multiplies fast and without overflow.
 
-Source: onnxruntime's page on quantisation, and its kernels. On x86 without VNNI the fast product of uint8 and int8 adds
-pairs in 16 bits, which saturate without a word where weights have all 8 bits; 7 bits cannot. VNNI and ARM add in
-32 bits. ARM's kernels are made for int8 on both sides; x86 wants its activations uint8.
+Source: onnxruntime's page on quantisation, and the notes of its changes 12088 (x86) and 9772 (ARM). On x86 without
+VNNI the fast product of uint8 and int8 adds pairs in 16 bits, which saturate without a word where weights have all 8
+bits; 7 bits cannot. VNNI and ARM add in 32 bits. ARM's kernels are made for int8 on both sides; x86 wants its
+activations uint8.
 """
 
 from __future__ import annotations

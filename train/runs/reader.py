@@ -11,7 +11,7 @@
     parent.pt       the student that `train --from` began with
     last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt checkpoints/best_NNNN.pt
     set_aside/N/    what `train --resume` went back behind
-    student.onnx student-VARIANT.onnx    by `student-clap export`
+    student.onnx student-VARIANT.onnx    by `student-clap export`, with student.card.md, space.json and SHA256SUMS
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
 
 Reads only; the trainer writes. Costs no heavy import, so that `student-clap runs` answers at once.

@@ -22,7 +22,7 @@ from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import readable_duration
 from student_clap.export.check.request import Request
 
-_COMMAND = (sys.executable, "-m", "student_clap.export.check.trial")
+_COMMAND = (sys.executable, "-P", "-m", "student_clap.export.check.trial")
 
 
 class TrialError(click.ClickException):

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from student_clap.config.runtime.packages import why_missing
 from student_clap.config.runtime.screen import drop_output, echo
 from student_clap.config.runtime.signals import Stopped, asked_to_stop, ends_in_order
 from student_clap.config.runtime.system_errors import in_words, naming
@@ -97,6 +98,10 @@ class LazyGroup(click.Group):
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if not (fault := why_missing(error)):
+                raise
+            raise click.ClickException(fault) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # who reads our output has enough of it: click's affair
                 raise

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
 from student_clap.export.options import FILE, with_database
 
 if TYPE_CHECKING:
-    from student_clap.export.model.clauses import Clause
-    from student_clap.featurize.onnx.input_spec import InputSpec
-
-_TRIED_SEGMENTS = 4  # of --audio, for the contract
+    from student_clap.store import Recipe
 
 
 @click.command()
@@ -25,60 +22,106 @@ _TRIED_SEGMENTS = 4  # of --audio, for the contract
 @click.option("--audio", type=FILE, help="Take this file through the production path too.")
 @click.option("--reference", type=FILE, help="With --audio: the checkpoint (.pt) or another ONNX file to compare with.")
 @click.option("--app", "with_app", is_flag=True, help="Compare with AudioMuse-AI's settings in its database too.")
-def check(config: Config, model: Path, audio: Path | None, reference: Path | None, *, with_app: bool) -> None:
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME|all",
+    help="Load it on this execution provider of onnxruntime (cpu, cuda, ...) too; may be repeated.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1),
+    default=600,  # a teacher with ten minutes of audio on a slow machine
+    show_default=True,
+    metavar="SECONDS",
+    help="End a model that is not through by then.",
+)
+def check(
+    config: Config,
+    model: Path,
+    audio: Path | None,
+    reference: Path | None,
+    *,
+    with_app: bool,
+    providers: tuple[str, ...],
+    timeout_s: float,
+) -> None:
     """Hold MODEL, any ONNX file, against the drop-in contract, clause by clause.
 
-    The exit code is 1 when a clause fails, or AudioMuse-AI is set for another mel. A file with an operator that is not
-    allowed is not run.
+    The exit code is 1 when a clause fails, MODEL is not what a SHA256SUMS beside it says, it answers otherwise on a
+    provider, or AudioMuse-AI is set for another mel. A file with an operator that is not allowed is not run.
     """
-    from student_clap.export.model.contract import judge
-    from student_clap.export.model.embedding import Embedder
-    from student_clap.export.model.session import StudentSession
-    from student_clap.export.model.similarity import audio_samples, compare_to, time_segment_ms
-    from student_clap.featurize.onnx.input_spec import input_spec_of
-    from student_clap.featurize.onnx.segments import decibel_segments
+    from student_clap.export.check.limited import messages
+    from student_clap.export.check.request import Request
     from student_clap.store import Recipe
 
     if reference is not None and audio is None:
         raise click.UsageError("--reference compares vectors of one audio file; name it with --audio")
     config = with_database() if with_app else config
     configured = Recipe.from_config(config.audio)
-    spec = input_spec_of(model, configured)
-    samples = None if audio is None else audio_samples(audio, spec.recipe)
-    tried = None if samples is None or spec.waveform else decibel_segments(samples, spec.recipe)[:_TRIED_SEGMENTS]
-    clauses = judge(model, spec, tried)
-    for clause in clauses:
-        echo(_line(clause))
-    failed = [clause.name for clause in clauses if not clause.passed]
-    # A model that gives no vectors has failed these.
-    if samples is not None and not {"loads", "output"} & set(failed):
-        embedder = Embedder(StudentSession(model), spec)
-        answer = embedder.embed_samples(samples)
-        echo(
-            f"audio: {audio}: {len(answer.segments)} segments, vector of norm {answer.norm:.6f}, "
-            f"{time_segment_ms(embedder, samples):.2f} ms per segment (median, one thread)"
-        )
-        if reference is not None:
-            echo(f"reference: {reference}: {compare_to(reference, samples, configured, answer)}")
-    differs = _compare_with_app(config, spec) if with_app and not spec.waveform else ""
+    clauses: list[dict[str, Any]] = []
+    answered: list[dict[str, Any]] = []
+    for message in messages(Request(model, configured, audio, reference, providers), timeout_s):
+        if "clause" in message:
+            clauses.append(message["clause"])
+            echo(_line(message["clause"]))
+        elif "provider" in message:
+            answered.append(message["provider"])
+            echo(_provider_line(message["provider"], asked=message["provider"]["provider"] in providers))
+        else:
+            echo(message["line"])
+    unchanged = _check_sums(model)
+    failed = [clause["name"] for clause in clauses if not clause["passed"]]
+    differs = _compare_with_app(config, model, configured) if with_app else ""
     if failed:
         raise click.ClickException(
             f"{model} fails {len(failed)} of {len(clauses)} clauses of the drop-in contract: {', '.join(failed)}"
         )
+    if not unchanged:
+        raise click.ClickException(f"{model} is not the file that SHA256SUMS beside it names: copy or export it again")
+    # One that was not asked for by name, and cannot be started here, says nothing against the model.
+    faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
+    if faults:
+        raise click.ClickException(f"{model} does not work on {', '.join(faults)}; AudioMuse-AI would have to use cpu")
     if differs:
         raise click.ClickException(
             f"AudioMuse-AI is not set for {model}: {differs}; `student-clap deploy --write-settings` changes its"
             " settings"
         )
-    echo(f"check: {model} meets all {len(clauses)} clauses of the drop-in contract")
+    alike = ", ".join(a["provider"] for a in answered if a["passed"])
+    echo(
+        f"check: {model} meets all {len(clauses)} clauses of the drop-in contract"
+        + (f", and answers as on the CPU on: {alike}" if alike else "")
+    )
 
 
-def _compare_with_app(config: Config, spec: InputSpec) -> str:
+def _check_sums(model: Path) -> bool:
+    """Print what a SHA256SUMS beside the model says of it; False where it names another file."""
+    from student_clap.export.card.companions import card_of
+    from student_clap.export.card.space import SPACE
+    from student_clap.export.card.sums import SUMS, is_unchanged
+
+    same = is_unchanged(model)
+    if same is not None:
+        echo(f"{'pass' if same else 'FAIL'}  {'checksum':<14} {'as' if same else 'not what'} {SUMS} beside it says")
+    for companion in (card_of(model), model.with_name(SPACE)):
+        if companion.is_file() and is_unchanged(companion) is False:
+            warn(f"{companion} is not what {SUMS} says; it was changed after export wrote it")
+    return same is not False
+
+
+def _compare_with_app(config: Config, model: Path, configured: Recipe) -> str:
     """Print the app's settings next to the model's; what differs, "" where nothing does."""
     from student_clap.export.app.app_config import compare
     from student_clap.export.app.installation import disagreement, look_at_app, settings_table
     from student_clap.export.model.app_settings import APP_DEFAULTS, MODEL_PATH, app_mel
+    from student_clap.featurize.onnx.input_spec import input_spec_of
 
+    spec = input_spec_of(model, configured)
+    if spec.waveform:
+        return ""
     app = look_at_app(config, required=True)
     if app.rows is None:
         echo(
@@ -94,7 +137,12 @@ def _compare_with_app(config: Config, spec: InputSpec) -> str:
     return disagreement(settings)
 
 
-def _line(clause: Clause) -> str:
-    if clause.passed:
-        return f"pass  {clause.name:<14} {clause.reason}"
-    return f"FAIL  {clause.name:<14} {clause.reason} (expected: {clause.demand})"
+def _line(clause: dict[str, Any]) -> str:
+    if clause["passed"]:
+        return f"pass  {clause['name']:<14} {clause['reason']}"
+    return f"FAIL  {clause['name']:<14} {clause['reason']} (expected: {clause['demand']})"
+
+
+def _provider_line(answered: dict[str, Any], *, asked: bool) -> str:
+    verdict = "pass" if answered["passed"] else "FAIL" if answered["started"] or asked else "none"
+    return f"{verdict}  {'on ' + answered['provider']:<14} {answered['reason']}"

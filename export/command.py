@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,21 @@ import click
 from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.config.schema import Config
+from student_clap.export.graph.int8_target import ELSEWHERE
 from student_clap.export.options import FILE, run_folder, run_option
 
 if TYPE_CHECKING:
     from student_clap.export.graph.forms import Source
     from student_clap.store import FeatureStore
+
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
+
+
+def _licence(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if value and not _LICENCE.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not a licence's identifier, such as agpl-3.0, cc0-1.0 or cc-by-nc-4.0")
+    return value
 
 
 @click.command()
@@ -36,9 +48,24 @@ if TYPE_CHECKING:
     help="Written only if as good as the float student and faster; fp16-weights: half the size, no slower.",
 )
 @click.option(
+    "--for",
+    "processor",
+    type=click.Choice(ELSEWHERE),
+    help="With --quantize int8: for another machine, on which you time it; only the quality decides here.",
+)
+@click.option(
     "--refit-head",
     is_flag=True,
     help="Fit the head's last layer again, in closed form; kept only if the validation figures rise.",
+)
+@click.option("--license", "licence", default="", callback=_licence, metavar="ID", help="Of the model, for its card.")
+@click.option(
+    "--no-library-facts",
+    "library_facts",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Leave out of card and metadata what tells of your library: names, numbers of tracks, its identity.",
 )
 @click.option(
     "--output",
@@ -52,11 +79,14 @@ def export(
     output: Path | None,
     *,
     refit_head: bool,
+    licence: str,
+    library_facts: bool,
     **flags: Any,
 ) -> None:
     """Write the student as a drop-in ONNX file.
 
-    The file is written only if it meets every clause of the drop-in contract and answers as torch does.
+    The file is written only if it meets every clause of the drop-in contract and answers as torch does. Beside it lie a
+    model card, space.json and SHA256SUMS.
     """
     from student_clap.store import FeatureStore
     from student_clap.store.storage.open import reading_path
@@ -67,9 +97,12 @@ def export(
     require_checkpoint(checkpoint or run.best)
     with FeatureStore.open(reading_path(config.store)) as store:
         # torch takes seconds: it is loaded when what it is to work on is there.
+        from student_clap.export.card.companions import write_companions
         from student_clap.export.graph.forms import Source, check_form, gather, write_form
+        from student_clap.export.model.metadata import Terms
+        from student_clap.train.runs.reader import RunFolder
 
-        source = Source.open(checkpoint or run.best)
+        source = replace(Source.open(checkpoint or run.best), terms=Terms(licence, library_facts))
         check_form(form, source)
         if source.info.store_uuid != store.uuid:
             warn(f"the checkpoint was trained from store {source.info.store_uuid}; {config.store.path} is {store.uuid}")
@@ -77,7 +110,10 @@ def export(
             source = _refit(source, config, store)
         material = gather(form, source, store, config.ingest.cache_dir)
     wanted = output or (run.student_onnx if form == "mel" else run.variant(form))
-    echo(f"export: wrote {write_form(form, source, material, wanted, echo)}")
+    said = write_form(form, source, material, wanted, echo)
+    if fault := write_companions(wanted, RunFolder.of_checkpoint(source.path)):
+        warn(fault)
+    echo(f"export: wrote {said}")
 
 
 def _refit(source: Source, config: Config, store: FeatureStore) -> Source:
@@ -110,8 +146,12 @@ def _refit(source: Source, config: Config, store: FeatureStore) -> Source:
     return source.refitted(done)
 
 
-def _form(*, dynamic_batch: bool, waveform: bool, layout: str, quantize: str | None) -> str:
-    """The one form that the flags ask for. Raises click.UsageError where they ask for two."""
+def _form(*, dynamic_batch: bool, waveform: bool, layout: str, quantize: str | None, processor: str | None) -> str:
+    """The one form that the flags ask for. Raises click.UsageError where they ask for two, or do not fit."""
+    if processor is not None:
+        if quantize != "int8":
+            raise click.UsageError(f"--for {processor} says which eight bits; it needs --quantize int8")
+        quantize = f"{quantize}-{processor}"
     forms = {
         "--dynamic-batch": "batch" if dynamic_batch else "",
         "--waveform": "waveform" if waveform else "",

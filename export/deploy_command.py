@@ -33,7 +33,8 @@ _TO = click.option(
 @click.option(
     "--anyway",
     is_flag=True,
-    help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for.",
+    help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for, or"
+    " that SHA256SUMS does not know.",
 )
 def deploy(
     config: Config, model: Path, directory: Path | None, name: str | None, *, write_settings: bool, anyway: bool
@@ -47,7 +48,9 @@ def deploy(
     from student_clap.export.app import deployment
     from student_clap.export.app.app_config import compare, needed_rows
     from student_clap.export.app.installation import check_agreement, install, look_at_app, why_another_folder
-    from student_clap.export.app.model_verdict import check_worth, find_evaluation, shared_index
+    from student_clap.export.app.model_verdict import check_worth, shared_index
+    from student_clap.export.card.sums import SUMS, is_unchanged
+    from student_clap.export.evaluate.record import find_evaluation
     from student_clap.export.model.app_settings import app_mel
     from student_clap.export.model.contract import failures, judge
     from student_clap.featurize.onnx.input_spec import input_spec_of
@@ -58,6 +61,11 @@ def deploy(
     if faults := failures(judge(model, spec)):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise click.ClickException(f"{model} does not meet the drop-in contract; nothing was changed:\n{lines}")
+    if not anyway and is_unchanged(model) is False:
+        raise click.ClickException(
+            f"{model} is not the file that {SUMS} beside it names; nothing was changed. Copy or export it again;"
+            " --anyway takes it as it is"
+        )
     evaluated = find_evaluation(model)
     if fault := check_worth(model, evaluated, anyway=anyway):
         warn(fault)

@@ -104,10 +104,12 @@ def evaluate(
 ) -> None:
     """Judge an ONNX student on artists that it was not trained on, through the production path.
 
-    Writes metrics.json and report.html. With text vectors, or texts and a text model, text search is judged too.
+    Writes metrics.json and report.html, and the figures into the card that export has written beside the model. With
+    text vectors, or texts and a text model, text search is judged too.
     """
     from student_clap.config.runtime.files import write_text_atomically
     from student_clap.export.bench.compare import compare_models
+    from student_clap.export.card.companions import refresh_card
     from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model, rival_spec, side_to_judge
     from student_clap.export.evaluate.targets import targets
     from student_clap.export.model.session import StudentSession
@@ -160,6 +162,8 @@ def evaluate(
     page, html = output / REPORT, render_report(done, run.epochs())
     write_text_atomically(output / EVALUATION_RECORD, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False))
     write_text_atomically(page, html)
+    if fault := refresh_card(model, run, record):
+        warn(fault)
     for line in closing_lines(record, page):
         echo(line)
 

@@ -203,7 +203,8 @@ def _restore(config: Config, options: _Options, dumps: Path) -> None:
 
 
 def _check_worth(model: Path, *, anyway: bool) -> None:
-    from student_clap.export.app.model_verdict import check_worth, find_evaluation
+    from student_clap.export.app.model_verdict import check_worth
+    from student_clap.export.evaluate.record import find_evaluation
 
     if fault := check_worth(model, find_evaluation(model), anyway=anyway):
         warn(fault)

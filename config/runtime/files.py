@@ -8,6 +8,7 @@ Cost: one flush of the file per write, and one of its directory where asked for;
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 import uuid
@@ -90,6 +91,12 @@ def write_bytes_atomically(
 def write_text_atomically(target: Path, text: str) -> None:
     """Make `text` in UTF-8 the content of `target`; see `atomic_file`."""
     write_bytes_atomically(target, text.encode())
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush_directory(folder: Path) -> None:

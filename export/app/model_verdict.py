@@ -1,33 +1,24 @@
 """The evaluation of a model file: whether it may go to AudioMuse-AI, and how its vectors agree with the old ones.
 
-`student-clap evaluate` writes metrics.json with the SHA-256 of the file that it judged. A model's evaluation is the
-newest metrics.json in a folder `evaluation*` next to the model that is about these very bytes, so that several forms of
-a student in one run directory may each have their own. One on test tracks, by which nothing was chosen, counts before
-any on validation tracks. A file that was taken elsewhere carries the verdict of its training, which counts where there
-is no evaluation.
-Cost: the model is read once.
+`evaluate.record.find_evaluation` finds it. A file that was taken elsewhere carries the verdict of its training, which
+counts where there is no evaluation.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
-from student_clap.export.evaluate.record import side_of
+from student_clap.export.evaluate.record import Evaluated, side_of
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.export.model.trained_verdict import read_verdict
 from student_clap.featurize.onnx.graph import ModelError
-from student_clap.train.runs.reader import EVALUATION, EVALUATION_RECORD
 
 _UNKNOWN = "How much an index of old and new vectors loses is not known"
 _TRAIN_BETTER = "train longer, on more tracks or with another recipe"
@@ -36,34 +27,6 @@ _OWN_NAME = "student.onnx"  # whose evaluation lies in the folder without a suff
 
 class UnprovenModelError(click.ClickException):
     """A model does not beat both baselines, or was not evaluated. Nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The evaluation of a model, or why there is none."""
-
-    record: Mapping[str, Any] | None  # metrics.json
-    why_not: str = ""
-
-
-def find_evaluation(model: Path) -> Evaluated:
-    """The newest evaluation of exactly these bytes in a folder `evaluation*` next to `model`, on test tracks first."""
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    found: list[tuple[bool, str, Mapping[str, Any]]] = []
-    why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
-    for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["model"]["sha256"] == digest:
-                conclude(record)
-                found.append((record.get("on") == "test", str(record.get("evaluated_at", "")), record))
-            else:
-                why_not = f"{path} is about another file"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why_not = f"{path} cannot be read ({type(error).__name__})"
-    if not found:
-        return Evaluated(None, why_not)
-    return Evaluated(max(found, key=lambda entry: entry[:2])[2])
 
 
 def check_worth(model: Path, evaluated: Evaluated, *, anyway: bool) -> str:

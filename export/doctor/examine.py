@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 import click
 
+from student_clap.config.runtime.packages import why_missing
 from student_clap.config.runtime.system_errors import in_words
 from student_clap.config.runtime.text import one_line, reason
 from student_clap.export.doctor import checks as folder
-from student_clap.export.doctor.check import Area, Check, Finding, Outcome, failure, refused
+from student_clap.export.doctor.check import Area, Check, Finding, Outcome, failure, refused, warning
 from student_clap.export.doctor.subject import Subject
 
 _LONGEST = 1000  # characters of a message
@@ -90,6 +91,8 @@ def _of_error(error: Exception) -> Finding:
     if isinstance(error, click.ClickException):
         return refused(one_line(error.message, limit=_LONGEST))
     if isinstance(error, ModuleNotFoundError):
+        if missing := why_missing(error):
+            return warning(missing, "nothing need be done on a machine that only uses a model")
         package = (error.name or "").partition(".")[0]
         return failure(f"the package {package} is not installed", "install student-clap again, with what it needs")
     if isinstance(error, OSError):

@@ -1,11 +1,15 @@
-"""metrics.json: what was judged, where and when, around the figures; the tracks one by one.
+"""metrics.json: what was judged, where and when, around the figures; the tracks one by one. Found again by the model.
 
-Guarantee: plain JSON values.
+It holds the SHA-256 of the file that was judged. A model's evaluation is the newest metrics.json in a folder
+`evaluation*` next to the model that is about these very bytes, so that several forms of a student in one run directory
+may each have their own. One on test tracks, by which nothing was chosen, counts before any on validation tracks.
+
+Guarantee: plain JSON values. Cost: `find_evaluation` reads the model once.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,7 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from student_clap.config.runtime.files import sha256_of
 from student_clap.config.runtime.machine import processor
+from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.held_out import HeldOutTrack, Rival
 from student_clap.export.evaluate.judgement import BUCKETS, Judged, Library
 from student_clap.export.evaluate.suspects import suspects
@@ -27,7 +33,7 @@ from student_clap.featurize.onnx.graph import model_files
 from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.loop.metrics import Scores
-from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.reader import EVALUATION, EVALUATION_RECORD, RunFolder
 
 FORMAT_VERSION = 3
 Side = Literal["test", "validation"]  # of a run's split
@@ -51,6 +57,34 @@ class Subject:
 def side_of(record: Mapping[str, Any]) -> str:
     """Of a run's split, by whose tracks an evaluation judged; older ones do not say it."""
     return str(record.get("on", "held-out"))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation of a model, or why there is none."""
+
+    record: Mapping[str, Any] | None  # metrics.json
+    why_not: str = ""
+
+
+def find_evaluation(model: Path) -> Evaluated:
+    """The newest evaluation of exactly these bytes in a folder `evaluation*` next to `model`, on test tracks first."""
+    digest = sha256_of(model)
+    found: list[tuple[bool, str, Mapping[str, Any]]] = []
+    why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
+    for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["model"]["sha256"] == digest:
+                conclude(record)
+                found.append((record.get("on") == "test", str(record.get("evaluated_at", "")), record))
+            else:
+                why_not = f"{path} is about another file"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why_not = f"{path} cannot be read ({type(error).__name__})"
+    if not found:
+        return Evaluated(None, why_not)
+    return Evaluated(max(found, key=lambda entry: entry[:2])[2])
 
 
 def make_record(subject: Subject, outcomes: Sequence[HeldOutTrack], library: Library, judged: Judged) -> dict[str, Any]:
@@ -137,12 +171,10 @@ def _time_segment_ms(subject: Subject) -> float:
 
 
 def _model(path: Path, session: StudentSession) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "file": path.name,
         "bytes": sum(part.stat().st_size for part in model_files(path)),
-        "sha256": digest,
+        "sha256": sha256_of(path),
         **plain_metadata(session.metadata),
     }
 

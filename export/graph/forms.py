@@ -5,6 +5,7 @@
     batch          any number of segments a run
     waveform       48 kHz samples in
     int8, fp16, fp16-weights   fewer bits
+    int8-PROCESSOR             int8 for another machine
 
 Adding a form is one function in `_WRITERS`. A form that is not the drop-in is made of the drop-in's proved graph.
 """
@@ -21,12 +22,13 @@ import numpy.typing as npt
 
 from student_clap.export.graph.batch_axis import write_batch_student
 from student_clap.export.graph.folding import operator_table
+from student_clap.export.graph.int8_target import HERE, TARGETS
 from student_clap.export.graph.parity import real_segments
 from student_clap.export.graph.quantise import Kind, write_quantised
 from student_clap.export.graph.sampling import Samples, draw_samples
 from student_clap.export.graph.waveform import real_pieces, write_waveform_student
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
-from student_clap.export.model.metadata import VALIDATION
+from student_clap.export.model.metadata import ANY_TERMS, VALIDATION, Terms
 from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
 from student_clap.train.runs.reader import HeldOutArtists, RunFolder, require_checkpoint
@@ -50,6 +52,7 @@ class Source:
     held_out_artists: HeldOutArtists
     run: Mapping[str, Any]  # run.json; empty for a checkpoint that lies in no run
     refit: Mapping[str, Any] | None = None  # how the head was fitted again, where it was
+    terms: Terms = ANY_TERMS  # on which the file leaves the house
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -136,6 +139,7 @@ def _write_mel(form: str, source: Source, material: Material, output: Path, say:
         checkpoint=source.path.name,
         epoch=source.epoch,
         refit=source.refit,
+        terms=source.terms,
         transposed=form == "clap",
     )
     say(operator_table(done.model))
@@ -161,11 +165,13 @@ def _write_waveform(_: str, source: Source, material: Material, output: Path, _s
 def _write_quantised(form: str, source: Source, material: Material, output: Path, say: Say) -> str:
     if material.samples is None:
         raise ValueError(f"{form} needs the samples that gather({form!r}, ...) draws")
-    built = _build(source, material)
-    done = write_quantised(cast("Kind", form), built, source.info.recipe, material.samples, output, say)
+    built, target = _build(source, material), _INT8.get(form, TARGETS[HERE])
+    kind = cast("Kind", "int8" if form in _INT8 else form)
+    done = write_quantised(kind, built, source.info.recipe, material.samples, output, say, target)
+    speed = done.verdict.speed or f"not timed: it is for {target.meaning}"
     return (
         f"{done.path}: {done.how}; {done.n_bytes / 1e6:.2f} MB against {done.float_bytes / 1e6:.2f}; "
-        f"{done.verdict.quality} on {done.verdict.quality.n_segments} validation segments; {done.verdict.speed}"
+        f"{done.verdict.quality} on {done.verdict.quality.n_segments} validation segments; {speed}"
     )
 
 
@@ -179,10 +185,12 @@ def _build(source: Source, material: Material) -> Built:
         checkpoint=source.path.name,
         epoch=source.epoch,
         refit=source.refit,
+        terms=source.terms,
     )
 
 
-QUANTISED = ("int8", "fp16", "fp16-weights")
+_INT8 = {"int8" if target.is_here else f"int8-{target.name}": target for target in TARGETS.values()}
+QUANTISED = (*_INT8, "fp16", "fp16-weights")
 _WRITERS: dict[str, Callable[[str, Source, Material, Path, Say], str]] = {
     "mel": _write_mel,
     "clap": _write_mel,

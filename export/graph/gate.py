@@ -56,7 +56,7 @@ class Verdict:
     """Both figures of a candidate."""
 
     quality: Quality
-    speed: Speed
+    speed: Speed | None  # None: of a file for another machine
 
     def faults(self, min_speedup: float = MIN_SPEEDUP) -> list[str]:
         """Why it is refused; [] if it is not."""
@@ -64,13 +64,16 @@ class Verdict:
         # "not >=", so that NaN is refused.
         if not self.quality.mean >= MIN_CENTRED_COSINE:
             found.append(f"centred cosine {self.quality.mean:.4f}, expected at least {MIN_CENTRED_COSINE}")
-        if not self.speed.speedup >= min_speedup:
+        if self.speed is not None and not self.speed.speedup >= min_speedup:
             found.append(f"{self.speed.speedup:.2f} times as fast, expected at least {min_speedup}")
         return found
 
-    def as_record(self) -> dict[str, dict[str, float]]:
+    def as_record(self) -> dict[str, dict[str, float] | None]:
         """For the file's metadata."""
-        return {part: {k: round(v, 6) for k, v in values.items()} for part, values in asdict(self).items()}
+        return {
+            part: None if values is None else {k: round(v, 6) for k, v in values.items()}
+            for part, values in asdict(self).items()
+        }
 
 
 class Judge:
@@ -100,9 +103,9 @@ class Judge:
         """How fast it is compared with the float student. Raises ModelError."""
         return alternate(self._student, candidate, self._segments[0])
 
-    def verdict(self, candidate: StudentSession) -> Verdict:
-        """Both. Raises ModelError."""
-        return Verdict(self.quality(candidate), self.speed(candidate))
+    def verdict(self, candidate: StudentSession, *, timed: bool = True) -> Verdict:
+        """Both; the quality alone where it is not `timed`. Raises ModelError."""
+        return Verdict(self.quality(candidate), self.speed(candidate) if timed else None)
 
 
 def alternate(student: StudentSession, candidate: StudentSession, segment_db: Vectors, pairs: int = PAIRS) -> Speed:

@@ -2,7 +2,8 @@
 
 Weights are int8 per channel, of 7 bits: with all 8, processors without VNNI let a sum overflow without a word, and the
 file goes to other people's machines. Activations are uint8 between the least and the greatest value that calibration
-saw. The nodes behind the last layer with weights, the vector's normalisation, stay float32.
+saw. A file for one kind of processor alone may have other eight bits (`int8_target`). The nodes behind the last layer
+with weights, the vector's normalisation, stay float32.
 Guarantee: the given graph is not changed; equal choices give equal graphs; standard operators, opset and IR version as
 they were.
 Cost: calibration runs every segment once; a build takes a fraction of a second.
@@ -19,6 +20,7 @@ import onnx
 
 from student_clap.config.runtime.files import temporary_folder
 from student_clap.export.graph.folding import sort_nodes
+from student_clap.export.graph.int8_target import HERE, TARGETS, Target
 from student_clap.featurize.onnx.input_spec import INPUT_NAME
 
 # Layers with weights; a matrix product counts where its second factor is constant.
@@ -38,13 +40,17 @@ PLANS = {
 class Int8Graph:
     """A float32 graph and the ranges of its values."""
 
-    def __init__(self, model: onnx.ModelProto, segments_db: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, segments_db: npt.NDArray[np.float32], target: Target = TARGETS[HERE]
+    ) -> None:
         """Calibrate.
 
         Args:
             model: batch 1, float32, folded.
             segments_db: [segment, mel, frame] dB of tracks that were trained on.
+            target: the processor that the graphs are built for.
         """
+        self.target = target
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         for number, node in enumerate(self._model.graph.node):
@@ -65,9 +71,9 @@ class Int8Graph:
         quantizer = QDQQuantizer(
             copy,
             True,  # noqa: FBT003  per channel
-            True,  # noqa: FBT003  7 bits
+            self.target.weight_bits < 8,
             QuantType.QInt8,
-            QuantType.QUInt8,
+            QuantType.QInt8 if self.target.signed_activations else QuantType.QUInt8,
             self._ranges,
             sorted(nodes),
             [],

@@ -2,7 +2,8 @@
 
 Each plan (everything; layers; convolutions; matrices) begins with all its nodes. While the centred cosine on training
 segments is too low, the node that costs most when it alone is quantised goes back to float32. Of the plans that get
-there the fastest is taken. Validation segments have no say in the choice; they judge it.
+there the fastest is taken; of those for another machine, of which no time here says anything, the smallest. Validation
+segments have no say in the choice; they judge it.
 Cost: seconds for a student that tolerates eight bits as it is; else two builds and two dozen segments per node: a
 minute or two per plan of a graph of 100 nodes.
 """
@@ -31,7 +32,7 @@ class Candidate:
     quantised: tuple[str, ...]
     left_out: tuple[str, ...]  # sensitive ones, in the order they were left out
     centred_cosine: float  # mean over the training segments of the search
-    speed: Speed
+    speed: Speed | None  # None: it is for another machine
     model: onnx.ModelProto
 
     def __str__(self) -> str:
@@ -42,7 +43,9 @@ class Candidate:
 def find_candidates(
     graph: Int8Graph, judge: Judge, say: Callable[[str], object] = lambda _: None, target: float | None = None
 ) -> list[Candidate]:
-    """Every plan's candidate, fastest first; a plan of which nothing is left gives none.
+    """Every plan's candidate, fastest first, or smallest first where the graph is built for another machine.
+
+    A plan of which nothing is left gives none.
 
     Args:
         graph: calibrated.
@@ -66,9 +69,10 @@ def find_candidates(
         if candidate is None:
             say(f"plan {plan!r}: no choice of its {len(nodes)} nodes reaches a centred cosine of {target:.4f}")
             continue
-        say(f"{candidate}: centred cosine {candidate.centred_cosine:.4f} on training segments, {candidate.speed}")
+        cost = candidate.speed or f"{candidate.model.ByteSize() / 1e6:.2f} MB"
+        say(f"{candidate}: centred cosine {candidate.centred_cosine:.4f} on training segments, {cost}")
         found.append(candidate)
-    return sorted(found, key=lambda c: -c.speed.speedup)
+    return sorted(found, key=lambda c: c.model.ByteSize() if c.speed is None else -c.speed.speedup)
 
 
 def _reduce(
@@ -81,7 +85,8 @@ def _reduce(
         session = StudentSession(serialise(model))
         mean = judge.quality(session).mean
         if mean >= target:
-            return Candidate(plan, tuple(left), tuple(left_out), mean, judge.speed(session), model)
+            speed = judge.speed(session) if graph.target.is_here else None
+            return Candidate(plan, tuple(left), tuple(left_out), mean, speed, model)
         for name in left:
             if name not in damage:
                 alone = judge.quality(StudentSession(serialise(graph.build([name])))).mean

@@ -2,7 +2,8 @@
 
 Guarantee: a file appears only after its mean centred cosine to the float student on validation segments was 0.99 or
 more, it ran at least 1.05 times as fast here, and it met every clause of the contract (fp16: all but `weights`).
-Weights alone in half precision (fp16-weights) are asked for size, and need only be no slower. Otherwise an error gives
+Weights alone in half precision (fp16-weights) are asked for size, and need only be no slower. An int8 file for another
+machine is not timed here: its metadata says that nobody has. Otherwise an error gives
 the figures, nothing is written, and what stood there stays. The metadata says what was done and found, so that two
 runs, whose times differ, give different bytes.
 """
@@ -25,8 +26,9 @@ from student_clap.export.graph.folding import sort_nodes
 from student_clap.export.graph.gate import MIN_SPEEDUP, NO_SLOWER, Judge, Verdict
 from student_clap.export.graph.int8_graph import Int8Graph, tail
 from student_clap.export.graph.int8_search import find_candidates
+from student_clap.export.graph.int8_target import HERE, TARGETS, Target
 from student_clap.export.graph.writer import Built, ExportError, serialise, validate_and_write
-from student_clap.export.model.metadata import QUANTISATION_KEY, get_metadata, set_metadata
+from student_clap.export.model.metadata import QUANTISATION_KEY, Terms, get_metadata, set_metadata
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.input_spec import Shape
 
@@ -57,6 +59,7 @@ def write_quantised(
     samples: Samples,
     output: Path,
     say: Callable[[str], object] = lambda _: None,
+    target: Target = TARGETS[HERE],
 ) -> Quantised:
     """Quantise `built` and write it as `output`.
 
@@ -67,6 +70,7 @@ def write_quantised(
         samples: training segments calibrate and choose, validation ones judge.
         output: the file to write.
         say: gets a line about each thing that was tried.
+        target: the processor that an int8 file is for; on another than this one speed does not decide.
 
     Raises:
         ExportError: refused, with the figures; or a clause of the contract is not met.
@@ -75,16 +79,20 @@ def write_quantised(
     student = StudentSession(serialise(built.model))
     # centre: [512]
     centre = student.embed_segments(samples.training_db).mean(axis=0)
-    make = {"int8": _int8, "fp16": _fp16, "fp16-weights": _fp16_weights}[kind]
-    model, how, record = make(built.model, samples, Judge(student, _some(samples), centre), say)
-    verdict = Judge(student, samples.validation_db, centre).verdict(StudentSession(serialise(model)))
+    if kind == "int8":
+        model, how, record = _int8(built.model, samples, Judge(student, _some(samples), centre), say, target)
+    else:
+        model, how, record = (_fp16 if kind == "fp16" else _fp16_weights)(built.model)
+    verdict = Judge(student, samples.validation_db, centre).verdict(
+        StudentSession(serialise(model)), timed=target.is_here
+    )
     faults = verdict.faults(NO_SLOWER if kind == "fp16-weights" else MIN_SPEEDUP)
     where = f"on {verdict.quality.n_segments} validation segments of {samples.n_validation_tracks} tracks"
     if faults:
         advice = "; --quantize fp16-weights halves the file at the same speed" if kind == "fp16" else ""
         raise ExportError(
             f"{kind} is refused, and {output} was not written: {'; '.join(faults)}. {how}: {verdict.quality} "
-            f"to the float student {where}; {verdict.speed}. Deploy the float student{advice}"
+            f"to the float student {where}; {verdict.speed or 'not timed here'}. Deploy the float student{advice}"
         )
     record |= {
         "kind": kind,
@@ -92,7 +100,11 @@ def write_quantised(
         "measured_on": processor(),
         "float_bytes": len(serialise(built.model)),
     }
-    set_metadata(model, {**get_metadata(built.model), QUANTISATION_KEY: json.dumps(record, sort_keys=True)})
+    if not target.is_here:
+        record["for"] = target.name
+    entries = get_metadata(built.model)
+    told = Terms.of_file(entries).without_counts(record)
+    set_metadata(model, {**entries, QUANTISATION_KEY: json.dumps(told, sort_keys=True)})
     excused = frozenset({"weights"}) if kind == "fp16" else frozenset[str]()
     data = validate_and_write(model, output, Shape.of(recipe), samples.validation_db, excused)
     return Quantised(output, len(data), record["float_bytes"], how, verdict)
@@ -106,9 +118,11 @@ def _some(samples: Samples) -> Any:
 _Made = tuple[onnx.ModelProto, str, dict[str, Any]]
 
 
-def _int8(model: onnx.ModelProto, samples: Samples, judge: Judge, say: Callable[[str], object]) -> _Made:
-    """The fastest int8 candidate."""
-    candidates = find_candidates(Int8Graph(model, samples.training_db), judge, say)
+def _int8(
+    model: onnx.ModelProto, samples: Samples, judge: Judge, say: Callable[[str], object], target: Target
+) -> _Made:
+    """The fastest int8 candidate; for another machine, the smallest."""
+    candidates = find_candidates(Int8Graph(model, samples.training_db, target), judge, say)
     if not candidates:
         raise ExportError(
             "int8 is refused, and nothing was written: no choice of nodes keeps the centred cosine to the float "
@@ -116,7 +130,7 @@ def _int8(model: onnx.ModelProto, samples: Samples, judge: Judge, say: Callable[
         )
     best = candidates[0]
     record = {
-        "method": "static QDQ; int8 weights per channel, 7 bits; uint8 activations, least to greatest value",
+        "method": target.method,
         "calibration_segments": len(samples.training_db),
         "plan": best.plan,
         "int8_nodes": len(best.quantised),
@@ -125,7 +139,7 @@ def _int8(model: onnx.ModelProto, samples: Samples, judge: Judge, say: Callable[
     return best.model, str(best), record
 
 
-def _fp16(model: onnx.ModelProto, _samples: Samples, _judge: Judge, _say: Callable[[str], object]) -> _Made:
+def _fp16(model: onnx.ModelProto) -> _Made:
     """Weights and values in half precision; input, output and the vector's normalisation stay float32."""
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
@@ -142,7 +156,7 @@ def _fp16(model: onnx.ModelProto, _samples: Samples, _judge: Judge, _say: Callab
     return half, "half precision but for the normalisation", {"method": "float16 weights and values"}
 
 
-def _fp16_weights(model: onnx.ModelProto, _samples: Samples, _judge: Judge, _say: Callable[[str], object]) -> _Made:
+def _fp16_weights(model: onnx.ModelProto) -> _Made:
     """Weights stored in half precision, each behind a cast to float32 that a runtime does once, when it loads."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -28,7 +28,15 @@ from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.folding import fold, operator_counts
 from student_clap.export.graph.parity import Parity, compare
 from student_clap.export.model.contract import check_contract, failures
-from student_clap.export.model.metadata import CLAP_LAYOUT, LAYOUT_KEY, get_metadata, metadata_of, set_metadata
+from student_clap.export.model.metadata import (
+    ANY_TERMS,
+    CLAP_LAYOUT,
+    LAYOUT_KEY,
+    Terms,
+    get_metadata,
+    metadata_of,
+    set_metadata,
+)
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.input_spec import INPUT_NAME, Shape
 
@@ -76,6 +84,7 @@ def write_student(
     checkpoint: str = "",
     epoch: Mapping[str, Any] | None = None,
     refit: Mapping[str, Any] | None = None,
+    terms: Terms = ANY_TERMS,
     transposed: bool = False,
 ) -> Exported:
     """Export `student` as `output`.
@@ -89,13 +98,16 @@ def write_student(
         checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the validation tracks.
         epoch: the run's record of the checkpoint's epoch, for the metadata.
         refit: how the head was fitted again, for the metadata; None: it was not.
+        terms: what the metadata may tell.
         transposed: the file takes [1, 1, frame, mel], as LAION's exported teacher does.
 
     Raises:
         ParityError: the file answers otherwise than torch.
         ExportError: a clause of the contract is not met, or the model cannot be traced.
     """
-    built = build_student(student, info, segments_db, n_tracks, checkpoint=checkpoint, epoch=epoch, refit=refit)
+    built = build_student(
+        student, info, segments_db, n_tracks, checkpoint=checkpoint, epoch=epoch, refit=refit, terms=terms
+    )
     shape = replace(Shape.of(info.recipe), transposed=transposed)
     model = transpose_input(built.model, shape) if transposed else built.model
     if transposed:
@@ -122,12 +134,13 @@ def build_student(
     checkpoint: str = "",
     epoch: Mapping[str, Any] | None = None,
     refit: Mapping[str, Any] | None = None,
+    terms: Terms = ANY_TERMS,
 ) -> Built:
     """`student` traced, described and compared with torch; see `write_student`."""
     student = student.eval()
     n_parameters = sum(p.numel() for p in student.parameters())
     model = trace(student, info.recipe)
-    set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch, refit))
+    set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch, refit, terms))
     parity = compare(student, StudentSession(serialise(model)), segments_db, n_tracks)
     return Built(model, n_parameters, parity)
 

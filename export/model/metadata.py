@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from student_clap.config.runtime.files import sha256_of
 from student_clap.export.model.trained_verdict import VERDICT, verdict_entry
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 
@@ -29,6 +30,40 @@ LAYOUT_KEY = METADATA_PREFIX + "layout"  # of the mel, where it is not [mel, fra
 CLAP_LAYOUT = "clap"  # [frame, mel]
 REFIT_KEY = METADATA_PREFIX + "refit_head"  # JSON: how the head was fitted again, and the figures
 QUANTISATION_KEY = METADATA_PREFIX + "quantization"  # JSON: what was done, and the figures
+LICENCE_KEY = METADATA_PREFIX + "licence"  # as its maker named it
+LIBRARY_FACTS_KEY = METADATA_PREFIX + "library_facts"  # there is one where they were left out
+LEFT_OUT = "left out"
+# Entries that tell of the library and of the machine's folders: whose store, and names that the user gave.
+_OF_THE_LIBRARY = ("store_uuid", "run_name", "checkpoint")
+_OF_THE_MODEL = ("int8_nodes", "float_bytes")  # whole numbers that count neither tracks nor segments
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms a file leaves the house."""
+
+    licence: str = ""  # an identifier, as its maker named it; "": none was named
+    library_facts: bool = True  # it may tell of the library: which store, which run, how many tracks
+
+    def entries(self) -> dict[str, str]:
+        """Of the file's metadata."""
+        told = {LICENCE_KEY: self.licence} if self.licence else {}
+        return told if self.library_facts else {**told, LIBRARY_FACTS_KEY: LEFT_OUT}
+
+    @classmethod
+    def of_file(cls, metadata: Mapping[str, str]) -> Terms:
+        """Those that a file's metadata, keys with their prefix, holds."""
+        return cls(metadata.get(LICENCE_KEY, ""), metadata.get(LIBRARY_FACTS_KEY) != LEFT_OUT)
+
+    def without_counts(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """`record` without its whole numbers, tracks and segments of the library, where these terms leave them out."""
+        if self.library_facts:
+            return dict(record)
+        kept = {key: value for key, value in record.items() if type(value) is not int or key in _OF_THE_MODEL}
+        return {k: self.without_counts(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
+
+
+ANY_TERMS = Terms()
 
 
 def metadata_of(
@@ -37,6 +72,7 @@ def metadata_of(
     checkpoint: str,
     epoch: Mapping[str, Any] | None = None,
     refit: Mapping[str, Any] | None = None,
+    terms: Terms = ANY_TERMS,
 ) -> dict[str, str]:
     """The file's metadata, keys with their prefix.
 
@@ -46,6 +82,7 @@ def metadata_of(
         checkpoint: the checkpoint's file name.
         epoch: the run's record of `info.epoch`, whose validation metrics are kept; None: there is none.
         refit: how the head was fitted again; None: it was not.
+        terms: what of it may be told.
     """
     validation = {
         key.removeprefix(VALIDATION): round(value, 6)
@@ -64,9 +101,11 @@ def metadata_of(
         "architecture": info.model.architecture,
         "model": info.model.model_dump_json(exclude={"pretrained"}),
     }
-    told = {} if refit is None else {REFIT_KEY: json.dumps(refit, sort_keys=True)}
+    if not terms.library_facts:
+        known = {key: value for key, value in known.items() if key not in _OF_THE_LIBRARY}
+    told = {} if refit is None else {REFIT_KEY: json.dumps(terms.without_counts(refit), sort_keys=True)}
     own = {METADATA_PREFIX + key: value for key, value in known.items()}
-    return recipe_metadata(info.recipe, n_parameters) | own | told
+    return recipe_metadata(info.recipe, n_parameters) | own | told | terms.entries()
 
 
 def recipe_metadata(recipe: Recipe, n_parameters: int) -> dict[str, str]:
@@ -107,13 +146,11 @@ def vectors_metadata(model: Path, own: Mapping[str, str], spec: InputSpec) -> di
         own: its metadata; all of it is kept.
         spec: the input that it was given.
     """
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     added = {
         "recipe": json.dumps(spec.recipe.as_attributes(), sort_keys=True),
         "recipe_from": spec.source,
         "model_file": model.name,
-        "model_sha256": digest,
+        "model_sha256": sha256_of(model),
         "embedded_by": f"student-clap {version('student-clap')}",
     }
     return {**own, **{METADATA_PREFIX + key: value for key, value in added.items()}}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.featurize.onnx.graph import ModelError
 from student_clap.featurize.onnx.input_spec import INPUT_NAME
+from student_clap.featurize.onnx.providers import CPU
 from student_clap.featurize.onnx.session import OnnxSession
 
 __all__ = ["ModelError", "StudentSession"]
@@ -27,20 +28,27 @@ Vectors = npt.NDArray[np.float32]
 class StudentSession:
     """An ONNX student, loaded with production's session options."""
 
-    def __init__(self, model: Path | bytes, *, intra_op_threads: int = 1, limit_s: float | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, *, intra_op_threads: int = 1, limit_s: float | None = None, provider: str = CPU
+    ) -> None:
         """Load `model`.
 
         Args:
             model: a file, or the bytes of one that has no external data.
             intra_op_threads: threads inside one run; callers that run tracks in parallel want 1.
             limit_s: end a run that takes longer, for a file that nothing is known of.
+            provider: where it computes, one of `providers.available()`.
 
         Raises:
             ModelError: onnxruntime cannot load it, or it does not take one input.
         """
         missing = f"there is no model at {model!s}; `student-clap export` writes one, --model names another"
         self._session = OnnxSession(
-            model, threads=intra_op_threads, keep_memory=False, missing=missing if isinstance(model, Path) else ""
+            model,
+            threads=intra_op_threads,
+            keep_memory=False,
+            missing=missing if isinstance(model, Path) else "",
+            provider=provider,
         )
         inputs = self._session.declaration.inputs
         if len(inputs) != 1:

@@ -30,11 +30,13 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in names if name != _REMOTE)
 
 
-def chosen(name: str) -> tuple[str, ...]:
+def chosen(name: str, setting: str = "teacher.provider", special: str = AUTO) -> tuple[str, ...]:
     """The providers to try, the best one first.
 
     Args:
         name: a short name; AUTO takes the best GPU that is offered, else the CPU.
+        setting: what named it, for the error.
+        special: the word that may stand there in the place of a name, for the error.
 
     Raises:
         ModelError: it is not offered here; those that are are listed.
@@ -44,8 +46,8 @@ def chosen(name: str) -> tuple[str, ...]:
         return (*(gpu for gpu in _GPUS if gpu in there), CPU)
     if name not in there:
         raise ModelError(
-            f"teacher.provider {name}: the onnxruntime of this machine offers {', '.join(sorted(there))}; choose one of"
-            f" those or {AUTO}, or install the package that has it (onnxruntime-gpu for cuda)"
+            f"{setting} {name}: the onnxruntime of this machine offers {', '.join(sorted(there))}; choose one of"
+            f" those or {special}, or install the package that has it (onnxruntime-gpu for cuda)"
         )
     return (name,)
 

@@ -17,6 +17,8 @@ from .model.test_contract import NAMES, model
 from .models import onnx_session, production_samples, transposed_teacher, transposed_vector
 from .test_production_path import production_vector
 
+pytestmark = pytest.mark.slow
+
 APP_NAMES = tuple(check.name for check in APP_CHECKS)
 
 

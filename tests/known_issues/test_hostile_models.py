@@ -23,6 +23,8 @@ from student_clap.featurize.onnx.input_spec import Shape
 from student_clap.featurize.teacher.model import Teacher, TeacherError
 from student_clap.store import Recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe.from_config(AudioConfig()).as_attributes()
 SECONDS = 60  # a shared machine's import of onnx and onnxruntime included
 

@@ -11,7 +11,7 @@
     parent.pt       the student that `train --from` began with
     last.pt previous.pt best.pt checkpoints/epoch_NNNN.pt checkpoints/best_NNNN.pt
     set_aside/N/    what `train --resume` went back behind
-    student.onnx student-VARIANT.onnx    by `student-clap export`
+    student.onnx student-VARIANT.onnx    by `student-clap export`, with student.card.md, space.json and SHA256SUMS
     evaluation/metrics.json evaluation/report.html    by `student-clap evaluate`
 
 Reads only; the trainer writes. Costs no heavy import, so that `student-clap runs` answers at once.
@@ -240,6 +240,15 @@ class RunFolder:
         if not isinstance(validation, list) or not isinstance(test, list):
             raise RunError(f"{self.split} has no validation_artists; train the run again")
         return HeldOutArtists(frozenset(map(str, validation)), frozenset(map(str, test)))
+
+    def track_counts(self) -> dict[str, int]:
+        """How many tracks each side of the split has: "training", "validation", "test"; those that split.json knows."""
+        try:
+            split = json.loads(self.split.read_bytes())
+            found = {side: split.get(f"{side}_tracks") for side in ("training", "validation", "test")}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+        return {side: count for side, count in found.items() if type(count) is int}
 
     def read_description(self) -> tuple[dict[str, Any], str]:
         """run.json, and the reason why it cannot be read; one of the two is empty."""

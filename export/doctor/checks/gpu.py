@@ -13,6 +13,7 @@ from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.text import one_line
 from student_clap.export.doctor.check import Area, Check, Finding, Outcome, failure, passed, warning
 from student_clap.export.doctor.subject import Subject
+from student_clap.export.doctor.versions import installed
 
 _PROBE = "student_clap.export.doctor.torch_probe"
 _BEFORE_THE_END_S = 0.3  # the probe is ended by us, and does not outlive us
@@ -24,6 +25,9 @@ def has_nvidia_driver() -> bool:
 
 
 def _look(subject: Subject) -> Iterator[Finding]:
+    if installed("torch") is None:
+        yield passed("torch is not installed, and none is needed to use a model; the extra train brings it")
+        return
     limit_s = max(0.0, subject.left_s() - _BEFORE_THE_END_S)
     try:
         done = subprocess.run(

@@ -15,13 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.export.app.model_verdict import (
-    Evaluated,
-    UnprovenModelError,
-    check_worth,
-    find_evaluation,
-    shared_index,
-)
+from student_clap.export.app.model_verdict import UnprovenModelError, check_worth, shared_index
+from student_clap.export.evaluate.record import Evaluated, find_evaluation
 from student_clap.export.model.metadata import get_metadata, set_metadata
 from student_clap.export.model.trained_verdict import read_verdict, verdict_entry
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX

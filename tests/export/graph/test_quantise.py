@@ -21,6 +21,7 @@ from student_clap.export.graph import int8_search
 from student_clap.export.graph.gate import Judge, Quality, Speed, Verdict, alternate
 from student_clap.export.graph.int8_graph import PLANS, Int8Graph, tail
 from student_clap.export.graph.int8_search import find_candidates
+from student_clap.export.graph.int8_target import TARGETS
 from student_clap.export.graph.parity import real_segments
 from student_clap.export.graph.sampling import draw_samples
 from student_clap.export.graph.writer import Built, build_student, serialise
@@ -378,3 +379,43 @@ def test_a_graph_without_layers_has_no_candidates(segments: Array, judge: Judge)
         if node.op_type == "MatMul":
             node.op_type = "Einsum"
     assert find_candidates(Int8Graph(proto, segments[:1]), judge) == []
+
+
+# --- for another machine
+
+
+def test_each_processor_has_its_own_eight_bits(built: Built, segments: Array, tmp_path: Path) -> None:
+    found = {}
+    for name, target in TARGETS.items():
+        graph = Int8Graph(built.model, segments[:4], target)
+        model = graph.build(graph.nodes("convolutions"))
+        weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+        zeros = {weights[n.input[2]].dtype for n in model.graph.node if n.op_type == "QuantizeLinear"}
+        widest = max(np.abs(w.astype(int)).max() for w in weights.values() if w.dtype == np.int8 and w.ndim == 4)
+        found[name] = (zeros, "8 bits" if widest > 64 else "7 bits")
+        onnx.save(model, str(tmp_path / f"{name}.onnx"))
+        assert failures(check_contract(tmp_path / f"{name}.onnx")) == []
+    signed, unsigned = {np.dtype(np.int8)}, {np.dtype(np.uint8)}
+    assert found == {
+        "here": (unsigned, "7 bits"),
+        "arm64": (signed, "8 bits"),
+        "avx2": (unsigned, "7 bits"),
+        "avx512_vnni": (unsigned, "8 bits"),
+    }
+
+
+def test_for_another_machine_nothing_is_timed_and_the_card_says_so(
+    copied_library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "convolutions")
+    monkeypatch.setattr(quantise_gate, "alternate", lambda *_: pytest.fail("it was timed here"))
+    done = run("export", *copied_library.settings(), "--quantize", "int8", "--for", "arm64")
+    assert done.exit_code == 0, done.output
+    model = copied_library.run.variant("int8-arm64")
+    record = json.loads(plain_metadata(StudentSession(model).metadata)["quantization"])
+    assert record["for"] == "arm64"
+    assert record["speed"] is None
+    assert record["quality"]["mean"] >= 0.99
+    card = model.with_name("student-int8-arm64.card.md").read_text(encoding="utf-8")
+    assert "nobody has timed it" in card
+    assert "student-clap bench student-int8-arm64.onnx --against student.onnx" in card

@@ -6,6 +6,7 @@ untrusted: `config.pages` escapes what is filled in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,13 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
         epochs: metrics.jsonl's entries; may be empty.
     """
     record = evaluation.record
-    filters = {"figure": figure_text, "grouped": _grouped, "share": _share, "duration": _duration, "plain": _plain}
+    filters: dict[str, Callable[..., str]] = {
+        "figure": figure_text,
+        "grouped": _grouped,
+        "share": _share,
+        "duration": _duration,
+        "plain": _plain,
+    }
     by_cosine = sorted(record["tracks"], key=lambda track: -track["cosine"])
     plane, map_note = _map(evaluation)
     epoch = record["model"].get("epoch")

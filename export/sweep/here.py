@@ -50,11 +50,7 @@ def carry_out_here(tasks: Sequence[Task], jobs: int) -> Generator[Ended, None, N
 
 
 def environments(jobs: int, cores: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """The variables of each run that is under way at a time; what the user has set stays.
-
-    >>> environments(2, 8, ["0", "1"])
-    [{'OMP_NUM_THREADS': '4', 'CUDA_VISIBLE_DEVICES': '0'}, {'OMP_NUM_THREADS': '4', 'CUDA_VISIBLE_DEVICES': '1'}]
-    """
+    """The variables of each run that is under way at a time; what the user has set stays."""
     found = []
     for number in range(jobs):
         variables = {} if _THREADS in os.environ else {_THREADS: str(max(1, cores // jobs))}

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from student_clap.config.runtime.text import one_line
@@ -58,14 +58,17 @@ def carry_out(task: Task, wanted: Callable[[], bool], environment: Mapping[str, 
         environment: variables of the process, besides this one's.
     """
     folder = RunFolder(Path(task.folder))
-    kills = 0
+    kills, killed = 0, 0  # in a row without an epoch between; of all
     while True:
         while folder.is_locked() and wanted():
             time.sleep(_LOOK_S)
         before = folder.history().done
         ended = _attempt(task, wanted, environment)
+        if ended.exit_code >= 0 or not wanted():
+            return replace(ended, said=f"{ended.said} (killed {killed} x on the way)") if killed else ended
+        killed += 1
         kills = 1 if folder.history().done > before else kills + 1
-        if ended.exit_code >= 0 or kills >= _MOST_KILLS or not wanted():
+        if kills >= _MOST_KILLS:
             return ended
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 RESOURCE = "GPU"
 # A worker of a batch job reads Dask's settings from its environment.
-ANNOUNCES = f"export DASK_DISTRIBUTED__WORKER__RESOURCES__{RESOURCE}=1"
+ANNOUNCEMENT = ("DASK_DISTRIBUTED__WORKER__RESOURCES", f'{{"{RESOURCE}": 1}}')
+ANNOUNCES = "export {}='{}'".format(*ANNOUNCEMENT)
 _LOOK_EVERY_S = 1.0
 _SAY_EVERY_S = 30.0
 

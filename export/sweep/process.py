@@ -64,6 +64,8 @@ def carry_out(task: Task, wanted: Callable[[], bool], environment: Mapping[str, 
             time.sleep(_LOOK_S)
         before = folder.history().done
         ended = _attempt(task, wanted, environment)
+        if ended.failed and folder.is_locked() and wanted():
+            continue  # another one was there first: one whose worker was lost, say, and which still saves itself
         if ended.exit_code >= 0 or not wanted():
             return replace(ended, said=f"{ended.said} (killed {killed} x on the way)") if killed else ended
         killed += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from click.testing import CliRunner, Result
 from tests.train.conftest import Library, make_library
 
 from loopback.daskcluster import DaskProcesses, children
+from student_clap.export.sweep.cluster import ANNOUNCEMENT, ANNOUNCES
 from student_clap.export.sweep_command import sweep
 from student_clap.train.command import train
 from student_clap.train.runs.reader import RunFolder
 
 DEADLINE_S = 240
-EPOCHS = 20
+EPOCHS = 14
 POINTS = f"""
 name: two
 settings: {{training.epochs: {EPOCHS}, training.early_stopping_patience: 0}}
@@ -100,10 +102,14 @@ def test_killed_and_run_again_it_is_as_if_nothing_had_been(library: Library) -> 
         os.kill(victim, signal.SIGKILL)  # a point goes on by itself, from its last epoch
         wait_until(lambda: len(children(command.pid)) == 2 and victim not in children(command.pid))
         assert ask("two.yaml").exit_code == 1  # another sweep of the name
+        for point in children(command.pid):
+            os.kill(point, signal.SIGTERM)  # as a batch system, besides
     finally:
         command.kill()  # -9: the points see it, save themselves and end
         command.communicate()
     wait_until(lambda: not any(folder(library, name).is_locked() for name in NAMES))
+    logs = [folder(library, name).log.read_text(encoding="utf-8") for name in NAMES]
+    assert any("stopped by SIGTERM" in log for log in logs)  # the other one had hardly begun again
     assert not all(done(library, name) == EPOCHS for name in NAMES)
 
     again = ask("two.yaml", "--jobs", "2", "--json")
@@ -151,7 +157,8 @@ def test_on_a_cluster_of_workers_that_announce_a_gpu(library: Library, tmp_path:
         refused = ask("two.yaml", *place, "--set", "featurize.wait_s=4")
         assert refused.exit_code == 1
         assert "announces GPU=1" in refused.stderr
-        nannies = [cluster.worker(name, resources="GPU=1") for name in ("first", "second")]
+        # As a person starts one, and as a batch job's script does.
+        nannies = [cluster.worker("first", resources="GPU=1"), cluster.worker("second", dict([ANNOUNCEMENT]))]
         command = start("two.yaml", *place)
         try:
             wait_until(lambda: all(done(library, name) >= 2 for name in NAMES))
@@ -170,6 +177,10 @@ def test_on_a_cluster_of_workers_that_announce_a_gpu(library: Library, tmp_path:
         assert command.returncode == 0, err
         assert {tuple(point["runs"]) for point in json.loads(out)["points"]} == {(name,) for name in NAMES}
     assert all(done(library, name) == EPOCHS for name in NAMES)
+
+
+def test_a_batch_job_announces_its_gpu() -> None:
+    assert shlex.split(ANNOUNCES) == ["export", "=".join(ANNOUNCEMENT)]
 
 
 def test_places_exclude_one_another(library: Library) -> None:

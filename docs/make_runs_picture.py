@@ -36,7 +36,7 @@ def main() -> int:
         page_file = Path(folder) / "runs.html"
         page_file.write_text(runs_page(rows, options.runs_dir.name), encoding="utf-8")
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1240, "height": 760})
+        page = browser.new_page(viewport={"width": 1240, "height": 664})
         page.goto(page_file.as_uri())
         page.locator("#runs tbody th").first.click()
         page.screenshot(path=PICTURE)

@@ -1,7 +1,7 @@
 """The store on which bench/recipes.yaml is raced: the corpus, with the teacher's vectors of its segments.
 
 Made once by `student-clap ingest` and `featurize` from bench/corpus/teacher.npz and the corpus' audio; DIR gets the
-store and the config.yaml that `student-clap sweep` is to be given. Cost: four minutes of one core, 0.5 GB.
+store and the config.yaml that `student-clap sweep` is to be given. Cost: that of `featurize` on 12 hours of music.
 """
 
 from __future__ import annotations

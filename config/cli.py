@@ -32,6 +32,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "featurize": ("student_clap.featurize.command", "featurize"),
     "train": ("student_clap.train.command", "train"),
     "runs": ("student_clap.train.runs_command", "runs"),
+    "sweep": ("student_clap.export.sweep_command", "sweep"),
     "export": ("student_clap.export.command", "export"),
     "evaluate": ("student_clap.export.evaluate_command", "evaluate"),
     "check": ("student_clap.export.check_command", "check"),

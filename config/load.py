@@ -64,7 +64,9 @@ def load_config(
         path = DEFAULT_CONFIG
     if path is not None:
         where = str(path)
-        tree = _read_tree(path)
+        tree = read_mapping(
+            path, if_missing="write one with `student-clap init`", expected="sections such as `database:`"
+        )
         if environment is None:
             env_file = path.parent / ".env"
             stored = dotenv_values(env_file) if env_file.exists() else {}
@@ -109,12 +111,22 @@ def is_secret(key: str) -> bool:
     return any(word in key for word in ("password", "token", "api_key"))
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, *, if_missing: str, expected: str) -> dict[str, Any]:
+    """The keys of a YAML file; none of an empty one.
+
+    Args:
+        path: the file.
+        if_missing: how to come by such a file.
+        expected: what its first level holds.
+
+    Raises:
+        ConfigError: it is not there, or is not such a file.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             tree = load_yaml(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
-        raise ConfigError(str(path), ["there is no such file; write one with `student-clap init`"]) from None
+        raise ConfigError(str(path), [f"there is no such file; {if_missing}"]) from None
     except InvalidYamlError as error:
         raise ConfigError(str(path), [f"not valid YAML: {error}"]) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +134,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(str(path), [f"holds a {type(tree).__name__}; expected sections such as `database:`"])
+        raise ConfigError(str(path), [f"holds a {type(tree).__name__}; expected {expected}"])
     return tree
 
 

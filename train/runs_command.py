@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.options import config_options
+from student_clap.config.options import UserPath, config_options
+from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.screen import echo
 from student_clap.config.schema import Config
-from student_clap.train.comparison.row import choose_runs, read_runs
+from student_clap.train.comparison.row import RunRow, choose_runs, read_runs
 from student_clap.train.comparison.table import (
     COLUMNS,
     comparable,
@@ -29,8 +30,23 @@ from student_clap.train.comparison.table import (
 )
 @click.option("--sort", "column", metavar="COLUMN", help=f"Order: {', '.join(COLUMNS)}.  [default: run, or as named]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=UserPath(path_type=Path, dir_okay=False),
+    help="Write a page with the runs' curves overlaid, too.",
+)
 @config_options()
-def runs(config: Config, names: tuple[str, ...], runs_dir: Path | None, column: str | None, *, as_json: bool) -> None:
+def runs(
+    config: Config,
+    names: tuple[str, ...],
+    runs_dir: Path | None,
+    column: str | None,
+    page: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Compare the runs in a table; of two or more NAMES also list the settings that differ."""
     runs_dir = config.training.runs_dir if runs_dir is None else runs_dir
     if column is not None and column not in COLUMNS:
@@ -40,6 +56,8 @@ def runs(config: Config, names: tuple[str, ...], runs_dir: Path | None, column: 
         rows = choose_runs(rows, names, runs_dir)
     if column is not None:
         rows = sort_runs(rows, column)
+    if page is not None:
+        _write_page(rows, runs_dir, page)
     if as_json:
         echo(runs_as_json(rows, runs_dir, compare=bool(names)))
     elif not rows:
@@ -48,3 +66,11 @@ def runs(config: Config, names: tuple[str, ...], runs_dir: Path | None, column: 
         echo(format_runs(rows))
         if names and (compared := comparable(rows)):
             echo(f"\n{format_differences(compared)}")
+
+
+def _write_page(rows: list[RunRow], runs_dir: Path, page: Path) -> None:
+    """Write the page of `--html`, whole or not at all."""
+    from student_clap.train.comparison.page import runs_page
+
+    write_text_atomically(page, runs_page(rows, runs_dir.name))
+    echo(f"runs: {len(rows)} in {page}", err=True)

@@ -30,12 +30,15 @@ class DaskProcesses:
             "--scheduler-file", str(self.scheduler_file),
         )  # fmt: skip
 
-    def worker(self, name: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a worker of one thread, which a nanny restarts should it die."""
+    def worker(
+        self, name: str, environment: dict[str, str] | None = None, resources: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker of one thread, which a nanny restarts should it die, and which announces `resources`."""
         return self._start(
             "worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--name", name,
             "--memory-limit", "2GB", "--death-timeout", "60", "--local-directory", str(self.folder / "scratch"),
-            "--scheduler-file", str(self.scheduler_file), environment=environment,
+            "--scheduler-file", str(self.scheduler_file), *(("--resources", resources) if resources else ()),
+            environment=environment,
         )  # fmt: skip
 
     def _start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -69,4 +72,5 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def children(pid: int) -> list[int]:
     """Process ids of the children of `pid`."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    threads = Path(f"/proc/{pid}/task").glob("*/children")  # a child is of the thread that started it
+    return [int(child) for of_thread in threads for child in of_thread.read_text(encoding="ascii").split()]

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from student_clap.config.runtime.leaving import SIGNALS, exit_code
 
+RELAYED = "STUDENT_CLAP_RELAYED"  # environment variable of a process that is asked to stop by its parent too
 _AGAIN_S = 0.02
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
@@ -136,10 +137,11 @@ class StopRequest:
 
     Args:
         relayed: signals come twice, from who sent them and from the parent process: the next ones are noted too.
+            So it is also where the environment has `RELAYED`.
     """
 
     def __init__(self, *, relayed: bool = False) -> None:
-        self._relayed = relayed
+        self._relayed = relayed or RELAYED in os.environ
         self.signal_number: int | None = None
         self._handlers: Any = None
 

@@ -1,28 +1,26 @@
 """report.html: an evaluation as one self-contained page, to look at rather than to read.
 
-No network and no fonts of its own; light, dark, phone and print by CSS; whole without its script, which only picks what
-is shown. Titles of the library are untrusted: everything that is filled in is escaped (jinja2's autoescape, markupsafe
-in the charts), and the page's content security policy lets nothing load and no script run but the page's own, by hash.
+Light, dark, phone and print by CSS; whole without its script, which only picks what is shown. Titles of the library are
+untrusted: `config.pages` escapes what is filled in.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from student_clap.config.pages.chart import Mark, Series, curves
+from student_clap.config.pages.page import render_page
 from student_clap.export.evaluate.baselines import KeyFigure, key_figures
 from student_clap.export.evaluate.evaluation import Evaluation
 from student_clap.export.evaluate.query_scores import OVERLAP_K, gallery_k
 from student_clap.export.evaluate.record import side_of
 from student_clap.export.evaluate.targets import SAID, is_teacher, targets
-from student_clap.export.report.charts import Mark, Series, curves, histogram, pair_map
+from student_clap.export.report.charts import histogram, pair_map
 from student_clap.export.report.tables import all_figures, searches
 from student_clap.export.report.verdict import beside, criteria, figure_text, other_name, verdict
 
@@ -39,22 +37,24 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
         epochs: metrics.jsonl's entries; may be empty.
     """
     record = evaluation.record
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=figure_text, grouped=_grouped, share=_share, duration=_duration, plain=_plain)
-    script = _template("report.js")
+    filters: dict[str, Callable[..., str]] = {
+        "figure": figure_text,
+        "grouped": _grouped,
+        "share": _share,
+        "duration": _duration,
+        "plain": _plain,
+    }
     by_cosine = sorted(record["tracks"], key=lambda track: -track["cosine"])
     plane, map_note = _map(evaluation)
     epoch = record["model"].get("epoch")
     speed_note, speed_columns, speed_rows = _speed(record)
-    return environment.from_string(
-        _template("report.html")
-    ).render(
+    return render_page(
+        "student_clap.export.report",
+        "report",
+        filters,
         record=record,
         on=side_of(record),
         said=SAID,
-        style=Markup(_template("report.css")),  # noqa: S704  our own file
-        script=Markup(script),  # noqa: S704  our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         teacher_name=record["model"].get("teacher_name") or record["store"]["teacher_name"],
         verdict=verdict(record),
         criteria=criteria(record),
@@ -80,10 +80,6 @@ def render_report(evaluation: Evaluation, epochs: list[dict[str, Any]]) -> str:
         speed_rows=speed_rows,
         provenance=_provenance(record),
     )
-
-
-def _template(name: str) -> str:
-    return files("student_clap.export.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _curves(epochs: list[dict[str, Any]], what: str, label: str, exported: str | None) -> Markup:

@@ -27,6 +27,10 @@ class Column:
     number: bool = False  # aligned to the right
     hidden: bool = False  # only to sort by
 
+    def value(self, row: RunRow) -> Any:
+        """What to sort by; None: not known."""
+        return self.key(row) if self.key is not None else self.text(row).casefold() or None
+
 
 def _best_of(name: str) -> Callable[[RunRow], float | None]:
     def best(row: RunRow) -> float | None:
@@ -119,17 +123,20 @@ COLUMNS: dict[str, Column] = {
 def sort_runs(rows: Sequence[RunRow], column: str) -> list[RunRow]:
     """By a column, cosines and the like from the best down; runs without a value come last."""
     chosen = COLUMNS[column]
-    key = chosen.key or (lambda row: chosen.text(row).casefold() or None)
-    known = [(value, row) for row in rows if (value := key(row)) is not None]
-    unknown = [row for row in rows if key(row) is None]
+    known = [(value, row) for row in rows if (value := chosen.value(row)) is not None]
+    unknown = [row for row in rows if chosen.value(row) is None]
     ordered = sorted(known, key=lambda pair: pair[0], reverse=chosen.largest_first)
     return [row for _, row in ordered] + unknown
 
 
+def shown_columns(rows: Sequence[RunRow]) -> list[Column]:
+    """The columns that are not empty in all `rows`."""
+    return [column for column in COLUMNS.values() if not column.hidden and any(map(column.text, rows))]
+
+
 def format_runs(rows: Sequence[RunRow]) -> str:
     """The runs as a table; columns that are empty in all rows are left out."""
-    columns = [column for column in COLUMNS.values() if not column.hidden]
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    shown = shown_columns(rows)
     right = [n for n, column in enumerate(shown) if column.number]
     cells = [[column.text(row) for column in shown] for row in rows]
     return table(cells, [column.heading for column in shown], right=right)
@@ -181,6 +188,11 @@ def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> st
             for key, values in (differences(compared) if compared else {}).items()
         },
     }
+    return as_json(content)
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """`content` as a JSON object, null in place of the numbers that JSON does not have."""
     return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 

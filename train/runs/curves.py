@@ -7,12 +7,12 @@ function of metrics.jsonl. Cost: some 30 bytes per epoch and curve.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from student_clap.config.pages.chart import ticks
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.train.runs.history import Metrics, figure
 from student_clap.train.runs.reader import RunFolder
@@ -152,23 +152,6 @@ def _line(curve: _Curve, points: list[tuple[str, str, int, float]]) -> str:
 
 def _points(metrics: Sequence[Metrics], key: str) -> list[tuple[int, float]]:
     return [(int(m["epoch"]), value) for m in metrics if (value := figure(m, key)) is not None]
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`.
-
-    >>> ticks(0.0, 1.0)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    if high - low <= 1e-9 * max(abs(low), abs(high)) + 1e-12:
-        margin = 0.05 * abs(low) or 0.5
-        low, high = low - margin, high + margin
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step)))
-    return [round(number * step, digits + 1) for number in range(first, max(last, first + 1) + 1)]
 
 
 def _number(value: float) -> str:

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from student_clap.config.pages.chart import Series, curves, ticks
 from student_clap.export.evaluate.baselines import key_figures
 from student_clap.export.evaluate.evaluation import Evaluation
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.queries import checked
-from student_clap.export.report.charts import Series, curves
 from student_clap.export.report.page import project, render_report
 from student_clap.export.report.verdict import criteria, verdict
 from student_clap.train.loop import metrics
-from student_clap.train.runs.curves import ticks
 
 EVIL = '<script>alert("1")</script> & "quotes" \'more\''
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from student_clap.train.runs.curves import draw_curves, draw_run, ticks, write_curves
+from student_clap.config.pages.chart import ticks
+from student_clap.train.runs.curves import draw_curves, draw_run, write_curves
 from student_clap.train.runs.history import Metrics
 
 SVG = "{http://www.w3.org/2000/svg}"

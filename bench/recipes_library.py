@@ -1,0 +1,45 @@
+"""The store on which bench/recipes.yaml is raced: the corpus, with the teacher's vectors of its segments.
+
+Made once by `student-clap ingest` and `featurize` from bench/corpus/teacher.npz and the corpus' audio; DIR gets the
+store and the config.yaml that `student-clap sweep` is to be given. Cost: that of `featurize` on 12 hours of music.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.yaml12 import dump_yaml
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = Path(sys.executable).with_name("student-clap")
+
+
+def main() -> int:
+    """Make it. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="[default: corpus]")
+    parser.add_argument("--work", type=Path, default=Path("corpus/recipes"), metavar="DIR")
+    options = parser.parse_args()
+    work, corpus = options.work.resolve(), options.corpus.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    tree = {
+        "table": {"path": str(HERE / "corpus" / "teacher.npz"), "tracks": str(HERE / "corpus" / "tracks.csv")},
+        "folder": {"path": str(corpus / "audio")},
+        "ingest": {"vectors": "table", "source": "folder", "cache_dir": str(work / "audio")},
+        "store": {"path": str(work / "features.zarr")},
+        "training": {"runs_dir": str(work / "runs")},
+    }
+    config = work / "config.yaml"
+    write_text_atomically(config, dump_yaml(tree))
+    for stage in ("ingest", "featurize"):
+        subprocess.run([PROGRAM, stage, "--config", config], check=True)
+    print(f"student-clap sweep {HERE.name}/recipes.yaml --config {config} --jobs 2")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

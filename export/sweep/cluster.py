@@ -1,0 +1,190 @@
+"""Runs as tasks on a Dask cluster whose workers announce ``GPU=1``.
+
+Guarantee: a worker has no more runs at a time than GPUs that it announces. A run whose worker is lost, retires or is
+killed goes on at another one from what it saved; when the command is gone, however, runs save themselves and end.
+Workers may join and leave in the middle.
+Cost: one short question to the scheduler every second.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from student_clap.config.runtime.text import one_line
+from student_clap.export.sweep.process import Ended, Task, carry_out
+from student_clap.featurize.cluster.connection import Cluster, ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+RESOURCE = "GPU"
+# A worker of a batch job reads Dask's settings from its environment.
+ANNOUNCEMENT = ("DASK_DISTRIBUTED__WORKER__RESOURCES", f'{{"{RESOURCE}": 1}}')
+ANNOUNCES = "export {}='{}'".format(*ANNOUNCEMENT)
+_LOOK_EVERY_S = 1.0
+_SAY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a worker says of itself."""
+
+    gpus: int
+    job: str  # of the batch system that it runs in
+
+
+def carry_out_on(cluster: Cluster, tasks: Sequence[Task], say: Callable[[str], None]) -> Generator[Ended, None, None]:
+    """How each run ended, as they end.
+
+    Args:
+        cluster: its workers must see the run's folder, its store and the working directory at the same paths.
+        tasks: in the order in which they are begun.
+        say: told what is waited for.
+
+    Raises:
+        ClusterError: the scheduler is lost, or there is no such worker for `cluster.wait_s`.
+    """
+    workers = _Workers(cluster, say)
+    waiting, running = deque(tasks), dict["Future[Ended]", Task]()
+    done: SimpleQueue[Future[Ended]] = SimpleQueue()
+    try:
+        while waiting or running:
+            workers.look()
+            while waiting and (address := workers.free(len(running))):
+                task = waiting.popleft()
+                future = cluster.client.submit(
+                    train_on_worker, task, key=f"{task.run}-{uuid.uuid4().hex}", pure=False,
+                    resources={RESOURCE: 1}, workers=[address], allow_other_workers=True,
+                )  # fmt: skip
+                running[future] = task
+                workers.took(address, future)
+                future.add_done_callback(done.put)
+            try:
+                future = done.get(timeout=_LOOK_EVERY_S)
+            except Empty:
+                continue
+            cluster.check()
+            workers.gave_back(future)
+            yield _ended(future, running.pop(future))
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _ended(future: Future[Ended], task: Task) -> Ended:
+    if future.status == "finished":
+        ended: Ended = future.result()
+        return ended
+    error = future.exception() if future.status == "error" else None
+    why = f"{type(error).__name__}: {one_line(error)}" if error is not None else f"the task was {future.status}"
+    return Ended(task.run, 1, f"no worker could carry it out ({why})")
+
+
+def train_on_worker(task: Task) -> Ended:
+    """Carry out one run. Runs in a worker's thread."""
+    from distributed import Reschedule, get_worker
+
+    worker: Any = get_worker()
+    key = worker.get_current_task()
+
+    def wanted() -> bool:
+        state = worker.state.tasks.get(key)
+        return state is not None and state.state == "executing" and not leaves()
+
+    def leaves() -> bool:
+        return worker.status.name not in ("running", "paused")
+
+    ended = carry_out(task, wanted, {"OMP_NUM_THREADS": str(worker.state.nthreads)})
+    if ended.failed and leaves():
+        raise Reschedule  # it is saved, and goes on at another worker
+    return ended
+
+
+def introduce(variable: str, dask_worker: Any = None) -> Introduction:
+    """A worker's own word. Runs in the worker."""
+    gpus = dask_worker.state.total_resources.get(RESOURCE, 0)
+    return Introduction(int(gpus), os.environ.get(variable, "") if variable else "")
+
+
+class _Workers:
+    """Who is there, and how much each can take."""
+
+    def __init__(self, cluster: Cluster, say: Callable[[str], None]) -> None:
+        self._cluster, self._say = cluster, say
+        self._gpus: dict[str, int] = {}  # address -> GPUs; 0 of a worker that gets no run
+        self._held: dict[str, set[Any]] = {}  # address -> futures that were given to it
+        self._alone_since = time.monotonic()
+        self._said_at = 0.0
+        self._looked_at = -_LOOK_EVERY_S
+
+    def look(self) -> None:
+        """See who came and went. Raises ClusterError where there is nothing to hope for."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        present = self._cluster.threads()
+        for address in self._gpus.keys() - present.keys():
+            del self._gpus[address]
+            self._held.pop(address, None)
+        for address in present.keys() - self._gpus.keys():
+            self._gpus[address] = self._met(address)
+        jobs = self._cluster.jobs
+        if jobs is not None:
+            jobs.keep()
+        if any(self._gpus.values()):
+            self._alone_since = now
+            return
+        alone_s = now - self._alone_since
+        if jobs is not None:
+            jobs.check()
+        elif alone_s > self._cluster.wait_s:
+            raise ClusterError(
+                f"no worker at {self._cluster.address} announces {RESOURCE}=1 ({len(present)} are there) within "
+                f"{self._cluster.wait_s:g} s (featurize.wait_s); start some with `dask worker ADDRESS --nthreads 1 "
+                f"--resources {RESOURCE}=1`"
+            )
+        if alone_s > 3 and now - self._said_at > _SAY_EVERY_S:
+            self._said_at = now
+            why = jobs.state() if jobs is not None else f"{len(present)} are there, none announces {RESOURCE}=1"
+            self._say(f"waiting for workers at {self._cluster.address}: {why}")
+
+    def free(self, running: int) -> str:
+        """The worker that has the most room; "" where none has."""
+        room = {address: gpus - len(self._held.get(address, ())) for address, gpus in self._gpus.items()}
+        # Runs of workers that are lost go to others by Dask's own choice.
+        if running >= sum(self._gpus.values()) or max(room.values(), default=0) < 1:
+            return ""
+        return max(room, key=room.__getitem__)
+
+    def took(self, address: str, future: Any) -> None:
+        """A run was given to a worker."""
+        self._held.setdefault(address, set()).add(future)
+
+    def gave_back(self, future: Any) -> None:
+        """A run has ended."""
+        for held in self._held.values():
+            held.discard(future)
+
+    def _met(self, address: str) -> int:
+        """The GPUs of a worker that came."""
+        jobs = self._cluster.jobs
+        variable = "" if jobs is None else jobs.system.job_variable
+        try:
+            found: dict[str, Introduction] = self._cluster.client.run(introduce, variable, workers=[address])
+            introduction = found[address]
+        except (OSError, TimeoutError, KeyError):
+            return 0  # gone already; another one comes under another address
+        except Exception as error:  # noqa: BLE001  whatever a strange worker raises
+            self._say(f"worker {address} gets no run: it cannot run student-clap ({one_line(error)})")
+            return 0
+        if jobs is not None and introduction.job:
+            jobs.came(introduction.job)
+        return introduction.gpus

@@ -1,0 +1,189 @@
+"""`student-clap sweep`: killed, resumed, with a point that fails, here and on a Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.train.conftest import Library, make_library
+
+from loopback.daskcluster import DaskProcesses, children
+from student_clap.export.sweep.cluster import ANNOUNCEMENT, ANNOUNCES
+from student_clap.export.sweep_command import sweep
+from student_clap.train.command import train
+from student_clap.train.runs.reader import RunFolder
+
+DEADLINE_S = 240
+EPOCHS = 14
+POINTS = f"""
+name: two
+settings: {{training.epochs: {EPOCHS}, training.early_stopping_patience: 0}}
+grid: {{training.lr: [1e-3, 3e-4]}}
+"""
+NAMES = ("two-lr-0.001", "two-lr-0.0003")
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """Eight tracks, and the file of a sweep beside its config.yaml; the working directory lies there."""
+    made = make_library(tmp_path / "library", [1.0, 2.0, 2.3, 3.0, 0.8, 1.2, 2.5, 2.0])
+    made.config_file(made.config(loss={"targets": "track"}))
+    (made.root / "two.yaml").write_text(POINTS, encoding="utf-8")
+    monkeypatch.chdir(made.root)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return made
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    program_path = str(Path(sys.executable).with_name("student-clap"))
+    return subprocess.Popen(
+        [program_path, "sweep", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(sweep, arguments)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def folder(library: Library, name: str) -> RunFolder:
+    return RunFolder(library.root / "runs" / name)
+
+
+def done(library: Library, name: str) -> int:
+    return folder(library, name).history().done
+
+
+def losses(run: RunFolder) -> list[dict[str, Any]]:
+    """What a training gives, without its times."""
+    kept = ("epoch", "step", "lr", "train_loss", "train_cosine", "val_loss", "val_cosine")
+    return [{key: epoch[key] for key in kept} for epoch in run.epochs()]
+
+
+def compare(library: Library) -> None:
+    """The runs are those that `train` makes undisturbed."""
+    for name, rate in zip(NAMES, ("1e-3", "3e-4"), strict=True):
+        settings = (f"training.lr={rate}", f"training.epochs={EPOCHS}", "training.early_stopping_patience=0")
+        words = [word for setting in settings for word in ("--set", setting)]
+        result = CliRunner().invoke(train, ["--run", f"alone-{rate}", *words])
+        assert result.exit_code == 0, result.output
+        alone, swept = losses(folder(library, f"alone-{rate}")), losses(folder(library, name))
+        assert len(swept) == EPOCHS
+        for mine, theirs in zip(swept, alone, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_is_as_if_nothing_had_been(library: Library) -> None:
+    command = start("two.yaml", "--jobs", "2")
+    try:
+        wait_until(lambda: all(done(library, name) >= 2 for name in NAMES))
+        victim = children(command.pid)[0]
+        os.kill(victim, signal.SIGKILL)  # a point goes on by itself, from its last epoch
+        wait_until(lambda: len(children(command.pid)) == 2 and victim not in children(command.pid))
+        assert ask("two.yaml").exit_code == 1  # another sweep of the name
+        for point in children(command.pid):
+            os.kill(point, signal.SIGTERM)  # as a batch system, besides
+    finally:
+        command.kill()  # -9: the points see it, save themselves and end
+        command.communicate()
+    wait_until(lambda: not any(folder(library, name).is_locked() for name in NAMES))
+    logs = [folder(library, name).log.read_text(encoding="utf-8") for name in NAMES]
+    assert any("stopped by SIGTERM" in log for log in logs)  # the other one had hardly begun again
+    assert not all(done(library, name) == EPOCHS for name in NAMES)
+
+    again = ask("two.yaml", "--jobs", "2", "--json")
+    assert again.exit_code == 0, again.output
+    content = json.loads(again.stdout)
+    assert [point["name"] for point in content["points"] if "cosine" in point["best_in"]] == [
+        content["points"][0]["name"]
+    ]
+    compare(library)
+    before = [folder(library, name).last.stat().st_mtime_ns for name in NAMES]
+    assert "2 runs: 2 are finished, 0 to do" in ask("two.yaml").stderr
+    assert [folder(library, name).last.stat().st_mtime_ns for name in NAMES] == before
+
+
+@pytest.mark.slow
+def test_a_point_that_fails_stops_no_other_and_is_named(library: Library) -> None:
+    (library.root / "bad.yaml").write_text(
+        "settings: {training.epochs: 2}\n"
+        "points: {bad: {loss.text: 1, loss.text_vectors: none.npz}, good: {}}\nseeds: [3]\n",
+        encoding="utf-8",
+    )
+    result = ask("bad.yaml", "--jobs", "2")
+    assert result.exit_code == 1
+    assert "1 of 2 runs failed" in result.stderr
+    assert "- bad-bad-s3: loss.text_vectors none.npz" in result.stderr
+    good, bad = (line.split() for line in result.stdout.splitlines() if line.startswith(("good ", "bad ")))
+    assert (good[0], good[1], bad[:2]) == ("good", "1/1", ["bad", "0/1"])
+    shown = ask("bad.yaml", "good", "--markdown", "--dry-run")
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[-1].split()[:4] == ["|", "good", "|", "1/1"]
+    # More epochs are asked of runs that are there; another rate is another run.
+    assert "bad-good-s3: to do" in ask("bad.yaml", "good", "--dry-run", "--set", "training.epochs=3").stderr
+    other = ask("bad.yaml", "good", "--set", "training.lr=1e-5")
+    assert other.exit_code == 1
+    assert "bad-good-s3: training.learning_rate: the run has 0.001" in other.stderr
+    assert "--name" in other.stderr
+
+
+@pytest.mark.slow
+def test_on_a_cluster_of_workers_that_announce_a_gpu(library: Library, tmp_path: Path) -> None:
+    with DaskProcesses(tmp_path / "dask") as cluster:
+        place = ("--scheduler-file", str(cluster.scheduler_file))
+        cluster.scheduler()
+        cluster.worker("without")
+        refused = ask("two.yaml", *place, "--set", "featurize.wait_s=4")
+        assert refused.exit_code == 1
+        assert "announces GPU=1" in refused.stderr
+        # As a person starts one, and as a batch job's script does.
+        nannies = [cluster.worker("first", resources="GPU=1"), cluster.worker("second", dict([ANNOUNCEMENT]))]
+        command = start("two.yaml", *place)
+        try:
+            wait_until(lambda: all(done(library, name) >= 2 for name in NAMES))
+        finally:
+            command.kill()
+            command.communicate()
+        # The workers live; the runs see that nobody wants them any more.
+        wait_until(lambda: not any(folder(library, name).is_locked() for name in NAMES))
+        assert not all(done(library, name) == EPOCHS for name in NAMES)
+
+        reached = {name: done(library, name) for name in NAMES}
+        command = start("two.yaml", *place, "--json")
+        wait_until(lambda: all(done(library, name) > reached[name] for name in NAMES))
+        os.kill(children(nannies[0].pid)[0], signal.SIGKILL)  # a node is lost, with its run
+        out, err = command.communicate(timeout=DEADLINE_S)
+        assert command.returncode == 0, err
+        assert {tuple(point["runs"]) for point in json.loads(out)["points"]} == {(name,) for name in NAMES}
+    assert all(done(library, name) == EPOCHS for name in NAMES)
+
+
+def test_a_batch_job_announces_its_gpu() -> None:
+    assert shlex.split(ANNOUNCES) == ["export", "=".join(ANNOUNCEMENT)]
+
+
+def test_places_exclude_one_another(library: Library) -> None:
+    result = ask("two.yaml", "--scheduler", "tcp://127.0.0.1:1", "--cluster", "slurm")
+    assert result.exit_code == 2
+    assert "exclude one another" in result.stderr

@@ -21,7 +21,7 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.batches import TrackReader
-from student_clap.train.data.keep import keep
+from student_clap.train.data.keep import Sharers, keep
 from student_clap.train.data.segment_targets import learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
@@ -137,6 +137,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
         trainer.table.n_samples,
         store.segment_vectors(taught["name"]).counts() if taught else None,
         trainer.device,
+        Sharers(trainer.distributed.gather, makes=trainer.distributed.is_first_here),
     ) as keeping:
         if trainer.distributed.is_main and keeping.mode != "none":
             echo(keeping.description)

@@ -16,8 +16,9 @@ from student_clap.store.layout.codes import dequantise
 from student_clap.store.layout.segments import grid_starts, segment_starts
 from student_clap.store.layout.strip import index_of, segment_pieces
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, make_segments
+from student_clap.train.data.batches import Batch, TrackReader, make_segments
 from student_clap.train.data.order import choose_segments
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.segment_targets import choose_teacher, own_teacher, still_called
 from student_clap.train.data.shift import drawable_starts, interpolate, pieces_at, shift_segments
 from student_clap.train.loop.session import describe, open_stream, open_trainer

@@ -65,8 +65,8 @@ class Batch:
         return self._with(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on `device`; from pinned memory the copy overlaps with what runs there."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch on `device`; from pinned memory a GPU's copy overlaps with what runs there."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(

@@ -181,16 +181,24 @@ def resolve_device(name: str, distributed: Distributed | None = None) -> torch.d
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+        raise expected from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise click.ClickException(
             f"training.device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
-    if device.type not in ("cpu", "cuda"):
-        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise click.ClickException(f"training.device {name!r}: torch finds no GPU of Apple's here; use auto or cpu")
+        if distributed is not None and distributed.world_size > 1:
+            raise click.ClickException(
+                f"training.device {name!r}: several processes do not train on it; start one, or use cpu"
+            )
+    elif device.type not in ("cpu", "cuda"):
+        raise expected
     return device
 
 
@@ -203,7 +211,7 @@ def describe(trainer: Trainer) -> list[str]:
     device = str(trainer.device)
     if trainer.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(trainer.device)})"
-    else:
+    elif trainer.device.type == "cpu":
         device += f" ({torch.get_num_threads()} threads)"
     lines = [
         f"run         {trainer.run.path}",

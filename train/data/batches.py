@@ -26,11 +26,11 @@ from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features, FeatureStore, Recipe
-from student_clap.store.layout.codes import copy_runs, dequantise_columns
+from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.strip import index_of, strip_frames
 from student_clap.store.storage.base import StoragePath
 from student_clap.train.data.augment import N_RANDOM
-from student_clap.train.data.cache import BlockCache
+from student_clap.train.data.cache import BlockCache, copy_from_block, strip_bytes, to_block
 from student_clap.train.data.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import share
 from student_clap.train.data.parts import BatchRequest, Part, Parting
@@ -221,14 +221,12 @@ class _Opened:
         if self.strips is None:
             self.features.fill(part.row, part.n_samples, part.runs, out)
             return
-        n_mels, frames = self.features.recipe.n_mels, strip_frames(part.n_samples, self.features.recipe)
-        found = self.strips.get(part.row, n_mels * frames)
-        if found is not None:
-            copy_runs(found.reshape(n_mels, frames), part.runs, out)
-            return
-        strip = self.features.strip(part.row, part.n_samples)
-        self.strips.put(part.row, strip.reshape(-1))
-        copy_runs(strip, part.runs, out)
+        frames = strip_frames(part.n_samples, self.features.recipe)
+        kept = self.strips.get(part.row, strip_bytes(len(out), frames))
+        if kept is None:
+            kept = to_block(self.features.strip(part.row, part.n_samples))
+            self.strips.put(part.row, kept)
+        copy_from_block(kept, part.runs, out)
 
     def targets(self, part: Part) -> npt.NDArray[np.float32]:
         """[segment, 512] of a track; zeros where the teacher's vectors are not known."""

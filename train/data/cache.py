@@ -16,17 +16,20 @@ import mmap
 import os
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store.layout.runs import Run
 
 Sizes = npt.NDArray[np.int64]
+Frames = TypeVar("Frames", int, Sizes)
+_COLUMNS = 512  # of a strip that lie in one piece: read in half the time of rows that are as long as the strip
 _NAMELESS = hasattr(os, "memfd_create")
 
 
@@ -164,6 +167,33 @@ def share_that_fits(offsets: Sequence[int] | Sizes, sizes: Sizes, rows: npt.NDAr
     """Which part of the blocks of `rows` has room, 0 to 1."""
     wanted = int(sizes[rows].sum())
     return float(sizes[rows][np.asarray(offsets)[rows] >= 0].sum() / wanted) if wanted else 1.0
+
+
+def strip_bytes(n_mels: int, frames: Frames) -> Frames:
+    """Size of the block of a strip of so many frames."""
+    return n_mels * _COLUMNS * (-(-frames // _COLUMNS))
+
+
+def to_block(strip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A strip, [mel, frame], as it is kept: some hundred columns after another, each of them in one piece of memory."""
+    n_mels, frames = strip.shape
+    kept = np.zeros((-(-frames // _COLUMNS), n_mels, _COLUMNS), np.uint8)
+    for number, begin in enumerate(range(0, frames, _COLUMNS)):
+        part = strip[:, begin : begin + _COLUMNS]
+        kept[number, :, : part.shape[1]] = part
+    return kept.reshape(-1)
+
+
+def copy_from_block(block: npt.NDArray[np.uint8], runs: Iterable[Run], out: npt.NDArray[np.uint8]) -> None:
+    """Copy runs of columns of a strip that is kept to `out`, [mel, frame], one after the other."""
+    kept = block.reshape(-1, len(out), _COLUMNS)
+    at = 0
+    for first, end in runs:
+        while first < end:
+            number, within = divmod(first, _COLUMNS)
+            length = min(end - first, _COLUMNS - within)
+            out[:, at : at + length] = kept[number, :, within : within + length]
+            first, at = first + length, at + length
 
 
 def segment_vector_bytes(n_segments: int) -> int:

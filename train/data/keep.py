@@ -38,6 +38,7 @@ from student_clap.train.data.cache import (
     offsets_within,
     segment_vector_bytes,
     share_that_fits,
+    strip_bytes,
 )
 
 Rows = npt.NDArray[np.int64]
@@ -126,7 +127,7 @@ def keep(
         strips = vectors = None
         if mode == "memory":
             budget = size_bytes or int(_SHARE_OF_MEMORY * free)
-            strips, why = _share(n_mels * frames, rows, budget, sharers, held)
+            strips, why = _share(strip_bytes(n_mels, frames), rows, budget, sharers, held)
             if strips is None:
                 warn(
                     f"training.cache: process {os.getpid()} has no memory to share, and reads every track again: {why}"
@@ -140,8 +141,8 @@ def keep(
             share = share_that_fits(first_columns, frames, rows)
             yield Keeping(mode, Kept(None, vectors, first_columns), codes, share, codes.numel())
         elif strips is not None:
-            share, n_bytes = share_that_fits(strips.offsets, frames, rows), n_mels * frames[strips.offsets >= 0].sum()
-            yield Keeping(mode, Kept(strips, vectors), None, share, int(n_bytes))
+            n_bytes = int(strip_bytes(n_mels, frames)[strips.offsets >= 0].sum())
+            yield Keeping(mode, Kept(strips, vectors), None, share_that_fits(strips.offsets, frames, rows), n_bytes)
         else:
             yield Keeping(kept=Kept(None, vectors))
 

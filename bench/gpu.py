@@ -67,6 +67,8 @@ def main() -> int:
             for cache in CACHES:
                 row: Row = {"what": f"train {name}, cache {cache}"}
                 rows.append(row | (training(store, name, cache, options) if there else {"": NO_GPU}))
+            row = {"what": f"train {name}, cache {CACHES[-1]}, cuda_graph"}
+            rows.append(row | (training(store, name, CACHES[-1], options, cuda_graph=True) if there else {"": NO_GPU}))
         rows += [files(name) for name in options.students]
     record = {
         "device": torch.cuda.get_device_name() if there else NO_GPU,
@@ -99,7 +101,7 @@ def tests() -> Row:
     return {"what": "pytest -m cuda", "": found.stdout.strip().splitlines()[-1], "failed": found.returncode != 0}
 
 
-def training(path: Path, name: str, cache: str, options: argparse.Namespace) -> Row:
+def training(path: Path, name: str, cache: str, options: argparse.Namespace, *, cuda_graph: bool = False) -> Row:
     """The trainer's step fed by its loader. One thread reads; `none` has as many processes as help."""
     device = torch.device("cuda")
     torch.set_float32_matmul_precision("high")
@@ -109,7 +111,9 @@ def training(path: Path, name: str, cache: str, options: argparse.Namespace) -> 
     subject = Subject.of(path, None, options.batch, options.segments, device)
     store = FeatureStore.open(subject.path)
     workers = 0 if cache == "device" else max(1, len(os.sched_getaffinity(0)) - 1)
-    step = TrainingStep(subject, ModelConfig(architecture=name), settle_every=TrainingConfig().log_every)
+    step = TrainingStep(
+        subject, ModelConfig(architecture=name), settle_every=TrainingConfig().log_every, cuda_graph=cuda_graph
+    )
     began = time.perf_counter()
     with (
         keep(cache, None, store.features(subject.recipe), subject.rows, subject.n_samples, None, device) as keeping,

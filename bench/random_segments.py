@@ -1,6 +1,7 @@
-"""What random segments cost to read, by the trainer's own reader, and a whole strip: CPU time of a thread, files warm.
+"""What random segments cost by the trainer's own reader, from warm files and from its cache in memory.
 
-Every figure is given as the best and the median over rounds; the best says what the machine would do if it were quiet.
+A whole strip is measured beside them. CPU time of a thread; every figure is given as the best and the median over
+rounds; the best says what the machine would do if it were quiet.
 `--store` names a store of the corpus (`make corpus` makes one), whichever way its strips are stored; `--new DIR` first
 copies its tracks into a new store, in the way of today, and measures that too.
 """
@@ -21,11 +22,13 @@ from student_clap.config.runtime.machine import keep_freed_memory
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader, requests_for
+from student_clap.train.data.keep import NOTHING_KEPT, keep
 
 _SHORTEST_S, _LONGEST_S = 200, 290
 _BATCH = 16
 _EPOCHS = 4
 _STRIPS = 12
+_MEMORY = 2 * 10**9  # bytes, more than the strips take
 
 
 def main() -> int:
@@ -53,17 +56,26 @@ def measure(path: Path, n_tracks: int, n_segments: int, rounds: int) -> str:
     n_samples = features.n_samples()
     seconds = n_samples / recipe.sample_rate
     rows = np.flatnonzero((seconds > _SHORTEST_S) & (seconds < _LONGEST_S))[:n_tracks]
-    reader = TrackReader(str(path), recipe, seed=SEED, segments_per_track=n_segments)
     requests = [r for epoch in range(_EPOCHS) for r in requests_for(rows, n_samples, _BATCH, epoch)]
-    read = sum(reader.read(request).n_segments for request in requests)
-    # parts: [round, request] s; strips: [round, track] s
-    parts = np.array([[_cpu_s(lambda r=r: reader.read(r)) for r in requests] for _ in range(rounds)])
+    with keep("memory", _MEMORY, features, rows, n_samples, None, torch.device("cpu")) as keeping:
+        readers = [
+            TrackReader(str(path), recipe, seed=SEED, segments_per_track=n_segments, kept=kept)
+            for kept in (NOTHING_KEPT, keeping.kept)
+        ]
+        (read, _) = [sum(reader.read(request).n_segments for request in requests) for reader in readers]
+        # parts, memory: [round, request] s
+        parts, memory = (
+            np.array([[_cpu_s(lambda r=r, f=reader: f.read(r)) for r in requests] for _ in range(rounds)])
+            for reader in readers
+        )
+    # strips: [round, track] s
     some = rows[:_STRIPS].tolist()
     strips = np.array([[_cpu_s(lambda r=r: features.strip(r, int(n_samples[r]))) for r in some] for _ in range(rounds)])
     ms_per_4_minutes = 4e3 * 60 / seconds[some].sum()
     return (
         f"{path}: {features.stored_bytes() / 1e6:.1f} MB, {read / parts.min(0).sum():.0f} "
-        f"({read / np.median(parts, 0).sum():.0f}) segments/s, {n_segments} of a track; a whole strip "
+        f"({read / np.median(parts, 0).sum():.0f}) segments/s, {n_segments} of a track, from training.cache memory "
+        f"{read / memory.min(0).sum():.0f} ({read / np.median(memory, 0).sum():.0f}); a whole strip "
         f"{ms_per_4_minutes * strips.min(0).sum():.1f} ({ms_per_4_minutes * np.median(strips, 0).sum():.1f}) ms "
         f"per four minutes"
     )

@@ -38,6 +38,7 @@ from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.loss import Loss
 from student_clap.train.loop.step import PendingStep, Step, settle
+from student_clap.train.students.forward import make_graphed
 from student_clap.train.students.registry import build_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stream.json"
@@ -134,7 +135,9 @@ def loader_parts(subject: Subject, streams: dict[int, BatchStream], seconds: flo
 class TrainingStep:
     """The trainer's step, with its default loss and settings."""
 
-    def __init__(self, subject: Subject, model: ModelConfig, settle_every: int = 1) -> None:
+    def __init__(
+        self, subject: Subject, model: ModelConfig, settle_every: int = 1, *, cuda_graph: bool = False
+    ) -> None:
         self._settle_every = settle_every
         self._pending: list[PendingStep] = []
         store = FeatureStore.open(subject.path)
@@ -150,16 +153,18 @@ class TrainingStep:
         student.mel_norm.set_statistics(torch.from_numpy(mean), torch.from_numpy(std))
         student = student.to(device=subject.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         student.train()
+        training = TrainingConfig(cuda_graph=cuda_graph)
         self._step = Step(
             student,
-            Learner(student, TrainingConfig()).optimizer,
+            Learner(student, training).optimizer,
             Loss(LossConfig()),
-            TrainingConfig(),
+            training,
             AugmentationConfig(),
             subject.recipe,
             Distributed(),
             subject.device,
             student,
+            make_graphed(student, training, subject.device, student),
         )
         self._number = 0
 

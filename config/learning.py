@@ -234,6 +234,8 @@ class TrainingConfig(Section):
     """Of the student's forward pass; auto: bfloat16 where it is fast."""
     compile: bool = False
     """Whether to use torch.compile, which needs a C++ compiler."""
+    cuda_graph: bool = False
+    """Whether a GPU runs the student as CUDA graphs where a batch fits one micro_batch; needs a C++ compiler."""
     gradient_checkpointing: bool = False
     """Whether to save memory for a third more time."""
     projection_epochs: NonNegativeInt = 0
@@ -249,7 +251,7 @@ class TrainingConfig(Section):
     log_every: PositiveInt = 20
     """Steps of a GPU after which it is asked for loss and gradient; a CPU is asked after every step."""
     device: str = "auto"
-    """auto, cpu, cuda, or one GPU such as cuda:1."""
+    """auto, cpu, cuda, one GPU such as cuda:1, or mps (a GPU of Apple's); auto: cuda where there is one, else cpu."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random choice follows from it."""
     runs_dir: LocalPath = Path("runs")
@@ -262,6 +264,8 @@ class TrainingConfig(Section):
                 f"segments_per_track {self.segments_per_track} is larger than micro_batch {self.micro_batch}; "
                 "lower the one or raise the other"
             )
+        if self.cuda_graph and self.gradient_checkpointing:
+            raise ValueError("cuda_graph and gradient_checkpointing exclude each other; choose one")
         return self
 
     def warmup(self, steps_per_epoch: int) -> int:

@@ -7,7 +7,7 @@ Cost: see `shard`; stores whose shards are of another make are read and written 
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from student_clap.store.arrays.tracks import (
     update_column,
 )
 from student_clap.store.arrays.windows import window_index
-from student_clap.store.layout.codes import MISSING, dequantise_columns
-from student_clap.store.layout.frame_order import from_recipe_attribute, places
+from student_clap.store.layout.codes import MISSING, copy_runs, dequantise_columns
+from student_clap.store.layout.frame_order import from_recipe_attribute, stored_runs
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.runs import Run, n_columns, runs_of
 from student_clap.store.layout.strip import StripLayout, frame_index, strip_frames, strip_layout, used_columns
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
@@ -115,7 +116,7 @@ class Features:
             raise StoreError(f"row {row}: the strip holds the code {MISSING}, which means missing")
         shard = self._shard(row)
         shard.parent.sweep()
-        stored = _moved(codes, self._places(strip_layout(n_samples, self.recipe), np.arange(codes.shape[1])))
+        stored = self._in_order(codes, strip_layout(n_samples, self.recipe))
         if self._format is not None:
             shard.write(self._format.encode(stored))
             return
@@ -172,29 +173,39 @@ class Features:
             `strip` does; damage in other chunks is not seen.
         """
         columns, within = used_columns(index)
-        return self._codes(row, n_samples, columns), within
+        return self._codes(row, n_samples, runs_of(columns)), within
 
-    def _codes(self, row: int, n_samples: int, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
-        """[mel, frame] codes of some columns of a strip, rising; None: of all. Raises as `strip` does."""
+    def fill(self, row: int, n_samples: int, runs: Sequence[Run], out: npt.NDArray[np.uint8]) -> None:
+        """As `columns`, of runs of columns, rising and apart, into `out`, [mel, frame], which a failure spoils."""
+        self._codes(row, n_samples, runs, out)
+
+    def _codes(
+        self, row: int, n_samples: int, runs: Sequence[Run] | None, out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """[mel, frame] codes of some runs of columns of a strip; None: of all. Raises as `strip` does."""
         try:
-            return self._stored_codes(row, n_samples, columns)
+            return self._stored_codes(row, n_samples, runs, out)
         except (CorruptShardError, MissingFeaturesError):
             if n_samples <= 0 or not self._shard(row).forget():
                 raise
-            return self._stored_codes(row, n_samples, columns)
+            return self._stored_codes(row, n_samples, runs, out)
 
-    def _stored_codes(self, row: int, n_samples: int, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
+    def _stored_codes(
+        self, row: int, n_samples: int, runs: Sequence[Run] | None, out: npt.NDArray[np.uint8] | None
+    ) -> npt.NDArray[np.uint8]:
         """As `_codes`, from a copy of the shard too that may be older than the table."""
         if n_samples <= 0:
             raise MissingFeaturesError(f"row {row} has no {self.recipe.name} features; run `student-clap featurize`")
         layout = strip_layout(n_samples, self.recipe)
+        wanted = [(0, layout.n_frames)] if runs is None else runs
+        codes = np.empty((self.recipe.n_mels, n_columns(wanted)), np.uint8) if out is None else out
         try:
-            codes = self._read(row, layout, columns)
+            self._read(row, layout, wanted, codes)
         except (ValueError, RuntimeError) as error:
-            if columns is not None:
-                # The shard may have been replaced between two reads; if it is damaged, this says so.
-                return self._stored_codes(row, n_samples, None)[:, columns]
-            raise self._damaged(row, error) from error
+            if runs is None:
+                raise self._damaged(row, error) from error
+            # The shard may have been replaced between two reads; if it is damaged, this says so.
+            copy_runs(self._stored_codes(row, n_samples, None, None), runs, codes)
         if codes.size and codes.min() == MISSING:
             raise MissingFeaturesError(
                 f"row {row} is committed, but its {self.recipe.name} shard is gone or incomplete; "
@@ -225,22 +236,30 @@ class Features:
             "`student-clap store repair --deep`, then `student-clap featurize`, makes it again"
         )
 
-    def _read(self, row: int, layout: StripLayout, columns: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint8]:
-        """[mel, frame] codes, MISSING where there are none. Raises ValueError, RuntimeError where they are damaged."""
+    def _read(self, row: int, layout: StripLayout, runs: Sequence[Run], out: npt.NDArray[np.uint8]) -> None:
+        """Fill `out`, MISSING where there are no codes. Raises ValueError, RuntimeError where they are damaged."""
         n_frames = layout.n_frames
-        places = self._places(layout, np.arange(n_frames) if columns is None else columns)
+        stored = stored_runs(layout, self.recipe, self._order, runs)
         if self._format is None:
-            return np.ascontiguousarray(np.asarray(self._mel[row, :, :n_frames])[:, places])
+            copy_runs(np.asarray(self._mel[row, :, :n_frames]), stored, out)
+            return
         shard = self._shard(row)
         try:
-            if len(places) * _PART <= n_frames:
-                return self._format.decode_parts(shard.read_parts, n_frames, places)
-            return self._format.decode(shard.read_bytes(), n_frames, places)
+            if out.shape[1] * _PART <= n_frames:
+                self._format.decode_parts(shard.read_parts, n_frames, stored, out)
+            else:
+                self._format.decode(shard.read_bytes(), n_frames, stored, out)
         except FileNotFoundError:
-            return np.full((self.recipe.n_mels, len(places)), MISSING, np.uint8)
+            out.fill(MISSING)
 
-    def _places(self, layout: StripLayout, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return places(layout, self.recipe, self._order, columns)
+    def _in_order(self, codes: npt.NDArray[np.uint8], layout: StripLayout) -> npt.NDArray[np.uint8]:
+        """A strip as it is stored, [mel, frame]."""
+        stored = np.empty_like(codes)
+        begin = 0
+        for first, end in stored_runs(layout, self.recipe, self._order, [(0, layout.n_frames)]):
+            stored[:, first:end] = codes[:, begin : begin + end - first]
+            begin += end - first
+        return stored
 
     @property
     def _mel(self) -> zarr.Array[Any]:
@@ -273,13 +292,3 @@ class Features:
     def decibels(self, codes: npt.NDArray[np.uint8], n_samples: int) -> npt.NDArray[np.float32]:
         """The segments of a strip that was read, [segment, mel, frame] dB."""
         return dequantise_columns(codes, frame_index(n_samples, self.recipe), self.recipe)
-
-
-def _moved(codes: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """`codes`, [mel, frame], with column c at places[c], a permutation. Run by run of neighbours."""
-    moved = np.empty_like(codes)
-    cuts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
-    for begin, end in itertools.pairwise(cuts):
-        first = int(places[begin])
-        moved[:, first : first + end - begin] = codes[:, begin:end]
-    return moved

@@ -15,7 +15,7 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -24,11 +24,11 @@ import numpy.typing as npt
 from numcodecs import blosc, zstd
 
 from student_clap.store.layout.codes import MISSING
+from student_clap.store.layout.runs import Run
 from student_clap.store.storage.base import ChooseParts
 from student_clap.store.storage.checked_file import CRC_BYTES, crc32c
 
 Codes = npt.NDArray[np.uint8]
-Frames = npt.NDArray[np.int64]
 Codec = Literal["delta-zstd", "blosc"]
 
 _ZSTD_LEVEL = 1
@@ -53,7 +53,7 @@ WRITTEN: Codec = "delta-zstd"  # the chain of new stores
 _INDEX_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
-class _Run(NamedTuple):
+class _Part(NamedTuple):
     """Neighbouring frames of a chunk that stay neighbours."""
 
     begin: int  # column of what is returned
@@ -61,12 +61,7 @@ class _Run(NamedTuple):
     first: int  # frame of the chunk
 
 
-@dataclass(frozen=True)
-class _Picks:
-    """What is wanted of a shard."""
-
-    n_frames: int
-    runs: dict[int, list[_Run]]  # by chunk
+Parts = dict[int, list[_Part]]  # what is wanted of each chunk
 
 
 @dataclass(frozen=True)
@@ -130,13 +125,16 @@ class ShardFormat:
         """Size of the index at the end of a shard, with its checksum."""
         return 16 * self.n_chunks + CRC_BYTES
 
-    def decode(self, data: bytes, n_frames: int, frames: Frames | None = None) -> Codes:
+    def decode(
+        self, data: bytes, n_frames: int, frames: Iterable[Run] | None = None, out: Codes | None = None
+    ) -> Codes:
         """The strip in a shard, or some frames of it.
 
         Args:
             data: the whole file.
             n_frames: of the strip.
-            frames: [frame] those that are wanted, in any order; None: all.
+            frames: runs of those that are wanted, in any order; None: all.
+            out: [mel, frame] to be filled; None: a new array.
 
         Returns:
             [mel, frame] codes, in the order of `frames`; MISSING where a chunk is not there.
@@ -145,49 +143,55 @@ class ShardFormat:
             ValueError: a checksum is wrong, or the shard is not that of a strip of so many frames.
         """
         view = memoryview(data)
-        picks = self._picks(n_frames, frames)
-        ranges = self._ranges(data[-self.index_bytes :], len(data), n_frames, picks)
-        return self._decode(ranges, [view[begin:end] for begin, end in ranges.values()], n_frames, picks)
+        wanted, out = self._wanted(n_frames, frames, out)
+        ranges = self._ranges(data[-self.index_bytes :], len(data), n_frames, wanted)
+        return self._decode(ranges, [view[begin:end] for begin, end in ranges.values()], n_frames, wanted, out)
 
-    def decode_parts(self, read: Callable[[int, ChooseParts], list[bytes]], n_frames: int, frames: Frames) -> Codes:
+    def decode_parts(
+        self,
+        read: Callable[[int, ChooseParts], Sequence[bytes | memoryview]],
+        n_frames: int,
+        frames: Iterable[Run],
+        out: Codes | None = None,
+    ) -> Codes:
         """As `decode`, reading only the chunks that hold `frames`.
 
         Args:
             read: reads parts of the file as `Storage.read_parts` does.
             n_frames: of the strip.
-            frames: [frame] those that are wanted, in any order.
+            frames: runs of those that are wanted, in any order.
+            out: [mel, frame] to be filled; None: a new array.
         """
-        picks = self._picks(n_frames, frames)
+        wanted, out = self._wanted(n_frames, frames, out)
         ranges: dict[int, tuple[int, int]] = {}
 
         def choose(tail: bytes, size: int) -> list[tuple[int, int]]:
-            ranges.update(self._ranges(tail[-self.index_bytes :], size, n_frames, picks))
+            ranges.update(self._ranges(tail[-self.index_bytes :], size, n_frames, wanted))
             return list(ranges.values())
 
         parts = read(self.index_bytes, choose)
-        return self._decode(ranges, [memoryview(part) for part in parts], n_frames, picks)
+        return self._decode(ranges, [memoryview(part) for part in parts], n_frames, wanted, out)
 
-    def _picks(self, n_frames: int, frames: Frames | None) -> _Picks:
-        """The runs of neighbouring frames that are wanted of each chunk."""
-        if frames is None:
-            frames = np.arange(n_frames)
-        chunk_of = frames // self.chunk_frames
-        cuts = np.flatnonzero((np.diff(frames) != 1) | (np.diff(chunk_of) != 0)) + 1
-        begins = np.concatenate(([0], cuts))[: len(frames)]
-        ends = np.append(cuts, len(frames))[: len(frames)]
-        firsts = (frames[begins] - chunk_of[begins] * self.chunk_frames).tolist()
-        runs: dict[int, list[_Run]] = {}
-        for number, *run in zip(chunk_of[begins].tolist(), begins.tolist(), ends.tolist(), firsts, strict=True):
-            runs.setdefault(number, []).append(_Run(*run))
-        return _Picks(len(frames), runs)
+    def _wanted(self, n_frames: int, frames: Iterable[Run] | None, out: Codes | None) -> tuple[Parts, Codes]:
+        """What is wanted of each chunk, and where it goes to."""
+        runs = [(0, n_frames)] if frames is None else list(frames)
+        wanted: Parts = {}
+        begin = 0
+        for first, behind in runs:
+            while first < behind:
+                number, within = divmod(first, self.chunk_frames)
+                length = min(behind - first, self.chunk_frames - within)
+                wanted.setdefault(number, []).append(_Part(begin, begin + length, within))
+                first, begin = first + length, begin + length
+        return wanted, np.empty((self.n_mels, begin), np.uint8) if out is None else out
 
-    def _ranges(self, index: bytes, size: int, n_frames: int, picks: _Picks) -> dict[int, tuple[int, int]]:
+    def _ranges(self, index: bytes, size: int, n_frames: int, wanted: Parts) -> dict[int, tuple[int, int]]:
         """Chunk -> where it begins and ends in a shard of `size` bytes; only those that are wanted and there."""
         entries = self._index(index)
         if (entries[-(-n_frames // self.chunk_frames) :] != _ABSENT).any():
             raise ValueError(f"it holds more than the {n_frames} frames of its track")
         found = {}
-        for number in sorted(picks.runs):
+        for number in sorted(wanted):
             offset, length = entries[number].tolist()
             if offset == _ABSENT:
                 continue
@@ -197,24 +201,28 @@ class ShardFormat:
         return found
 
     def _decode(
-        self, ranges: dict[int, tuple[int, int]], parts: list[memoryview], n_frames: int, picks: _Picks
+        self,
+        ranges: dict[int, tuple[int, int]],
+        packed_chunks: Sequence[memoryview],
+        n_frames: int,
+        wanted: Parts,
+        out: Codes,
     ) -> Codes:
-        """[mel, frame] from the chunks of `ranges`."""
-        if len(ranges) == len(picks.runs):
-            codes = np.empty((self.n_mels, picks.n_frames), np.uint8)
-        else:
-            codes = np.full((self.n_mels, picks.n_frames), MISSING, np.uint8)
-        for number, part in zip(ranges, parts, strict=True):
-            packed = part[:-CRC_BYTES]
-            if crc32c(packed) != part[-CRC_BYTES:]:
+        """Fill `out`, [mel, frame], from the chunks of `ranges`."""
+        for number in wanted.keys() - ranges.keys():
+            for part in wanted[number]:
+                out[:, part.begin : part.end] = MISSING
+        for (number, _), whole in zip(ranges.items(), packed_chunks, strict=True):
+            packed = whole[:-CRC_BYTES]
+            if crc32c(packed) != whole[-CRC_BYTES:]:
                 raise ValueError(f"the crc32c of chunk {number} is wrong")
             chunk = self._unpack(packed)
-            for run in picks.runs[number]:
-                codes[:, run.begin : run.end] = chunk[:, run.first : run.first + run.end - run.begin]
+            for begin, end, first in wanted[number]:
+                out[:, begin:end] = chunk[:, first : first + end - begin]
             used = n_frames - number * self.chunk_frames
             if used < self.chunk_frames and (chunk[:, used:] != MISSING).any():
                 raise ValueError(f"it holds more than the {n_frames} frames of its track")
-        return codes
+        return out
 
     def test(self, data: bytes) -> None:
         """Test the checksums of a shard of which it is not known how many frames it holds. Raises as `decode` does."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.runs import Run, runs_of
 
 MISSING = 0  # the fill value: never a code, so that missing data cannot pass for silence
 
@@ -44,7 +46,7 @@ def dequantise_columns(
     out = np.empty((len(index), len(codes), index.shape[1]), np.float32)
     for segment, columns in zip(out, index, strict=True):
         # One segment at a time, so that it stays in the cache: [mel, frame]
-        _copy_columns(codes, columns, segment)
+        copy_runs(codes, runs_of(columns), segment)
         segment *= np.float32(recipe.scale_db)
         segment += np.float32(recipe.offset_db)
     return out
@@ -54,15 +56,13 @@ def take_columns(codes: npt.NDArray[np.uint8], index: npt.NDArray[np.int32]) -> 
     """Columns of a strip as codes: [mel, frame] and [segment, frame] give [segment, mel, frame]."""
     out = np.empty((len(index), len(codes), index.shape[1]), np.uint8)
     for segment, columns in zip(out, index, strict=True):
-        _copy_columns(codes, columns, segment)
+        copy_runs(codes, runs_of(columns), segment)
     return out
 
 
-def _copy_columns(
-    codes: npt.NDArray[np.uint8], columns: npt.NDArray[np.int32], out: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-) -> None:
-    """Copy those columns to `out`, [mel, frame], run by run of neighbours."""
-    cuts = [0, *(np.flatnonzero(np.diff(columns) != 1) + 1).tolist(), len(columns)]
-    for begin, end in itertools.pairwise(cuts):
-        first = int(columns[begin])
-        out[:, begin:end] = codes[:, first : first + end - begin]
+def copy_runs(codes: npt.NDArray[np.uint8], runs: Iterable[Run], out: npt.NDArray[Any]) -> None:
+    """Copy runs of columns of a strip, [mel, frame], to `out`, [mel, frame], one after the other."""
+    begin = 0
+    for first, end in runs:
+        out[:, begin : begin + end - first] = codes[:, first:end]
+        begin += end - first

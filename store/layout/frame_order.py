@@ -15,12 +15,15 @@ Pure functions of the sample count and the recipe.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.runs import Run
 from student_clap.store.layout.strip import StripLayout
 
 FrameOrder = Literal["strip", "blocks"]
@@ -85,3 +88,37 @@ def places(
     hops_before = (number + edge) // (2 * edge)
     found[grid_end:edges_end] = number + np.minimum(hops_before * hop, n_grid)
     return found
+
+
+def stored_runs(layout: StripLayout, recipe: Recipe, order: FrameOrder, runs: Iterable[Run]) -> list[Run]:
+    """As `places`, of runs of columns: the runs of places that they are stored in, one after the other.
+
+    Args:
+        layout: of the strip.
+        recipe: of the strip.
+        order: in which it is stored.
+        runs: of columns, rising.
+    """
+    if order == STRIP:
+        return list(runs)
+    pieces = [piece for begin, end in runs for piece in _unbroken(layout, recipe, begin, end)]
+    firsts = places(layout, recipe, order, np.array([begin for begin, _ in pieces], np.int64)).tolist()
+    return [(first, first + end - begin) for first, (begin, end) in zip(firsts, pieces, strict=True)]
+
+
+def _unbroken(layout: StripLayout, recipe: Recipe, begin: int, end: int) -> Iterator[Run]:
+    """Cut a run of columns where neighbours are stored apart in BLOCKS."""
+    edge, n_grid = layout.edge_frames, layout.grid_frames
+    hop, edges_end = recipe.segment_hop_samples // recipe.hop_samples, n_grid + 2 * edge * len(layout.starts)
+    # After every hop of the grid frames; before the edges, and between those of one segment; behind them.
+    cuts = itertools.chain(
+        range((begin // hop + 1) * hop, min(end, n_grid), hop),
+        range(n_grid, min(end, n_grid + 1)),
+        range(n_grid + edge + max(0, begin - n_grid) // (2 * edge) * 2 * edge, min(end, edges_end), 2 * edge),
+        range(edges_end, min(end, edges_end + 1)),
+    )
+    for cut in cuts:
+        if cut > begin:
+            yield begin, cut
+            begin = cut
+    yield begin, end

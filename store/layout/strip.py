@@ -12,6 +12,7 @@ and is exact. It has half the frames of the segments. Pure functions of the samp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,12 @@ import numpy.typing as npt
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import segment_starts
 
+_LAYOUTS = 1024  # that are remembered, 2 KB each
+
 
 @dataclass(frozen=True)
 class StripLayout:
-    """The order of the columns of a strip."""
+    """The order of the columns of a strip. Its arrays are not to be written to."""
 
     starts: npt.NDArray[np.int64]  # [distinct segment] first samples, rising
     segment: npt.NDArray[np.int64]  # [segment] which distinct segment it is
@@ -39,6 +42,7 @@ class StripLayout:
         return self.grid_frames + 2 * self.edge_frames * len(self.starts) + own
 
 
+@lru_cache(maxsize=_LAYOUTS)
 def strip_layout(n_samples: int, recipe: Recipe) -> StripLayout:
     """Lay out the strip of a track of `n_samples`. Raises ValueError as `segment_starts` does."""
     edge = recipe.edge_frames
@@ -47,6 +51,7 @@ def strip_layout(n_samples: int, recipe: Recipe) -> StripLayout:
     # They rise, so only neighbours can be the same. In a third of np.unique's time.
     is_new = np.append(True, every[1:] != every[:-1])
     starts, segment = every[is_new], np.cumsum(is_new) - 1
+    starts.flags.writeable = segment.flags.writeable = False
     off_grid = bool(starts[-1] % recipe.hop_samples)
     on_grid = starts[:-1] if off_grid else starts
     # Neighbouring segments overlap or touch in their inner frames, or leave a gap that no segment reads.
@@ -78,18 +83,46 @@ def frame_index(n_samples: int, recipe: Recipe, segments: npt.NDArray[np.int64] 
     Returns:
         [segment, frame] int32; segment s of the track is ``strip[:, index[s]]``.
     """
+    return index_of(segment_pieces(n_samples, recipe, segments), recipe)
+
+
+def segment_pieces(
+    n_samples: int, recipe: Recipe, segments: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """Where the pieces of each segment begin: its left edge, its inner frames, its right edge; as `frame_index`.
+
+    Returns:
+        [segment, 3] columns of the strip; `piece_frames` says how many follow each.
+    """
     layout = strip_layout(n_samples, recipe)
-    edge, inner = layout.edge_frames, layout.inner_frames
-    distinct = layout.segment if segments is None else layout.segment[segments]
-    index = np.empty((len(distinct), recipe.segment_frames), np.int32)
-    first = layout.starts[distinct] // recipe.hop_samples
+    return distinct_pieces(layout, recipe, layout.segment if segments is None else layout.segment[segments])
+
+
+def distinct_pieces(layout: StripLayout, recipe: Recipe, distinct: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """As `segment_pieces`, of segments that are given by their place in `layout.starts`."""
+    edge, n_distinct = layout.edge_frames, len(layout.starts)
+    pieces = np.empty((len(distinct), 3), np.int64)
+    pieces[:, 0] = layout.grid_frames + 2 * edge * distinct
+    pieces[:, 1] = layout.starts[distinct] // recipe.hop_samples
     if layout.tail_off_grid:
-        n_distinct = len(layout.starts)
-        first[distinct == n_distinct - 1] = layout.grid_frames + 2 * edge * n_distinct
-    index[:, edge : edge + inner] = first[:, None] + np.arange(inner)
-    edges = layout.grid_frames + 2 * edge * distinct[:, None] + np.arange(2 * edge)
-    index[:, :edge] = edges[:, :edge]
-    index[:, edge + inner :] = edges[:, edge:]
+        pieces[distinct == n_distinct - 1, 1] = layout.grid_frames + 2 * edge * n_distinct
+    pieces[:, 2] = pieces[:, 0] + edge
+    return pieces
+
+
+def piece_frames(recipe: Recipe) -> tuple[int, int, int]:
+    """Frames of the pieces of a segment: its left edge, its inner frames, its right edge."""
+    edge = recipe.edge_frames
+    return edge, recipe.segment_frames - 2 * edge, edge
+
+
+def index_of(pieces: npt.NDArray[np.int64], recipe: Recipe) -> npt.NDArray[np.int32]:
+    """The columns of segments, [segment, frame] int32, from where their pieces begin, [segment, 3]."""
+    index = np.empty((len(pieces), recipe.segment_frames), np.int32)
+    begin = 0
+    for piece, frames in enumerate(piece_frames(recipe)):
+        np.add(pieces[:, piece, None], np.arange(frames), out=index[:, begin : begin + frames], casting="same_kind")
+        begin += frames
     return index
 
 

@@ -17,7 +17,8 @@ from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.storage import bucket as objects_module
 from student_clap.store.storage.open import open_storage
-from student_clap.train.data.batches import BatchRequest, TrackReader
+from student_clap.train.data.batches import TrackReader
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.stream import BatchStream
 
 pytestmark = pytest.mark.slow

@@ -117,10 +117,12 @@ def shift_pitch(mel_db: Tensor, ratio: Tensor, recipe: Recipe) -> Tensor:
     n_mels = mel_db.shape[2]
     low, high = hz_to_mel(np.array([recipe.fmin_hz, recipe.fmax_hz])).tolist()
     step = (high - low) / (n_mels + 1)
-    centres = low + step * torch.arange(1, n_mels + 1, dtype=torch.float64, device=mel_db.device)
-    source = hz_to_mel(mel_to_hz(centres, torch)[None] / ratio[:, None].double(), torch)
+    # In double precision, which Apple's GPUs do not have.
+    exact = torch.device("cpu") if mel_db.device.type == "mps" else mel_db.device
+    centres = low + step * torch.arange(1, n_mels + 1, dtype=torch.float64, device=exact)
+    source = hz_to_mel(mel_to_hz(centres, torch)[None] / ratio[:, None].to(exact).double(), torch)
     # position: [segment, mel] on the axis of bands
-    position = ((source - low) / step - 1).clamp(0, n_mels - 1).to(mel_db.dtype)
+    position = ((source - low) / step - 1).clamp(0, n_mels - 1).to(mel_db.dtype).to(mel_db.device)
     # weights: [segment, mel, mel] linear interpolation, hat functions around the position
     weights = (1 - (position[:, :, None] - torch.arange(n_mels, device=mel_db.device)).abs()).clamp_(min=0)
     moved: Tensor = weights @ mel_db[:, 0]

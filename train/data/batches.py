@@ -13,9 +13,10 @@ strip (1 to 1.5 ms per minute of audio); 51 kB per 10 s segment where neighbours
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import click
 import numpy as np
@@ -26,26 +27,14 @@ from torch import Tensor
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import Features, FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
-from student_clap.store.layout.segments import segment_starts
-from student_clap.store.layout.strip import strip_frames, used_columns
+from student_clap.store.layout.strip import index_of, strip_frames
 from student_clap.store.storage.base import StoragePath
 from student_clap.train.data.augment import N_RANDOM
-from student_clap.train.data.cache import BlockCache
+from student_clap.train.data.cache import BlockCache, copy_from_block, strip_bytes, to_block
 from student_clap.train.data.keep import NOTHING_KEPT, Kept
-from student_clap.train.data.order import choose_segments, share, uniform
+from student_clap.train.data.order import share
+from student_clap.train.data.parts import BatchRequest, Part, Parting
 from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher
-from student_clap.train.data.shift import columns_at, drawable_starts, shift_segments
-
-
-@dataclass(frozen=True)
-class BatchRequest:
-    """The tracks of a batch that is to be read."""
-
-    rows: tuple[int, ...]
-    n_samples: tuple[int, ...]  # of each track
-    epoch: int | None  # picks and changes the segments; None: all of them, as they are
-    # [track] these of production's segments, rising and without repetition, and no others; None: as the epoch says
-    segments: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +65,8 @@ class Batch:
         return self._with(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on `device`; from pinned memory the copy overlaps with what runs there."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch on `device`; from pinned memory a GPU's copy overlaps with what runs there."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(
@@ -89,19 +78,6 @@ class Batch:
             segment_teacher=change(self.segment_teacher),
             random_numbers=change(self.random_numbers),
         )
-
-
-@dataclass(frozen=True)
-class _Track:
-    """The part of a batch that one track makes."""
-
-    strip: npt.NDArray[np.uint8]  # [mel, frame], only the columns that are used
-    index: npt.NDArray[np.int32]  # [segment, frame] columns of the strip, or of the strips on the device
-    resident: bool  # whether it is the latter
-    starts: npt.NDArray[np.int64]  # [segment] first sample
-    shares: npt.NDArray[np.float32]  # [segment] of the mean
-    teacher: npt.NDArray[np.float32]  # [segment, 512]
-    random_numbers: npt.NDArray[np.float32]  # [segment, N_RANDOM]
 
 
 class TrackReader:
@@ -133,9 +109,7 @@ class TrackReader:
     ) -> None:
         self._store_path = store_path
         self._recipe = recipe
-        self._seed = seed
-        self._segments_per_track = segments_per_track
-        self._shift_frames = round(shift_s * recipe.sample_rate / recipe.hop_samples)
+        self._parting = Parting(recipe, seed, segments_per_track, shift_s)
         self._segment_targets = segment_targets
         self._segment_teacher = segment_teacher
         self._kept = kept
@@ -147,45 +121,76 @@ class TrackReader:
     def read(self, request: BatchRequest) -> Batch:
         """Read the tracks of `request`, in its order."""
         opened = self._open()
+        found = self._parts(opened, request)
+        widths = [part.n_columns for part in found]
+        # codes: [mel, frame], into which every track is read at its place
+        codes = np.empty((self._recipe.n_mels, sum(widths)), np.uint8)
+        ends = list(itertools.accumulate(widths))
 
-        def attempt(wanted: tuple[int, int, tuple[int, ...] | None]) -> _Track | str:
+        def attempt(wanted: tuple[Part, int]) -> npt.NDArray[np.float32] | str:
+            part, end = wanted
             try:
-                return self._track(opened, request.epoch, *wanted)
+                opened.fill(part, codes[:, end - part.n_columns : end])
+                return opened.targets(part)
             except (click.ClickException, OSError) as error:
                 if isinstance(error.__cause__, ConnectionError):
                     raise  # the store is out of reach; no track is to blame
                 return error.message if isinstance(error, click.ClickException) else str(error)
 
         # From a bucket, where an answer takes its time, several are asked for at once.
-        segments = request.segments or (None,) * len(request.rows)
-        results = opened.features.shards.each(attempt, zip(request.rows, request.n_samples, segments, strict=True))
-        found = list(zip(request.rows, results, strict=True))
-        rows = [row for row, result in found if isinstance(result, _Track)]
-        tracks = [result for _, result in found if isinstance(result, _Track)]
-        failures = [(row, result) for row, result in found if isinstance(result, str)]
-        offsets = np.cumsum([0, *(track.strip.shape[1] for track in tracks)])
-        frames = self._recipe.segment_frames
-        keeps_on_device = self._kept.first_columns is not None
+        results = list(opened.features.shards.each(attempt, zip(found, ends, strict=True)))
+        failures = [(part.row, why) for part, why in zip(found, results, strict=True) if isinstance(why, str)]
+        if failures:
+            kept = [not isinstance(result, str) for result in results]
+            codes = np.ascontiguousarray(codes[:, np.repeat(kept, widths)])
+            found = list(itertools.compress(found, kept))
+        return self._batch(found, codes, [vectors for vectors in results if not isinstance(vectors, str)], failures)
 
-        def columns(track: _Track, offset: int) -> npt.NDArray[np.int32]:
-            if track.resident:
-                return track.index
-            shipped = track.index + np.int32(offset)
-            return ~shipped if keeps_on_device else shipped
-
+    def _batch(
+        self,
+        parts: list[Part],
+        codes: npt.NDArray[np.uint8],
+        vectors: list[npt.NDArray[np.float32]],
+        failures: list[tuple[int, str]],
+    ) -> Batch:
+        rows = tuple(part.row for part in parts)
         return Batch(
-            rows=tuple(rows),
+            rows=rows,
             at=torch.tensor(rows, dtype=torch.int64),
-            codes=_join([t.strip for t in tracks], 1, (self._recipe.n_mels, 0), np.uint8),
-            index=_join([columns(t, o) for t, o in zip(tracks, offsets, strict=False)], 0, (0, frames), np.int32),
-            starts=np.concatenate([np.empty(0, np.int64), *(track.starts for track in tracks)]),
-            weights=torch.from_numpy(block_diagonal([track.shares for track in tracks])),
-            segment_teacher=_join([t.teacher for t in tracks], 0, (0, EMBEDDING_DIM), np.float32),
-            random_numbers=_join([t.random_numbers for t in tracks], 0, (0, N_RANDOM), np.float32),
-            segments_of=tuple(len(track.shares) for track in tracks),
-            taught=tuple(bool(track.teacher.any(axis=1).all()) for track in tracks),
+            codes=torch.from_numpy(codes),
+            index=torch.from_numpy(self._index(parts)),
+            starts=np.concatenate([np.empty(0, np.int64), *(part.starts for part in parts)]),
+            weights=torch.from_numpy(block_diagonal([part.shares for part in parts])),
+            segment_teacher=_join(vectors, EMBEDDING_DIM),
+            random_numbers=_join([part.random_numbers for part in parts], N_RANDOM),
+            segments_of=tuple(len(part.shares) for part in parts),
+            taught=tuple(bool(of_track[:, 0].any() and of_track.any(axis=1).all()) for of_track in vectors),
             failures=tuple(failures),
         )
+
+    def _parts(self, opened: _Opened, request: BatchRequest) -> list[Part]:
+        segments = request.segments or (None,) * len(request.rows)
+        return [
+            self._parting.part(
+                request.epoch,
+                row,
+                n_samples,
+                of_track,
+                None if opened.taught is None else opened.taught.grid(row, n_samples, self._recipe),
+                self._kept.first_column(row),
+            )
+            for row, n_samples, of_track in zip(request.rows, request.n_samples, segments, strict=True)
+        ]
+
+    def _index(self, parts: Sequence[Part]) -> npt.NDArray[np.int32]:
+        """`Batch.index` of some tracks whose columns lie side by side."""
+        before = itertools.accumulate((part.n_columns for part in parts), initial=0)
+        pieces = [part.pieces + offset for part, offset in zip(parts, before, strict=False)]
+        index = index_of(np.concatenate([np.empty((0, 3), np.int64), *pieces]), self._recipe)
+        if self._kept.first_columns is not None:
+            shipped = np.repeat([not part.resident for part in parts], [len(part.starts) for part in parts])
+            np.invert(index, out=index, where=shipped[:, None])
+        return index
 
     def _open(self) -> _Opened:
         if self._opened is None:
@@ -200,46 +205,6 @@ class TrackReader:
             self._opened = _Opened(features, taught, strips)
         return self._opened
 
-    def _track(
-        self, opened: _Opened, epoch: int | None, row: int, n_samples: int, segments: tuple[int, ...] | None
-    ) -> _Track:
-        recipe = self._recipe
-        grid = None if opened.taught is None else opened.taught.grid(row, n_samples, recipe)
-        drawn = epoch is not None and self._segments_per_track is not None and segments is None
-        starts = drawable_starts(n_samples, recipe, grid) if drawn else segment_starts(n_samples, recipe)
-        chosen = (
-            choose_segments(len(starts), self._segments_per_track if drawn else None, self._seed, epoch or 0, row)
-            if segments is None
-            else np.asarray(segments, np.int64)
-        )
-        _, first, counts = np.unique(starts[chosen], return_index=True, return_counts=True)
-        chosen = chosen[first]
-        at = starts[chosen]
-        index = columns_at(n_samples, recipe, at)
-        if epoch is not None and self._shift_frames:
-            moved = uniform((len(chosen),), "shift", self._seed, epoch, row) * (2 * self._shift_frames + 1)
-            shifted = shift_segments(n_samples, recipe, at, np.floor(moved).astype(np.int64) - self._shift_frames)
-            if shifted is not None:
-                index, at = shifted.columns, shifted.starts
-        first_column = self._kept.first_column(row)
-        if first_column is None:
-            strip, index = opened.columns(row, n_samples, index)
-        else:
-            strip, index = np.empty((recipe.n_mels, 0), np.uint8), index + np.int32(first_column)
-        return _Track(
-            strip=strip,
-            index=index,
-            resident=first_column is not None,
-            starts=at,
-            shares=(counts / counts.sum()).astype(np.float32),
-            teacher=np.zeros((len(at), EMBEDDING_DIM), np.float32)
-            if opened.taught is None
-            else opened.taught.at(row, grid, at),
-            random_numbers=np.zeros((len(chosen), N_RANDOM), np.float32)
-            if epoch is None
-            else uniform((len(chosen), N_RANDOM), "augment", self._seed, epoch, row),
-        )
-
 
 @dataclass(frozen=True)
 class _Opened:
@@ -249,20 +214,25 @@ class _Opened:
     taught: SegmentTargets | None
     strips: BlockCache | None
 
-    def columns(
-        self, row: int, n_samples: int, index: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """`Features.columns`, of strips that are kept where there is room."""
+    def fill(self, part: Part, out: npt.NDArray[np.uint8]) -> None:
+        """Read what is shipped of a track into `out`, [mel, frame]; of strips that are kept where there is room."""
+        if not part.runs:
+            return
         if self.strips is None:
-            return self.features.columns(row, n_samples, index)
-        columns, within = used_columns(index)
-        n_mels, frames = self.features.recipe.n_mels, strip_frames(n_samples, self.features.recipe)
-        found = self.strips.get(row, n_mels * frames)
-        if found is not None:
-            return _columns(found.reshape(n_mels, frames), columns), within
-        strip = self.features.strip(row, n_samples)
-        self.strips.put(row, strip.reshape(-1))
-        return _columns(strip, columns), within
+            self.features.fill(part.row, part.n_samples, part.runs, out)
+            return
+        frames = strip_frames(part.n_samples, self.features.recipe)
+        kept = self.strips.get(part.row, strip_bytes(len(out), frames))
+        if kept is None:
+            kept = to_block(self.features.strip(part.row, part.n_samples))
+            self.strips.put(part.row, kept)
+        copy_from_block(kept, part.runs, out)
+
+    def targets(self, part: Part) -> npt.NDArray[np.float32]:
+        """[segment, 512] of a track; zeros where the teacher's vectors are not known."""
+        if self.taught is None:
+            return np.zeros((len(part.starts), EMBEDDING_DIM), np.float32)
+        return self.taught.at(part.row, part.grid, part.starts)
 
 
 def make_segments(codes: Tensor, index: Tensor, recipe: Recipe, resident: Tensor | None = None) -> Tensor:
@@ -340,17 +310,9 @@ def requests_for(
     return [BatchRequest(tuple(int(r) for r in part), tuple(int(n) for n in n_samples[part]), epoch) for part in parts]
 
 
-def _join(parts: Sequence[npt.NDArray[Any]], axis: int, empty: tuple[int, int], dtype: type) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, axis=axis)) if parts else np.zeros(empty, dtype))
-
-
-def _columns(strip: npt.NDArray[np.uint8], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Some columns, copied run by run; an array picked by an index would lie the other way round in memory."""
-    if len(columns) == strip.shape[1]:
-        return strip
-    cuts = np.flatnonzero(np.diff(columns) != 1) + 1
-    firsts, lasts = columns[np.append(0, cuts)], columns[np.append(cuts - 1, -1)]
-    return np.concatenate([strip[:, begin : end + 1] for begin, end in zip(firsts, lasts, strict=True)], axis=1)
+def _join(parts: Sequence[npt.NDArray[np.float32]], width: int) -> Tensor:
+    """[segment, width] of all tracks."""
+    return torch.from_numpy(np.concatenate([np.empty((0, width), np.float32), *parts]))
 
 
 def block_diagonal(shares: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

@@ -1,11 +1,12 @@
 """Codes and segment vectors that were read once, kept in memory for the epochs that follow.
 
-One copy serves the process that made it and those that it tells of it: the pages are those of an open file without a
-name (memfd), which the others reach through /proc; it is gone when the last of them ends, however that ends. Where the
-system has no such files it is a temporary file, removed at the end.
+One copy serves the process that made it and those that it tells of it, such as its loader's and the other processes of
+torchrun on this machine: the pages are those of an open file without a name (memfd), which no size of /dev/shm limits
+and which the others reach through /proc; it is gone when the last of them ends, however that ends. Where the system has
+no such files it is a temporary file, removed at the end.
 
 Guarantee: a block reads as it was put, or is not there; a block may be put twice, with the same content. Readers and
-their numbers are those without the cache.
+their numbers are those without the cache. A handle never opens another file than its own.
 Cost: `budget_bytes` at most, taken as blocks are put.
 """
 
@@ -14,17 +15,22 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.store.layout.runs import Run
 
 Sizes = npt.NDArray[np.int64]
+Frames = TypeVar("Frames", int, Sizes)
+_COLUMNS = 512  # of a strip that lie in one piece: read in half the time of rows that are as long as the strip
+_NAMELESS = hasattr(os, "memfd_create")
 
 
 def offsets_within(sizes: Sizes, rows: npt.NDArray[np.int64], budget: int) -> Sizes:
@@ -51,13 +57,20 @@ class CacheHandle:
     """A cache as another process of the machine finds it. Picklable."""
 
     path: str
+    token: bytes  # the file begins with it
     n_bytes: int
     offsets: Sizes  # [row] of the block, in bytes behind the marks; -1: none
 
     def open(self) -> BlockCache:
-        """Map the cache. Raises OSError where its owner has ended."""
+        """Map the cache. Raises OSError where its owner has ended, or is on another machine."""
         with Path(self.path).open("r+b") as file:
+            self.check(file.fileno())
             return BlockCache(self, mmap.mmap(file.fileno(), self.n_bytes))
+
+    def check(self, descriptor: int) -> None:
+        """Raise OSError where the open file is another: elsewhere the same path may be anything."""
+        if os.pread(descriptor, len(self.token), 0) != self.token:
+            raise FileNotFoundError(f"{self.path} is not the cache that it was on its own machine")
 
 
 class BlockCache:
@@ -66,7 +79,7 @@ class BlockCache:
     def __init__(self, handle: CacheHandle, mapped: mmap.mmap) -> None:
         n_rows = len(handle.offsets)
         self._offsets = handle.offsets
-        whole = np.frombuffer(mapped, np.uint8)
+        whole = np.frombuffer(mapped, np.uint8)[len(handle.token) :]
         # A row's mark is set after its block is written.
         self._marks, self._blocks = whole[:n_rows], whole[n_rows:]
 
@@ -87,27 +100,54 @@ class BlockCache:
 
 
 class CacheFile:
-    """The memory of a cache, held by the process that made it. Use as a context manager.
+    """The memory of a cache, held by a process that others find it through. Use as a context manager."""
 
-    Args:
-        sizes: [row] bytes of each row's block.
-        rows: in the order in which they are given room.
-        budget_bytes: for all of them.
-    """
+    def __init__(self, descriptor: int, handle: CacheHandle, named: Path | None = None) -> None:
+        self._descriptor, self._named = descriptor, named
+        self.handle = handle
 
-    def __init__(self, sizes: Sizes, rows: npt.NDArray[np.int64], budget_bytes: int) -> None:
+    @classmethod
+    def make(cls, sizes: Sizes, rows: npt.NDArray[np.int64], budget_bytes: int) -> Self:
+        """Make a cache.
+
+        Args:
+            sizes: [row] bytes of each row's block.
+            rows: in the order in which they are given room.
+            budget_bytes: for all of them.
+
+        Raises:
+            OSError: the system gives no room for it.
+        """
         offsets = offsets_within(sizes, rows, budget_bytes)
-        kept = offsets >= 0
-        n_bytes = len(sizes) + int(sizes[kept].sum())
-        self._named = None
-        if hasattr(os, "memfd_create"):
-            self._descriptor = os.memfd_create("student-clap-cache")
-            path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        token = uuid.uuid4().bytes
+        n_bytes = len(token) + len(sizes) + int(sizes[offsets >= 0].sum())
+        named = None
+        if _NAMELESS:
+            descriptor = os.memfd_create("student-clap-cache")
+            name = _through(descriptor)
         else:
-            self._descriptor, path = tempfile.mkstemp(prefix="student-clap-cache-")
-            self._named = Path(path)
-        os.ftruncate(self._descriptor, max(1, n_bytes))
-        self.handle = CacheHandle(path, max(1, n_bytes), offsets)
+            descriptor, name = tempfile.mkstemp(prefix="student-clap-cache-")
+            named = Path(name)
+        file = cls(descriptor, CacheHandle(name, token, n_bytes, offsets), named)
+        try:
+            os.ftruncate(descriptor, n_bytes)
+            os.pwrite(descriptor, token, 0)
+        except OSError:
+            file.__exit__()
+            raise
+        return file
+
+    @classmethod
+    def join(cls, handle: CacheHandle) -> Self:
+        """Hold a cache that another process of this machine made. Raises OSError as `CacheHandle.open` does."""
+        descriptor = os.open(handle.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            handle.check(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+        # Its own readers find it through this process, which may outlive the one that made it.
+        return cls(descriptor, replace(handle, path=_through(descriptor) if _NAMELESS else handle.path))
 
     def __enter__(self) -> Self:
         return self
@@ -118,10 +158,42 @@ class CacheFile:
             self._named.unlink(missing_ok=True)
 
 
+def _through(descriptor: int) -> str:
+    """Where others find an open file of this process."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
 def share_that_fits(offsets: Sequence[int] | Sizes, sizes: Sizes, rows: npt.NDArray[np.int64]) -> float:
     """Which part of the blocks of `rows` has room, 0 to 1."""
     wanted = int(sizes[rows].sum())
     return float(sizes[rows][np.asarray(offsets)[rows] >= 0].sum() / wanted) if wanted else 1.0
+
+
+def strip_bytes(n_mels: int, frames: Frames) -> Frames:
+    """Size of the block of a strip of so many frames."""
+    return n_mels * _COLUMNS * (-(-frames // _COLUMNS))
+
+
+def to_block(strip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A strip, [mel, frame], as it is kept: some hundred columns after another, each of them in one piece of memory."""
+    n_mels, frames = strip.shape
+    kept = np.zeros((-(-frames // _COLUMNS), n_mels, _COLUMNS), np.uint8)
+    for number, begin in enumerate(range(0, frames, _COLUMNS)):
+        part = strip[:, begin : begin + _COLUMNS]
+        kept[number, :, : part.shape[1]] = part
+    return kept.reshape(-1)
+
+
+def copy_from_block(block: npt.NDArray[np.uint8], runs: Iterable[Run], out: npt.NDArray[np.uint8]) -> None:
+    """Copy runs of columns of a strip that is kept to `out`, [mel, frame], one after the other."""
+    kept = block.reshape(-1, len(out), _COLUMNS)
+    at = 0
+    for first, end in runs:
+        while first < end:
+            number, within = divmod(first, _COLUMNS)
+            length = min(end - first, _COLUMNS - within)
+            out[:, at : at + length] = kept[number, :, within : within + length]
+            first, at = first + length, at + length
 
 
 def segment_vector_bytes(n_segments: int) -> int:

@@ -2,7 +2,8 @@
 
     auto     device on a GPU, none on a CPU
     none     nothing: every strip is read again, from files that the system may have in memory
-    memory   codes in the machine's memory, shared by the trainer and its loader's processes; each is decoded once
+    memory   codes in the machine's memory, one copy for all of torchrun's processes on it and their loaders'; each is
+             decoded once
     device   codes on the device, read before the first epoch; what has no room there is read as with none
 
 The teacher's vectors of segments are kept in the machine's memory with either.
@@ -12,9 +13,11 @@ Guarantee: the batches and their numbers are the same with each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import click
 import numpy as np
@@ -24,7 +27,8 @@ from torch import Tensor
 
 from student_clap.config.runtime.machine import available_cores, free_memory_bytes
 from student_clap.config.runtime.parallel import in_order
-from student_clap.config.runtime.screen import progress
+from student_clap.config.runtime.screen import progress, warn
+from student_clap.config.runtime.text import reason
 from student_clap.store import Features
 from student_clap.store.layout.strip import strip_frames
 from student_clap.train.data.cache import (
@@ -34,6 +38,7 @@ from student_clap.train.data.cache import (
     offsets_within,
     segment_vector_bytes,
     share_that_fits,
+    strip_bytes,
 )
 
 Rows = npt.NDArray[np.int64]
@@ -78,6 +83,14 @@ class Keeping:
         return f"cache       {self.n_bytes / 1e6:.0f} MB of codes {where}, {self.share:.0%} of the library{rest}"
 
 
+@dataclass(frozen=True)
+class Sharers:
+    """The processes that train together, as far as a cache is theirs."""
+
+    gather: Callable[[Any], list[Any]] = lambda value: [value]  # every process's value, in order of rank
+    makes: bool = True  # whether it is this process that makes what those of its machine share
+
+
 @contextmanager
 def keep(
     mode: str,
@@ -87,6 +100,7 @@ def keep(
     n_samples: npt.NDArray[np.int64],
     n_taught: npt.NDArray[np.int32] | None,
     device: torch.device,
+    sharers: Sharers | None = None,
 ) -> Iterator[Keeping]:
     """Make room as `mode` says, and read the strips that go to the device.
 
@@ -94,10 +108,11 @@ def keep(
         mode: auto, none, memory or device.
         size_bytes: room for the codes; None: half of the machine's free memory, or 60 % of the device's.
         features: to read from.
-        rows: of the tracks, those first that are given room first.
+        rows: of the tracks, those first that are given room first; the same in all processes.
         n_samples: [row] of the whole store.
         n_taught: [row] how many segment vectors the store has; None where they are not read.
         device: of the student.
+        sharers: the processes that train together; all of them call this. None: this one alone.
     """
     if mode == "auto":
         mode = "device" if device.type == "cuda" else "none"
@@ -107,33 +122,51 @@ def keep(
     n_mels = features.recipe.n_mels
     frames = np.zeros(len(n_samples), np.int64)
     frames[rows] = [strip_frames(int(n), features.recipe) for n in n_samples[rows]]
-    free = free_memory_bytes()
-    vectors = None if n_taught is None else segment_vector_bytes(1) * n_taught.astype(np.int64)
-    if mode == "device":
-        room = size_bytes or _free_on(device)
-        codes, first_columns = _load(features, rows, n_samples, frames, room // n_mels, device)
-        keeping = Keeping(
-            mode,
-            Kept(first_columns=first_columns),
-            codes,
-            share_that_fits(first_columns, frames, rows),
-            codes.numel(),
-        )
-        if vectors is None:
-            yield keeping
-            return
-        with CacheFile(vectors, rows, int(_SHARE_OF_VECTORS * free)) as file:
-            yield replace(keeping, kept=replace(keeping.kept, vectors=file.handle))
-        return
-    sizes = n_mels * frames
-    with CacheFile(sizes, rows, size_bytes or int(_SHARE_OF_MEMORY * free)) as strips:
-        share, offsets = share_that_fits(strips.handle.offsets, sizes, rows), strips.handle.offsets
-        keeping = Keeping(mode, Kept(strips.handle), None, share, int(sizes[offsets >= 0].sum()))
-        if vectors is None:
-            yield keeping
-            return
-        with CacheFile(vectors, rows, int(_SHARE_OF_VECTORS * free)) as file:
-            yield replace(keeping, kept=replace(keeping.kept, vectors=file.handle))
+    sharers, free = sharers or Sharers(), free_memory_bytes()
+    with ExitStack() as held:
+        strips = vectors = None
+        if mode == "memory":
+            budget = size_bytes or int(_SHARE_OF_MEMORY * free)
+            strips, why = _share(strip_bytes(n_mels, frames), rows, budget, sharers, held)
+            if strips is None:
+                warn(
+                    f"training.cache: process {os.getpid()} has no memory to share, and reads every track again: {why}"
+                )
+        if n_taught is not None:  # whatever came of the strips, so that all processes ask one another as often
+            sizes = segment_vector_bytes(1) * n_taught.astype(np.int64)
+            vectors, _ = _share(sizes, rows, int(_SHARE_OF_VECTORS * free), sharers, held)
+        if mode == "device":
+            room = size_bytes or _free_on(device)
+            codes, first_columns = _load(features, rows, n_samples, frames, room // n_mels, device)
+            share = share_that_fits(first_columns, frames, rows)
+            yield Keeping(mode, Kept(None, vectors, first_columns), codes, share, codes.numel())
+        elif strips is not None:
+            n_bytes = int(strip_bytes(n_mels, frames)[strips.offsets >= 0].sum())
+            yield Keeping(mode, Kept(strips, vectors), None, share_that_fits(strips.offsets, frames, rows), n_bytes)
+        else:
+            yield Keeping(kept=Kept(None, vectors))
+
+
+def _share(
+    sizes: Sizes, rows: Rows, budget_bytes: int, sharers: Sharers, held: ExitStack
+) -> tuple[CacheHandle | None, str]:
+    """A cache that the processes of this machine share; None, and why, where there can be none."""
+    mine, why = None, ""
+    if sharers.makes:
+        try:
+            mine = held.enter_context(CacheFile.make(sizes, rows, budget_bytes))
+        except OSError as error:
+            why = reason(error)
+    offers = [offer for offer in sharers.gather(None if mine is None else mine.handle) if offer is not None]
+    for offer in offers if mine is None else ():
+        try:
+            mine = held.enter_context(CacheFile.join(offer))
+        except OSError as error:
+            why = reason(error)
+        else:
+            break
+    sharers.gather(None)  # all have it before the one that made it may end
+    return None if mine is None else mine.handle, why or "the first process of this machine has none"
 
 
 def _free_on(device: torch.device) -> int:

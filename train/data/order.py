@@ -8,6 +8,7 @@ nothing in common: the key is the SHA-256 of all of them, never a sum.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ def choose_segments(n_segments: int, wanted: int | None, seed: int, epoch: int, 
 
 def uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32]:
     """Random numbers in [0, 1) of this shape, a function of `parts`."""
-    raw = np.asarray(np.random.PCG64(derive_seed(*parts)).random_raw(int(np.prod(shape))), np.uint64)
+    raw = np.asarray(np.random.PCG64(derive_seed(*parts)).random_raw(math.prod(shape)), np.uint64)
     # 24 bits are exact in float32
     return ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).reshape(shape)
 

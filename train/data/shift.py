@@ -1,4 +1,4 @@
-"""Segments that begin off production's grid: their columns of the strip, and their places between the segments.
+"""Segments that begin off production's grid: their pieces of the strip, and their places between the segments.
 
 A shifted segment takes the strip's grid frames alone. The frames at its ends (two on each side) are then the track's
 own instead of the reflection that a segment has at its borders; a student that is trained on both does as well.
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.store import Recipe, frame_index
+from student_clap.store import Recipe
 from student_clap.store.layout.segments import segment_starts
-from student_clap.store.layout.strip import StripLayout, strip_layout
+from student_clap.store.layout.strip import StripLayout, distinct_pieces, piece_frames, strip_layout
 
 
 @dataclass(frozen=True)
 class Shifted:
     """Some segments of a track, moved in time."""
 
-    columns: npt.NDArray[np.int32]  # [segment, frame] of the strip
+    pieces: npt.NDArray[np.int64]  # [segment, 3] of the strip, as `segment_pieces`
     starts: npt.NDArray[np.int64]  # [segment] samples
 
 
@@ -48,22 +48,23 @@ def drawable_starts(n_samples: int, recipe: Recipe, grid: npt.NDArray[np.int64] 
     return found
 
 
-def columns_at(n_samples: int, recipe: Recipe, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Columns of the strip of segments that begin at some of `drawable_starts`.
+def pieces_at(n_samples: int, recipe: Recipe, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the pieces of segments begin that begin at some of `drawable_starts`.
 
     Returns:
-        [segment, frame]; production's own segments with their reflected borders, the others as `shift_segments` does.
+        [segment, 3] columns of the strip, as `segment_pieces`; production's own segments with their reflected borders,
+        the others as `shift_segments` does.
     """
-    own = segment_starts(n_samples, recipe)
-    place = np.searchsorted(own, starts).clip(max=len(own) - 1)
-    columns = frame_index(n_samples, recipe, place)
-    between = own[place] != starts
+    layout = strip_layout(n_samples, recipe)
+    place = np.minimum(np.searchsorted(layout.starts, starts), len(layout.starts) - 1)
+    pieces = distinct_pieces(layout, recipe, place)
+    between = layout.starts[place] != starts
     if between.any():
         shifted = shift_segments(n_samples, recipe, starts[between], np.zeros(between.sum(), np.int64))
         if shifted is None or (shifted.starts != starts[between]).any():
             raise ValueError(f"the strip of {n_samples} samples does not show all segments at {starts.tolist()}")
-        columns[between] = shifted.columns
-    return columns
+        pieces[between] = shifted.pieces
+    return pieces
 
 
 def shift_segments(
@@ -86,8 +87,9 @@ def shift_segments(
         return None
     # first: [segment] column of the strip; grid frame g stands in column g - grid_first
     first = np.clip(starts // recipe.hop_samples + frames - layout.grid_first, 0, room)
+    left, inner, _ = piece_frames(recipe)
     return Shifted(
-        columns=(first[:, None] + np.arange(recipe.segment_frames)).astype(np.int32),
+        pieces=np.stack([first, first + left, first + left + inner], axis=1),
         starts=(first + layout.grid_first) * recipe.hop_samples,
     )
 

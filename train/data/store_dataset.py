@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 from student_clap.store import CachedPath, FeatureStore, Recipe
 from student_clap.store.layout.codes import take_columns
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, make_segments
+from student_clap.train.data.batches import Batch, TrackReader, make_segments
 from student_clap.train.data.items import Item
 from student_clap.train.data.order import epoch_order
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.segment_targets import choose_teacher
 from student_clap.train.data.selection import TrackTable, usable_rows
 

@@ -20,7 +20,8 @@ import click
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from student_clap.config.runtime.signals import children_ignore_interrupts, leave_signals_to_parent
-from student_clap.train.data.batches import Batch, BatchRequest, TrackReader
+from student_clap.train.data.batches import Batch, TrackReader
+from student_clap.train.data.parts import BatchRequest
 
 _AHEAD = 2
 

@@ -51,6 +51,11 @@ class Distributed:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    @property
+    def is_first_here(self) -> bool:
+        """Whether it is the first of its machine's processes."""
+        return self.world_size == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all processes, in every one of them. In place."""
         if self.world_size > 1:

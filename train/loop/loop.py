@@ -45,6 +45,7 @@ from student_clap.train.runs.directory import Run
 from student_clap.train.runs.history import append_metrics, cut_metrics
 from student_clap.train.runs.plan import Plan, Reached
 from student_clap.train.runs.tensorboard import EventLog
+from student_clap.train.students.forward import make_forward, make_graphed
 from student_clap.train.students.registry import build_student
 from student_clap.train.students.student import Student
 
@@ -143,6 +144,7 @@ class Trainer:
         if taught and config.objective.bank_of == "segments":
             segments = FeatureStore.open(reading_path(config.store)).segment_vectors(taught["name"])
         loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
+        forward = make_forward(self.student, training)
         step = Step(
             self.student,
             self.learner.optimizer,
@@ -152,7 +154,9 @@ class Trainer:
             self.table.recipe,
             self.distributed,
             self.device,
-            torch.compile(self.student, dynamic=True) if training.compile else self.student,
+            forward,
+            # Processes that train together share statistics and dropouts in the midst of a pass.
+            make_graphed(self.student, training, self.device, forward) if self.distributed.world_size == 1 else forward,
         )
         validator = Validator(
             self.table,

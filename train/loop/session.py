@@ -21,7 +21,7 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.batches import TrackReader
-from student_clap.train.data.keep import keep
+from student_clap.train.data.keep import Sharers, keep
 from student_clap.train.data.segment_targets import learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
@@ -137,6 +137,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
         trainer.table.n_samples,
         store.segment_vectors(taught["name"]).counts() if taught else None,
         trainer.device,
+        Sharers(trainer.distributed.gather, makes=trainer.distributed.is_first_here),
     ) as keeping:
         if trainer.distributed.is_main and keeping.mode != "none":
             echo(keeping.description)
@@ -180,16 +181,24 @@ def resolve_device(name: str, distributed: Distributed | None = None) -> torch.d
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+        raise expected from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise click.ClickException(
             f"training.device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
-    if device.type not in ("cpu", "cuda"):
-        raise click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise click.ClickException(f"training.device {name!r}: torch finds no GPU of Apple's here; use auto or cpu")
+        if distributed is not None and distributed.world_size > 1:
+            raise click.ClickException(
+                f"training.device {name!r}: several processes do not train on it; start one, or use cpu"
+            )
+    elif device.type not in ("cpu", "cuda"):
+        raise expected
     return device
 
 
@@ -202,7 +211,7 @@ def describe(trainer: Trainer) -> list[str]:
     device = str(trainer.device)
     if trainer.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(trainer.device)})"
-    else:
+    elif trainer.device.type == "cpu":
         device += f" ({torch.get_num_threads()} threads)"
     lines = [
         f"run         {trainer.run.path}",

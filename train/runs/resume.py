@@ -19,6 +19,7 @@ FREE_SETTINGS: Mapping[str, str] = {
     "runs_dir": "where the run lies",
     "device": "where the numbers are computed; they agree to rounding",
     "compile": "how the numbers are computed; they agree to rounding",
+    "cuda_graph": "how the numbers are computed; they agree to rounding",
     "gradient_checkpointing": "memory against time; the numbers are the same",
     "loader_workers": "how fast the batches come; their order and content are the same",
     "cache": "how fast the batches come; their order and content are the same",

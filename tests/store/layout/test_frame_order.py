@@ -19,7 +19,9 @@ from student_clap.store.layout.frame_order import (
     from_recipe_attribute,
     places,
     recipe_attribute,
+    stored_runs,
 )
+from student_clap.store.layout.runs import runs_of
 from student_clap.store.layout.strip import strip_layout
 
 RECIPE = Recipe.from_config(AudioConfig())
@@ -37,6 +39,23 @@ def test_every_frame_has_a_place_of_its_own(n_samples, hop, n_fft):
     some = columns[::7]
     assert np.array_equal(places(layout, recipe, BLOCKS, some), found[::7])
     assert np.array_equal(places(layout, recipe, STRIP, columns), columns)
+
+
+@given(
+    n_samples=st.integers(1, RECIPE.max_samples + 1),
+    hop=HOPS,
+    n_fft=st.sampled_from([512, 960, 2048, 4096]),
+    data=st.data(),
+)
+def test_runs_are_stored_where_their_frames_are(n_samples, hop, n_fft, data):
+    recipe = replace(RECIPE, segment_hop_samples=hop, n_fft=n_fft)
+    layout = strip_layout(n_samples, recipe)
+    cuts = sorted(data.draw(st.sets(st.integers(0, layout.n_frames), max_size=6)))
+    columns = np.concatenate([np.arange(0), *(np.arange(*run) for run in zip(cuts[::2], cuts[1::2], strict=False))])
+    for order in (BLOCKS, STRIP):
+        found = stored_runs(layout, recipe, order, runs_of(columns))
+        stored_at = np.concatenate([np.arange(0), *(np.arange(*run) for run in found)])
+        assert np.array_equal(stored_at, places(layout, recipe, order, columns))
 
 
 @given(n_samples=st.integers(1, RECIPE.max_samples + 1))

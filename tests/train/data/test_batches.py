@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from student_clap.store import FeatureStore
 from student_clap.store.layout.segments import segment_starts
-from student_clap.train.data.batches import BatchRequest, TrackReader, make_segments, plan_micro_batches, requests_for
+from student_clap.train.data.batches import TrackReader, make_segments, plan_micro_batches, requests_for
 from student_clap.train.data.order import choose_segments, epoch_order
+from student_clap.train.data.parts import BatchRequest
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,8 +136,9 @@ def test_without_a_size_it_takes_half_of_the_free_memory_and_a_tenth_for_vectors
     assert vectors is not None
     n_rows = len(strips.offsets)
     assert 0 < keeping.share < 1
-    assert strips.n_bytes <= free // 2 + n_rows
-    assert vectors.n_bytes <= free // 10 + n_rows
+    overhead = n_rows + len(strips.token)
+    assert strips.n_bytes <= free // 2 + overhead
+    assert vectors.n_bytes <= free // 10 + overhead
 
 
 def test_rows_are_given_room_in_order_until_one_has_none() -> None:
@@ -139,7 +149,7 @@ def test_rows_are_given_room_in_order_until_one_has_none() -> None:
 
 
 def test_a_block_reads_as_it_was_put_or_is_not_there() -> None:
-    with CacheFile(np.array([3, 4]), np.array([0, 1]), 5) as file:
+    with CacheFile.make(np.array([3, 4]), np.array([0, 1]), 5) as file:
         one, other = file.handle.open(), file.handle.open()
         assert one.get(0, 3) is None
         one.put(0, np.array([1, 2, 3], np.uint8))
@@ -149,3 +159,102 @@ def test_a_block_reads_as_it_was_put_or_is_not_there() -> None:
         assert found.tolist() == [1, 2, 3]
         assert not found.flags.writeable
         assert other.get(1, 4) is None
+
+
+def test_another_file_is_never_taken_for_the_cache(tmp_path: Path) -> None:
+    with CacheFile.make(np.array([3]), np.array([0]), 5) as file:
+        for content in (b"", bytes(file.handle.n_bytes)):  # what lies at the same path on another machine
+            (tmp_path / "other").write_bytes(content)
+            elsewhere = replace(file.handle, path=str(tmp_path / "other"))
+            for take in (elsewhere.open, lambda handle=elsewhere: CacheFile.join(handle)):
+                with pytest.raises(FileNotFoundError, match="not the cache"):
+                    take()
+            assert (tmp_path / "other").read_bytes() == content
+    with pytest.raises(OSError, match=file.handle.path):
+        CacheFile.join(file.handle)  # its owner has closed it
+
+
+def test_without_room_nothing_is_kept_and_it_is_said(
+    library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, plain = batches_of(library, "none")
+
+    def full(_descriptor: int, _n_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    keeping, _, decibels = batches_of(library, "memory")
+    assert keeping.mode == "none"
+    assert all(torch.equal(one, other) for one, other in zip(plain, decibels, strict=True))
+    said = capsys.readouterr().err
+    assert said.count("reads every track again: ") == said.count("No space left on device") == 1
+    assert not [link for link in Path("/proc/self/fd").iterdir() if "student-clap-cache" in str(link.resolve())]
+
+
+PROCESS = """
+import json, os, signal, sys
+import numpy as np
+import torch
+from student_clap.store import Features, FeatureStore
+from student_clap.train.data.batches import TrackReader, requests_for
+from student_clap.train.data.keep import Sharers, keep
+from student_clap.train.loop.distributed import join_processes
+
+path, read, strip = sys.argv[1], [], Features.strip
+Features.strip = lambda self, row, n_samples=None: read.append(row) or strip(self, row, n_samples)
+store = FeatureStore.open(path)
+(recipe,) = store.recipes().values()
+features = store.features(recipe)
+n_samples = features.n_samples()
+rows = np.flatnonzero(n_samples > 0)
+with join_processes("cpu") as group:
+    sharers = Sharers(group.gather, makes=group.is_first_here)
+    taught = store.n_segment_teacher()
+    with keep("memory", 10**9, features, rows, n_samples, taught, torch.device("cpu"), sharers) as keeping:
+        reader = TrackReader(path, recipe, seed=5, segments_per_track=2, segment_targets=True, kept=keeping.kept)
+        (request,) = requests_for(rows, n_samples, len(rows), 0)
+        for turn in range(2):
+            if turn == group.rank:
+                batch = reader.read(request)
+            group.wait()
+        print(json.dumps({"decoded": read, "sum": int(batch.codes.sum()), "share": keeping.share}), flush=True)
+        if group.is_main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sys.stdin.readline()  # until the other, which made the cache, is dead
+        late = TrackReader(path, recipe, seed=5, segments_per_track=2, segment_targets=True, kept=keeping.kept)
+        print(json.dumps({"decoded": read, "sum": int(late.read(request).codes.sum())}), flush=True)
+        os._exit(0)  # without the other there is no leaving the group
+"""
+
+
+def test_two_processes_of_a_machine_have_one_cache_which_outlives_either(library: Library) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(library.store_path)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [json.loads(process.stdout.readline()) for process in processes if process.stdout]
+        assert processes[0].wait(60) == -signal.SIGKILL
+        out, _ = processes[1].communicate("\n", timeout=60)
+        late = json.loads(out)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+    assert [sorted(one["decoded"]) for one in said] == [[0, 1, 2, 3], []]
+    assert [one["share"] for one in said] == [1.0, 1.0]
+    assert said[0]["sum"] == said[1]["sum"] == late["sum"]
+    assert late["decoded"] == []

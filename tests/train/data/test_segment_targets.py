@@ -14,11 +14,13 @@ import torch
 from student_clap.store import FeatureStore, Recipe, frame_index
 from student_clap.store.layout.codes import dequantise
 from student_clap.store.layout.segments import grid_starts, segment_starts
+from student_clap.store.layout.strip import index_of, segment_pieces
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.batches import Batch, BatchRequest, TrackReader, make_segments
+from student_clap.train.data.batches import Batch, TrackReader, make_segments
 from student_clap.train.data.order import choose_segments
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.segment_targets import choose_teacher, own_teacher, still_called
-from student_clap.train.data.shift import columns_at, drawable_starts, interpolate, shift_segments
+from student_clap.train.data.shift import drawable_starts, interpolate, pieces_at, shift_segments
 from student_clap.train.loop.session import describe, open_stream, open_trainer
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ def test_a_finer_grid_is_drawn_from_with_exact_targets(library: Library) -> None
                     shifted = shift_segments(n_samples, recipe, grid[place][None], np.zeros(1, np.int64))
                     assert shifted is not None
                     assert shifted.starts[0] == grid[place]
-                    strip = features.strip(row)[:, shifted.columns[0]]
+                    strip = features.strip(row)[:, index_of(shifted.pieces, recipe)[0]]
                     assert np.array_equal(frames, dequantise(strip, recipe))
             begin += number
     assert between > 50
@@ -136,14 +138,13 @@ def test_the_tail_and_production_s_starts_are_always_drawable(library: Library) 
         drawable = drawable_starts(n_samples, recipe, grid)
         assert set(own.tolist()) <= set(drawable.tolist()) <= set(grid.tolist())
         assert drawable[-1] == own[-1]
-        columns = columns_at(n_samples, recipe, drawable)
-        assert columns.shape == (len(drawable), recipe.segment_frames)
-        assert np.array_equal(columns_at(n_samples, recipe, own), frame_index(n_samples, recipe))
+        assert pieces_at(n_samples, recipe, drawable).shape == (len(drawable), 3)
+        assert np.array_equal(pieces_at(n_samples, recipe, own), segment_pieces(n_samples, recipe))
         # Up to the last regular segment every start of the grid can be seen.
         assert set(grid[grid < own[own % recipe.segment_hop_samples == 0].max()].tolist()) <= set(drawable.tolist())
     assert np.array_equal(drawable_starts(120_077, recipe, None), segment_starts(120_077, recipe))
     with pytest.raises(ValueError, match="does not show all segments"):
-        columns_at(120_077, recipe, np.array([240]))
+        pieces_at(120_077, recipe, np.array([240]))
 
 
 def test_validation_stays_on_production_s_starts(library: Library) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from student_clap.store import FeatureStore
-from student_clap.train.data.batches import BatchRequest, TrackReader, requests_for
+from student_clap.train.data.batches import TrackReader, requests_for
 from student_clap.train.data.order import epoch_order
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.stream import BatchStream
 
 if TYPE_CHECKING:

@@ -115,6 +115,7 @@ def test_out_of_memory_is_said_with_the_remedy(library: Library) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its parts, as they are imported
 def test_a_student_is_compiled(library: Library) -> None:
     settings = {"device": "cuda", "precision": "float32"}
     runs = [
@@ -122,6 +123,25 @@ def test_a_student_is_compiled(library: Library) -> None:
         for c in (False, True)
     ]
     assert_near(*runs, within=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its parts, as they are imported
+@pytest.mark.parametrize("extra", [{}, {"micro_batch": 4}])
+def test_cuda_graphs_change_no_figure(
+    library: Library, extra: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A micro-batch below a batch: no graph is run, as the gradients of several would be needed at once.
+    settings = {"device": "cuda", "precision": "float32", "segments_per_track": 2, "batch_size": 4, **extra}
+    change = {"band_mask": 0.2, "time_mask": 0.2, "gain_db": 6}
+    runs = [
+        train(
+            library.config(model={"dropout": 0.0}, augmentation=change, training=settings | {"cuda_graph": graph}),
+            f"graphed-{graph}",
+        )[1]
+        for graph in (False, True)
+    ]
+    assert_near(*runs, within=5e-3)
+    assert "no graph can be made" not in capsys.readouterr().err
 
 
 def test_one_process_of_torchrun(library: Library) -> None:

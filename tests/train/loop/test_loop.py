@@ -17,7 +17,7 @@ import torch
 
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, State
-from student_clap.train.data.batches import BatchRequest
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.loop import step
 from student_clap.train.loop.checkpoints import Checkpoints
 from student_clap.train.loop.display import Display

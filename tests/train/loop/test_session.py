@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import click
 import pytest
+import torch
 
-from student_clap.train.loop.session import open_display, open_stream, open_trainer
+from student_clap.train.loop.distributed import Distributed
+from student_clap.train.loop.session import open_display, open_stream, open_trainer, resolve_device
 from student_clap.train.loop.step import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -36,6 +39,23 @@ def test_a_run_whose_settings_have_their_old_names_goes_on(library: Library) -> 
         assert again.training.micro_batch == 32
 
 
-@pytest.mark.parametrize("message", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "shape"])
-def test_memory_that_a_cpu_does_not_have_is_told_from_other_errors(message: str) -> None:
+def test_a_gpu_of_apple_s_is_taken_where_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(click.ClickException, match="'mps': torch finds no GPU of Apple's here; use auto or cpu"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("mps") == torch.device("mps")
+    assert resolve_device("auto") == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(click.ClickException, match="several processes"):
+        resolve_device("mps", Distributed(0, 2))
+    for unknown in ("vulkan", "gpu", "meta"):
+        with pytest.raises(click.ClickException, match="expected auto, cpu, cuda, cuda:N or mps"):
+            resolve_device(unknown)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "MPS backend out of memory (", "shape"],
+)
+def test_memory_that_a_device_does_not_have_is_told_from_other_errors(message: str) -> None:
     assert is_out_of_memory(RuntimeError(message)) == ("memory" in message)

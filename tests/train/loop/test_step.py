@@ -12,7 +12,7 @@ from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.train.data.augment import Mixture
-from student_clap.train.data.batches import BatchRequest
+from student_clap.train.data.parts import BatchRequest
 from student_clap.train.loop.loss import Loss, Targets
 from student_clap.train.loop.session import open_stream, open_trainer
 from student_clap.train.loop.step import mix_targets

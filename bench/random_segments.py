@@ -59,7 +59,7 @@ def measure(path: Path, n_tracks: int, n_segments: int, rounds: int) -> str:
     requests = [r for epoch in range(_EPOCHS) for r in requests_for(rows, n_samples, _BATCH, epoch)]
     with keep("memory", _MEMORY, features, rows, n_samples, None, torch.device("cpu")) as keeping:
         readers = [
-            TrackReader(str(path), recipe, seed=SEED, segments_per_track=n_segments, kept=kept)
+            TrackReader(str(path), recipe, seed=SEED, segments_per_track=n_segments, random_numbers=False, kept=kept)
             for kept in (NOTHING_KEPT, keeping.kept)
         ]
         (read, _) = [sum(reader.read(request).n_segments for request in requests) for reader in readers]

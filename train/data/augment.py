@@ -41,6 +41,12 @@ class Mixture:
     other_track: Tensor  # [track]
 
 
+def is_random(settings: AugmentationConfig) -> bool:
+    """Whether `augment` uses its numbers at all."""
+    kinds = ("gain_db", "band_mask", "time_mask", "mixup", "pitch_semitones", "stretch")
+    return any(getattr(settings, kind) for kind in kinds)
+
+
 def augment(
     mel_db: Tensor, numbers: Tensor, segments_of: tuple[int, ...], settings: AugmentationConfig, recipe: Recipe
 ) -> tuple[Tensor, Mixture | None]:

@@ -92,6 +92,7 @@ class TrackReader:
         segment_targets: whether the teacher's vectors of segments are read where there are any. Random segments are
             then drawn from the starts that they are known for.
         segment_teacher: whose; None: the only ones.
+        random_numbers: whether they are drawn, for the changes of training segments; else they are zeros.
         kept: what is in memory already, or will be once it was read.
     """
 
@@ -105,11 +106,12 @@ class TrackReader:
         shift_s: float = 0.0,
         segment_targets: bool = False,
         segment_teacher: str | None = None,
+        random_numbers: bool = True,
         kept: Kept = NOTHING_KEPT,
     ) -> None:
         self._store_path = store_path
         self._recipe = recipe
-        self._parting = Parting(recipe, seed, segments_per_track, shift_s)
+        self._parting = Parting(recipe, seed, segments_per_track, shift_s, random_numbers)
         self._segment_targets = segment_targets
         self._segment_teacher = segment_teacher
         self._kept = kept

@@ -104,6 +104,7 @@ class TrackDataset(StoreDataset):
             shift_s=self._shift_s,
             segment_targets=segment_teacher is not None,
             segment_teacher=segment_teacher,
+            random_numbers=False,
         )
 
     def __len__(self) -> int:

@@ -55,12 +55,14 @@ class Parting:
         seed: of every random choice.
         segments_per_track: random ones for training; None: all.
         shift_s: training segments begin earlier or later by at most this.
+        random_numbers: whether they are drawn; else they are zeros.
     """
 
     recipe: Recipe
     seed: int
     segments_per_track: int | None
     shift_s: float
+    random_numbers: bool
 
     def part(
         self,
@@ -107,9 +109,9 @@ class Parting:
             grid=grid,
             starts=at,
             shares=shares,
-            random_numbers=np.zeros(numbers, np.float32)
-            if epoch is None
-            else uniform(numbers, "augment", seed, epoch, row),
+            random_numbers=uniform(numbers, "augment", seed, epoch, row)
+            if epoch is not None and self.random_numbers
+            else np.zeros(numbers, np.float32),
             runs=runs,
             n_columns=n_columns(runs),
             pieces=pieces,

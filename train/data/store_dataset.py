@@ -87,6 +87,7 @@ class StoreDataset(Dataset[Item]):
             segments_per_track=None,
             segment_targets=segment_teacher is not None,
             segment_teacher=segment_teacher,
+            random_numbers=False,
         )
 
     def __getstate__(self) -> dict[str, object]:

@@ -20,6 +20,7 @@ from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.open import about_cache, reading_path
+from student_clap.train.data.augment import is_random
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.keep import Sharers, keep
 from student_clap.train.data.segment_targets import learnt_teacher
@@ -150,6 +151,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
             shift_s=config.augmentation.shift_s,
             segment_targets=taught is not None,
             segment_teacher=taught["name"] if taught else None,
+            random_numbers=is_random(config.augmentation),
             kept=keeping.kept,
         )
         with BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda") as stream:

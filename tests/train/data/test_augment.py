@@ -18,6 +18,7 @@ from student_clap.train.data.augment import (
     augment,
     change_gain,
     change_tempo,
+    is_random,
     mix,
     plan_mixture,
     shift_pitch,
@@ -53,6 +54,18 @@ def test_nothing_is_changed_where_nothing_is_asked() -> None:
     kept, mixture = augment(segments.clone(), torch.rand(3, N_RANDOM), (2, 1), AugmentationConfig(), RECIPE)
     assert torch.equal(kept, segments)
     assert mixture is None
+
+
+@pytest.mark.parametrize("kind", sorted(AugmentationConfig.model_fields))
+def test_numbers_are_drawn_for_every_kind_of_change_that_uses_them(kind: str) -> None:
+    """Else a kind that is added would change all segments alike, by zeros."""
+    settings = AugmentationConfig.model_validate({kind: 1 if kind == "masks" else 0.5})
+    segments = torch.randn(4, 1, RECIPE.n_mels, 60, generator=torch.Generator().manual_seed(0)) * 10 - 40
+    zeros, ones = torch.zeros(4, N_RANDOM), torch.full((4, N_RANDOM), 0.75)
+    ones[:, 3] = 0.25  # whether a pair is mixed
+    few, _ = augment(segments.clone(), zeros, (2, 2), settings, RECIPE)
+    many, _ = augment(segments.clone(), ones, (2, 2), settings, RECIPE)
+    assert is_random(settings) == (not torch.equal(few, many))
 
 
 def test_gain_is_the_mel_of_a_louder_waveform_and_silence_stays_silent() -> None:

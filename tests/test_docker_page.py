@@ -1,13 +1,12 @@
 """The commands of docs/docker.md, in order, on a tree and a database like the app's.
 
-`docker` is a stand-in that copies folders; `docker compose run student-clap` is our command in the page's work folder, with
-the folders of the tree in the place of those of the container. An editor fills in what a user would.
+`docker` is a stand-in that copies folders; `docker compose run student-clap` is our command in the page's work folder,
+with the folders of the tree in the place of those of the container. An editor fills in what a user would.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,9 +50,8 @@ CHOSEN = {
     "training.early_stopping_patience": 0,
     "featurize.workers": 1,
 }
-# docker as far as the page uses it, in bash: $IMAGE is the image's /app/model, the current folder that of the compose file.
+# docker as far as the page uses it: $IMAGE is the image's /app/model, the current folder that of the compose file.
 DOCKER = r"""#!/bin/bash -e
-echo "docker $*" >> docker.log
 case "$*" in
   "cp audiomuse-ai-flask-app:/app/model/. model/") cp -a "$IMAGE/." model/ ;;
   "exec "*" sha256sum /app/model/"*) grep -q model:/app/model docker-compose.override.yaml; sha256sum "${4#/app/}" ;;
@@ -88,7 +86,6 @@ class Home:
 
     def __init__(self, folder: Path, world: LoopbackWorld, image: Path) -> None:
         self.folder, self.world, self.image = folder, world, image
-        self.output: dict[str, str] = {}
         programs = folder.parent / "bin"
         programs.mkdir()
         (programs / "docker").write_text(DOCKER, encoding="utf-8")
@@ -116,8 +113,10 @@ class Home:
         return done.stdout
 
     def _ours(self, words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
-        places = {"/model": self.folder / "model", "/music": self.folder / "music", "/work": self.distil}
-        words = [re.sub(r"(^|=)(/model|/music|/work)\b", lambda m: m[1] + str(places[m[2]]), word) for word in words]
+        music = str(self.folder / "music")
+        model = str(self.folder / "model")
+        places = {"/model": model, "/media/music": music, "/music": music, "/work": str(self.distil)}
+        words = [re.sub(rf"(?<![^=])({'|'.join(places)})\b", lambda m: places[m[1]], word) for word in words]
         monkeypatch.chdir(self.distil)
         done = CliRunner().invoke(main, words, input="y\n")
         assert done.exit_code == 0, f"{words}\n{done.output}{done.exception!r}"

@@ -29,7 +29,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing student-clap and what it needs into $(VENV): about 5 GB with CUDA. That takes minutes, once."
+	@echo "Installing student-clap and what it needs into $(VENV): 6.5 GB with CUDA. That takes minutes, once."
 	$(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 

@@ -55,7 +55,7 @@ DOCKER = r"""#!/bin/bash -e
 case "$*" in
   "cp audiomuse-ai-flask-app:/app/model/. model/") cp -a "$IMAGE/." model/ ;;
   "exec "*" sha256sum /app/model/"*) grep -q model:/app/model docker-compose.override.yaml; sha256sum "${4#/app/}" ;;
-  "compose build student-clap" | "compose up -d") ;;
+  "compose build student-clap" | "compose pull" | "compose up -d") ;;
   "compose restart audiomuse-ai-flask audiomuse-ai-worker") ;;
   *) echo "no such command is known here: docker $*" >&2; exit 64 ;;
 esac

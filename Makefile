@@ -21,7 +21,7 @@ help:
 	@echo "make corpus           every stage on 197 real tracks (0.8 GB by apt-get, nothing is installed); docs/benchmarks.md"
 	@echo "make bench            measurements of the single stages, on the corpus (after make corpus); some 45 minutes"
 	@echo "make gpu              tests and measurements that wait for a GPU, in one table"
-	@echo "make lint             ruff, mypy and the contracts of the imports"
+	@echo "make lint             ruff, mypy, the contracts of the imports, hadolint"
 	@echo "make page             docs/config.md again, after a setting or its choices changed"
 	@echo "make notebook         docs/experiments.ipynb with its outputs again, on the demo's store (after make demo)"
 	@echo "make lowest           tests of store, config and export with the oldest versions that pyproject.toml allows"
@@ -29,7 +29,8 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Installing student-clap and what it needs into $(VENV): 6.5 GB with CUDA. That takes minutes, once."
+	$(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 lint: $(READY)
@@ -37,6 +38,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Containerfile
 
 # Many tests wait for servers and killed processes, so more of them run at once than there are cores; a file's tests stay together.
 test: lint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_the_wheel_holds_one_import_name_and_all_of_it(wheel: Path) -> None:
         ours = {path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
         assert {f"student_clap/{path.relative_to(ROOT)}" for path in ours} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_container_gets_what_the_wheel_is_made_of() -> None:
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    copied = {word for line in lines if re.match(r"COPY (?!--from)", line) for word in line.split()[1:-1]}
+    assert copied == {*FOLDERS, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    let_in = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in let_in if line.startswith("!")} == copied
 
 
 def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:

@@ -4,10 +4,18 @@ What `train.data.dataset` offers is here too: `TrackDataset`, `SegmentDataset`, 
 torch is loaded when one of them is asked for.
 """
 
+import getpass
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from student_clap.train.data.dataset import EpochSampler, SegmentDataset, TrackDataset, collate, split
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a container's user who has no entry in /etc/passwd
+    # Parts of torch ask for the name when they are imported, and fail without one.
+    os.environ["USER"] = str(os.getuid())
 
 __all__ = ["EpochSampler", "SegmentDataset", "TrackDataset", "collate", "split"]
 

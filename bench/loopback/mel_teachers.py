@@ -29,6 +29,7 @@ def write_mel_teacher(
     seed: int = 0,
     external: bool = False,
     metadata: dict[str, str] | None = None,
+    flux: float = 200,
 ) -> Path:
     """Write a model.
 
@@ -40,6 +41,8 @@ def write_mel_teacher(
         seed: of the weights.
         external: keep the weights in `<name>.data` beside it.
         metadata: its `metadata_props`.
+        flux: how much the steps from frame to frame count; they are small numbers, and a short track has few of them. 0
+            makes a teacher that is quickly learnt.
     """
     rng = np.random.default_rng(seed)
     n_mels = n_mels or (64 if interface == "clap" else 128)
@@ -47,7 +50,7 @@ def write_mel_teacher(
     shape: list[Any] = ["batch", 1, time, n_mels] if interface == "clap" else [1, 1, n_mels, time]
     time_axis = 2 if interface == "clap" else 3
     first = rng.standard_normal((2 * n_mels, _HIDDEN)) / np.sqrt(n_mels)
-    first[n_mels:] *= 200  # steps are small numbers, and a short track has few of them
+    first[n_mels:] *= flux
     weights = {
         "first": first.astype(np.float32),
         "second": rng.standard_normal((_HIDDEN, EMBEDDING_DIM)).astype(np.float32),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +79,10 @@ def check(
     unchanged = _check_sums(model)
     failed = [clause["name"] for clause in clauses if not clause["passed"]]
     differs = _compare_with_app(config, model, configured) if with_app else ""
+    # One that was not asked for by name, and cannot be started here, says nothing against the model.
+    faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
     if as_json:
-        passed = not failed and not differs and unchanged
+        passed = unchanged and not failed and not faults and not differs
         about = {"model": model, "passed": passed, "clauses": clauses, "providers": answered, "remarks": lines}
         echo_json({**about, "sums_unchanged": unchanged, "app_differs": differs})
     if failed:
@@ -90,8 +91,6 @@ def check(
         )
     if not unchanged:
         raise click.ClickException(f"{model} is not the file that SHA256SUMS beside it names: copy or export it again")
-    # One that was not asked for by name, and cannot be started here, says nothing against the model.
-    faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
     if faults:
         raise click.ClickException(f"{model} does not work on {', '.join(faults)}; AudioMuse-AI would have to use cpu")
     if differs:

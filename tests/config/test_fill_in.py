@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from loopback.settings import filled
+from student_clap.config.fill_in import filled
 from student_clap.config.load import load_config
 from student_clap.config.yaml12 import load_yaml
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 
-from loopback.dialects.subsonic import failed
+from student_clap.export.demo.dialects.subsonic import failed
 
 if TYPE_CHECKING:
-    from loopback.mediaserver import Body, Handler
+    from student_clap.export.demo.mediaserver import Body, Handler
 
 FaultKind = Literal[
     "status",  # `status`, with a line of text

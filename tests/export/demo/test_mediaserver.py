@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects import KINDS, make_dialect
-from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.servers import MEDIA_SERVERS
+from student_clap.export.demo.dialects import KINDS, make_dialect
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 
 TOKEN = "loopback-token-51c9"
 CONTENT = bytes(range(256)) * 400  # more than one block

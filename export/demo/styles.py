@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from loopback import voices
-from loopback.voices import Sound
+from student_clap.export.demo import voices
+from student_clap.export.demo.voices import Sound
 
 _T = TypeVar("_T")
 _MAJOR, _MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)

@@ -11,7 +11,7 @@ import re
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from loopback.dialects.base import Audio, Library, Reply, Request, described, json_reply, page, path_of
+from student_clap.export.demo.dialects.base import Audio, Library, Reply, Request, described, json_reply, page, path_of
 
 _MESSAGES = {
     0: "A generic error.",

@@ -16,14 +16,14 @@ from pathlib import Path
 import av
 import numpy as np
 
-from loopback.teacher import TeacherOnnx, Vectors
-from loopback.tunes import TUNES, write_tunes
-from loopback.world import WorldTrack
 from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.config.runtime.container import open_container
 from student_clap.config.runtime.files import write_bytes_atomically
 from student_clap.config.schema import EMBEDDING_DIM
+from student_clap.export.demo.tunes import TUNES, write_tunes
+from student_clap.export.demo.world import WorldTrack
 from student_clap.featurize.audio.decode import DecodeError, decode
+from student_clap.featurize.teacher.model import Teacher, Vectors
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def folder_tracks(folder: Path) -> list[WorldTrack]:
 
 def with_vectors(
     tracks: Sequence[WorldTrack],
-    teacher: TeacherOnnx,
+    teacher: Teacher,
     cache: Path,
     done: Callable[[WorldTrack], object] = lambda _: None,
 ) -> tuple[list[WorldTrack], list[Unreadable]]:
@@ -92,7 +92,7 @@ def with_vectors(
     return heard, unreadable
 
 
-def _vector(track: WorldTrack, teacher: TeacherOnnx, cache: Path) -> Vectors:
+def _vector(track: WorldTrack, teacher: Teacher, cache: Path) -> Vectors:
     stat = track.path.stat()
     kept = cache / f"{track.track_id}-{stat.st_size}-{stat.st_mtime_ns}.npy"
     if kept.exists():

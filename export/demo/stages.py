@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,12 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loopback.settings import filled
-from loopback.world import LoopbackWorld
+import click
+
+from student_clap.config.fill_in import filled
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.leaving import exit_code
+from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.signals import Stopped
+from student_clap.export.demo.world import LoopbackWorld
 
 
-class StageError(Exception):
+class StageError(click.ClickException):
     """A stage failed, or cannot be begun; the message is for the user."""
 
 
@@ -37,16 +42,16 @@ def configure(folder: Path, world: LoopbackWorld, chosen: Mapping[str, object]) 
     """Write config.yaml and .env as a user would: `student-clap init`, then fill in."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").exists():
-        run_stage("init", folder)
+        run_stage("init --defaults", folder)
     text = (folder / "config.yaml").read_text(encoding="utf-8")
     write_text_atomically(folder / "config.yaml", filled(text, chosen))
     environment = "".join(f"{name}={value}\n" for name, value in world.environment().items())
     write_text_atomically(folder / ".env", f"# A database and a server of its own; gone when it ends.\n{environment}")
-    print(f"\nFilled in, in {folder}:")
-    print("  .env         " + " ".join(world.environment()))
+    echo(f"\nFilled in, in {folder}:")
+    echo("  .env         " + " ".join(world.environment()))
     for section in dict.fromkeys(path.partition(".")[0] for path in chosen):
         own = [(k.partition(".")[2], v) for k, v in chosen.items() if k.startswith(f"{section}.")]
-        print(f"  config.yaml  {section}: " + ", ".join(f"{key} {value}" for key, value in own))
+        echo(f"  config.yaml  {section}: " + ", ".join(f"{key} {value}" for key, value in own))
 
 
 def run_stage(stage: str, folder: Path) -> StageCost:
@@ -54,7 +59,7 @@ def run_stage(stage: str, folder: Path) -> StageCost:
     command = [*student_clap_command(), *shlex.split(stage)]
     # The stages read .env; a variable of the same name in the user's environment would win over it.
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("DB_", "JELLYFIN_"))}
-    print(f"\n$ student-clap {stage}", flush=True)
+    echo(f"\n$ student-clap {stage}")
     began, used = time.monotonic(), _children_cpu_s()
     with subprocess.Popen(command, cwd=folder, env=clean) as process:
         try:
@@ -65,29 +70,30 @@ def run_stage(stage: str, folder: Path) -> StageCost:
     if status:
         raise StageError(f"`student-clap {stage}` failed with exit status {status}; its own message stands above")
     cost = StageCost(time.monotonic() - began, _children_cpu_s() - used)
-    print(f"({cost.wall_s:.0f} s)", flush=True)
+    echo(f"({cost.wall_s:.0f} s)")
     return cost
 
 
 def student_clap_command() -> list[str]:
-    """The command of the environment that runs this."""
-    beside = Path(sys.executable).parent / "student-clap"
-    command = str(beside) if beside.exists() else shutil.which("student-clap")
-    if command is None:
-        raise StageError("the command student-clap is not installed; `make demo` and `make corpus` install it")
-    return [command]
+    """The command, by the Python that runs this."""
+    return [sys.executable, "-P", "-m", "student_clap.config"]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a stage that is interrupted. Ctrl-C has reached it already, so it may finish what it must."""
     try:
-        if isinstance(sys.exception(), KeyboardInterrupt):
+        if _by_ctrl_c(sys.exception()):
             process.wait(10)
             return
         process.terminate()
         process.wait(10)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
+
+
+def _by_ctrl_c(error: BaseException | None) -> bool:
+    stopped = isinstance(error, Stopped) and error.exit_code == exit_code(signal.SIGINT)
+    return stopped or isinstance(error, KeyboardInterrupt)
 
 
 def _children_cpu_s() -> float:

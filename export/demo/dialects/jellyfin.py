@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loopback.dialects.base import (
+from student_clap.export.demo.dialects.base import (
     NOT_FOUND,
     USER_ID,
     Audio,

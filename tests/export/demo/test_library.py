@@ -11,13 +11,13 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from loopback.library import folder_tracks, with_vectors
-from loopback.teacher import TeacherOnnx
-from loopback.tunes import TUNES, encode, render
-from loopback.world import WorldTrack
+from student_clap.export.demo.library import folder_tracks, with_vectors
+from student_clap.export.demo.tunes import TUNES, encode, render
+from student_clap.export.demo.world import WorldTrack
+from student_clap.featurize.teacher.model import Teacher
 
 
-class _Ears(TeacherOnnx):
+class _Ears(Teacher):
     """Counts what it hears; its vector is the track's length."""
 
     def __init__(self) -> None:

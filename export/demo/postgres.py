@@ -28,7 +28,7 @@ from psycopg2 import sql
 if TYPE_CHECKING:
     import types
 
-_PASSWORD = "loopback-password-7f3a"
+_PASSWORD = "loopback-password-7f3a"  # noqa: S105  of a database that lives as long as its block
 _names = itertools.count(1)
 
 

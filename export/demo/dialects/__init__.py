@@ -1,4 +1,4 @@
-"""The families of media servers that `loopback.mediaserver` speaks: every module here with its `DIALECTS`."""
+"""The families of media servers that `demo.mediaserver` speaks: every module here with its `DIALECTS`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from loopback.dialects.base import Dialect
+from student_clap.export.demo.dialects.base import Dialect
 
 _MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 _DIALECTS: dict[str, Callable[..., Dialect]] = {d.kind: d for m in _MODULES for d in getattr(m, "DIALECTS", ())}

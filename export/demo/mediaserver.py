@@ -1,7 +1,7 @@
 """A media server on 127.0.0.1 that speaks as any of those in docs/config.md does, and fails on request.
 
-What differs between servers is a dialect (`loopback.dialects`); here are serving with ranges (RFC 9110, 14), faults
-(`loopback.faults`), counters and the log. Faults are set per track or per path and used up in order. Every request is
+What differs between servers is a dialect (`demo.dialects`); here are serving with ranges (RFC 9110, 14), faults
+(`demo.faults`), counters and the log. Faults are set per track or per path and used up in order. Every request is
 kept in `log`, with its secrets, so that a test can look at them.
 
 Guarantee: it listens on this machine only, and keeps its port between `stop` and `start`. Cost: a file is sent block by
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from loopback.dialects import make_dialect
-from loopback.dialects.base import USER_ID, Audio, Request
-from loopback.faults import Fault, FaultKind, play
+from student_clap.export.demo.dialects import make_dialect
+from student_clap.export.demo.dialects.base import USER_ID, Audio, Request
+from student_clap.export.demo.faults import Fault, FaultKind, play
 
 __all__ = ["Fault", "FaultKind", "MediaServer", "Request", "running_media_server"]
 

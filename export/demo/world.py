@@ -20,9 +20,16 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.postgres import Database, running_postgres
-from loopback.schema import Generation, LoopbackTrack, Server, create_schema, insert_tracks, vector_bytes
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database, running_postgres
+from student_clap.export.demo.schema import (
+    Generation,
+    LoopbackTrack,
+    Server,
+    create_schema,
+    insert_tracks,
+    vector_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class LoopbackWorld:
     """A PostgreSQL with AudioMuse-AI's tables and a Jellyfin with the files, for the length of a `with` block."""
 
     def __init__(self, tracks: Sequence[WorldTrack], generation: Generation = "B") -> None:
-        """tracks: ids must differ. generation: of the database's schema, see `loopback.schema`."""
+        """tracks: ids must differ. generation: of the database's schema, see `student_clap.export.demo.schema`."""
         self.tracks = list(tracks)
         self.generation: Generation = generation
         self._stack = ExitStack()

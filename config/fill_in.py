@@ -44,3 +44,9 @@ def _append_rest(lines: list[str], values: Mapping[str, object]) -> None:
     while end and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
         end -= 1
     lines[end:end] = [f"  {k}: {v}" for k, v in values.items()]
+
+
+def without(text: str, section: str) -> str:
+    """`text` without a section and the comment above it: the paragraph that it stands in."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p for p in paragraphs if not re.search(rf"^{section}:", p, re.MULTILINE))

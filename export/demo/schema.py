@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg2.extensions
 
-from loopback.postgres import Database
+from student_clap.export.demo.postgres import Database
 
 Generation = Literal["A", "B"]
 
@@ -211,7 +211,7 @@ def _upsert(cursor: psycopg2.extensions.cursor, table: str, keys: tuple[str, ...
     names = list(values)
     changes = ", ".join(f"{n} = EXCLUDED.{n}" for n in names if n not in keys)
     cursor.execute(
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"  # noqa: S608  names of our own
         f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}",
         list(values.values()),
     )

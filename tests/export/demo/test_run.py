@@ -200,7 +200,7 @@ def test_every_folder_of_music_has_its_own_work_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_a_plain_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_demo("--music", str(tmp_path / "none"), "--work", str(tmp_path)) == 1
+    assert run_demo("--music", str(tmp_path / "none"), "--teacher", "x.onnx", "--work", str(tmp_path)) == 1
     said = capsys.readouterr().err
     assert said == f"Error: {tmp_path / 'none'} is not a folder; --music names a folder of audio files\n"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from student_clap.config.schema import Config, Section, Text
+from student_clap.config.section import allowed_types
 from student_clap.config.servers import MEDIA_SERVERS, MediaServer
 
 # What the first generation of .env.example called them; any other key is called after its section and itself.
@@ -30,8 +31,12 @@ def section_of(key: str) -> type[Section]:
 
 def is_secret(key: str) -> bool:
     """Whether the answer must not be shown, and does not belong into config.yaml."""
-    annotation = section_of(key).model_fields[key.partition(".")[2]].annotation
-    return SecretStr in (annotation, *get_args(annotation))
+    return SecretStr in allowed_types(section_of(key).model_fields[key.partition(".")[2]].annotation)
+
+
+def is_path(key: str) -> bool:
+    """Whether the answer is a file or a folder of this machine."""
+    return Path in allowed_types(section_of(key).model_fields[key.partition(".")[2]].annotation)
 
 
 def hint(key: str) -> str:

@@ -17,6 +17,7 @@ from student_clap.export.setup.answers import (
     database_answers,
     default,
     hint,
+    is_path,
     is_secret,
     missing_keys,
     server_keys,
@@ -148,6 +149,7 @@ def _valid(key: str, answer: str) -> str:
         for name, value in database_answers(answer).items():
             checked(name, value)
         return answer
-    if key == "teacher.model":
-        answer = str(teacher_file(Path(answer).expanduser()))
+    if is_path(key):  # the stages may run in another folder than this one
+        path = Path(answer).expanduser().absolute()
+        answer = str(teacher_file(path) if key == "teacher.model" else path)
     return checked(key, answer)

@@ -43,7 +43,7 @@ KINDS = {
     "api": Kind("AudioMuse-AI's HTTP interface", "api:open_vectors", ("audiomuse.url", "audiomuse.token"), "audiomuse"),
     "table": Kind("a file of ids and vectors, .npz or .parquet", "table:open_vectors", ("table.path",), "table"),
     "none": Kind(
-        "nowhere yet: the teacher's ONNX, or the folder that it is in, makes them",
+        "nowhere yet; the teacher's ONNX makes them: name it, or its folder",
         "listed:open_vectors",
         ("teacher.model",),
         "",

@@ -87,10 +87,13 @@ def test_database_and_server_are_tried_and_both_files_written(
         assert secret not in (folder / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_folder_and_table_and_going_on_with_what_is_not_there_yet(folder: Path, tmp_path: Path) -> None:
+def test_folder_and_table_and_going_on_with_what_is_not_there_yet(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "a.wav", np.zeros(48_000), 48_000)
     table = tmp_path / "vectors.npz"
-    done = init(folder, "9", "3", str(table), "n", "folder", str(tmp_path))
+    done = init(folder, "9", "3", "vectors.npz", "n", "folder", ".")
     assert done.exit_code == 0, done.output
     assert "answer with a number from 1 to" in done.stderr
     assert f"works: {tmp_path / 'a.wav'} is audio" in done.stderr

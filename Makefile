@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 CORPUS ?= corpus
+TEACHER ?= bench/corpus/teacher.onnx
 # The tests' own processes share the cores; a numeric library with threads of its own would only get in their way.
 export OMP_NUM_THREADS ?= 2
 # Without compiled files every process that a test starts would compile everything anew, and every worker all the tests.
@@ -63,7 +64,7 @@ lowest:
 	OMP_NUM_THREADS=1 $(LOWEST)/env/bin/pytest -n 2 --dist loadfile tests/store tests/config tests/export
 
 demo: $(READY)
-	$(BIN)/python bench/demo.py $(if $(MUSIC),--music "$(MUSIC)")
+	$(BIN)/student-clap demo $(if $(MUSIC),--music "$(MUSIC)" --teacher "$(TEACHER)")
 
 corpus: $(READY)
 	$(BIN)/python bench/corpus.py --work "$(CORPUS)"

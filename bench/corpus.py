@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from loopback.stages import StageCost, StageError, configure, run_stage
-from loopback.teacher import TEACHER_NAME
-from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.load import load_config
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.machine import available_cores
+from student_clap.export.demo.run import CORPUS_TEACHER
+from student_clap.export.demo.stages import StageCost, StageError, configure, run_stage
+from student_clap.export.demo.world import LoopbackWorld, WorldTrack
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.runs.reader import RunFolder
 
 HERE = Path(__file__).resolve().parent
 SETTINGS: dict[str, object] = {
-    "teacher.name": TEACHER_NAME,
+    "teacher.name": CORPUS_TEACHER,
     "split.method": "sorted",
     "split.folds": 5,
     "split.fold": 0,

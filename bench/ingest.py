@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from loopback.postgres import Database, running_postgres
-from loopback.schema import MAIN_SERVER, create_schema
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.postgres import Database, running_postgres
+from student_clap.export.demo.schema import MAIN_SERVER, create_schema
 from student_clap.store import FeatureStore, State
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from student_clap.config.runtime.packages import why_missing
-from student_clap.config.runtime.screen import drop_output, echo
+from student_clap.config.runtime.screen import drop_output, echo, to_copies
 from student_clap.config.runtime.signals import Stopped, asked_to_stop, ends_in_order
 from student_clap.config.runtime.system_errors import in_words, naming
 from student_clap.config.runtime.text import printable
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # name -> (module, function); the modules are heavy, so the group lists them without importing them.
 _COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("student_clap.config.command", "init"),
+    "init": ("student_clap.export.init_command", "init"),
     "config": ("student_clap.config.command", "show"),
     "ingest": ("student_clap.ingest.command", "ingest"),
     "featurize": ("student_clap.featurize.command", "featurize"),
@@ -44,6 +44,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("student_clap.store.command", "store"),
     "status": ("student_clap.export.status_command", "status"),
     "doctor": ("student_clap.export.doctor_command", "doctor"),
+    "demo": ("student_clap.export.demo_command", "demo"),
+    "completion": ("student_clap.config.completion_command", "completion"),
 }
 
 
@@ -94,6 +96,7 @@ class LazyGroup(click.Group):
             if (number := asked_to_stop()) is not None:  # the error came of the stop
                 raise Stopped(number) from None
             error.message = printable(error.message)  # type: ignore[misc]  # final in the stubs only
+            to_copies(f"Error: {error.message}")
             raise
 
     def _invoke(self, ctx: click.Context) -> Any:

@@ -1,36 +1,14 @@
-"""`student-clap init` and `student-clap config`."""
+"""`student-clap config`."""
 
 from __future__ import annotations
-
-from importlib.resources import files
-from pathlib import Path
 
 import click
 
 from student_clap.config.load import masked
-from student_clap.config.options import config_options
-from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.screen import echo
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
-
-_TEMPLATES = {"config.yaml": "config.yaml", ".env.example": "env.example"}
-
-
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), default=".")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
-def init(directory: Path, *, force: bool) -> None:
-    """Write config.yaml and .env.example into DIRECTORY."""
-    present = [name for name in _TEMPLATES if (directory / name).exists()]
-    if present and not force:
-        raise click.ClickException(f"{' and '.join(present)} already in {directory}; --force replaces them")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, template in _TEMPLATES.items():
-        text = files("student_clap.config").joinpath("templates", template).read_text(encoding="utf-8")
-        write_text_atomically(directory / name, text)
-        echo(f"wrote {directory / name}")
-    echo("Next: cp .env.example .env, fill it in, then `student-clap ingest`.")
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  click's
@@ -53,7 +31,11 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     callback=_print_schema,
     help="Print the JSON schema of config.yaml, for editors, instead.",
 )
+@json_option
 @config_options()
-def show(config: Config) -> None:
+def show(config: Config, *, as_json: bool) -> None:
     """Print the resolved configuration, secrets masked."""
+    if as_json:
+        echo_json(masked(config))
+        return
     echo(dump_yaml(masked(config)), nl=False)

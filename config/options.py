@@ -14,7 +14,8 @@ import click
 
 from student_clap.config.load import DEFAULT_CONFIG, is_secret, load_config
 from student_clap.config.presets import MEL_PRESETS
-from student_clap.config.runtime.screen import log_to_stderr, warn
+from student_clap.config.runtime.log_file import copied_to
+from student_clap.config.runtime.screen import log_to_stderr, quieter_or_louder, stdout_for_json, warn
 from student_clap.config.schema import Config
 
 _SETTING = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})\.[a-z_]+\b")  # such as jellyfin.url
@@ -42,8 +43,73 @@ def _names_the_store(overrides: tuple[str, ...]) -> bool:
     return any(override.partition("=")[0].strip() == "store.path" for override in overrides)
 
 
+def _loudness(context: click.Context, option: click.Parameter, given: bool) -> None:  # noqa: FBT001  click's
+    if not given:
+        return
+    root, name = context.find_root(), f"{__name__}.loudness"
+    if name in root.meta:
+        raise click.UsageError("--quiet and --verbose exclude one another")
+    root.meta[name] = option.name
+    root.with_resource(quieter_or_louder(1 if option.name == "verbose" else -1))
+
+
+def _log_file(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        context.find_root().with_resource(copied_to(path))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}; name another file") from None
+
+
+def _json(context: click.Context, _option: click.Parameter, given: bool) -> bool:  # noqa: FBT001  click's
+    if given:
+        context.find_root().with_resource(stdout_for_json())
+    return given
+
+
+# The command gets `as_json`; whatever else it prints goes to stderr then.
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_json, help="Print one JSON object on stdout, and all else on stderr."
+)
+
+
+def message_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command with --quiet, --verbose and --log-file, which act by themselves."""
+    options = (
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_loudness,
+            help="Show no bars, and of the messages only warnings and errors.",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_loudness,
+            help="Show every message, whatever logging.level says.",
+        ),
+        click.option(
+            "--log-file",
+            metavar="FILE",
+            type=UserPath(path_type=Path, dir_okay=False),
+            expose_value=False,
+            callback=_log_file,
+            help="Append what is printed to FILE too, with the time; bars are left out.",
+        ),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
 def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a click command with --config and --set, which it gets as `config_path` and `overrides`."""
+    """Decorate a click command with --config and --set, which it gets as `config_path` and `overrides`.
+
+    It takes the options of `message_options` too.
+    """
     path = click.option(
         "--config",
         "config_path",
@@ -57,7 +123,7 @@ def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SECTION.KEY=VALUE",
         help="Replace one setting; may be repeated.",
     )
-    return path(settings(command))
+    return path(settings(message_options(command)))
 
 
 def config_options(

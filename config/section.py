@@ -67,12 +67,13 @@ class Text(str):
     __slots__ = ()
 
 
-def _allowed_types(annotation: Any) -> set[type]:
+def allowed_types(annotation: Any) -> set[type]:
+    """The types that a field of this annotation may have, whatever they are wrapped in."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
-        return _allowed_types(typing.get_args(annotation)[0])
+        return allowed_types(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return set().union(*(_allowed_types(a) for a in typing.get_args(annotation)))
+        return set().union(*(allowed_types(a) for a in typing.get_args(annotation)))
     if origin is Literal:
         return {type(a) for a in typing.get_args(annotation)}
     if origin is not None:
@@ -82,7 +83,7 @@ def _allowed_types(annotation: Any) -> set[type]:
 
 def _as_field(value: Any, field: FieldInfo) -> Any:
     """Parse `value` for `field` if it is Text; leave everything else to pydantic."""
-    wanted = _allowed_types(field.annotation)
+    wanted = allowed_types(field.annotation)
     if isinstance(value, Text):
         if wanted & {str, SecretStr, Path} and not (value == "" and type(None) in wanted):
             value = str(value)

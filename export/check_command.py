@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo, warn
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json, warn
 from student_clap.config.schema import Config
 from student_clap.export.options import FILE, with_database
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="End a model that is not through by then.",
 )
+@json_option
 def check(
     config: Config,
     model: Path,
@@ -47,6 +48,7 @@ def check(
     with_app: bool,
     providers: tuple[str, ...],
     timeout_s: float,
+    as_json: bool,
 ) -> None:
     """Hold MODEL, any ONNX file, against the drop-in contract, clause by clause.
 
@@ -61,6 +63,7 @@ def check(
         raise click.UsageError("--reference compares vectors of one audio file; name it with --audio")
     config = with_database() if with_app else config
     configured = Recipe.from_config(config.audio)
+    lines: list[str] = []
     clauses: list[dict[str, Any]] = []
     answered: list[dict[str, Any]] = []
     for message in messages(Request(model, configured, audio, reference, providers), timeout_s):
@@ -71,18 +74,23 @@ def check(
             answered.append(message["provider"])
             echo(_provider_line(message["provider"], asked=message["provider"]["provider"] in providers))
         else:
+            lines.append(message["line"])
             echo(message["line"])
     unchanged = _check_sums(model)
     failed = [clause["name"] for clause in clauses if not clause["passed"]]
     differs = _compare_with_app(config, model, configured) if with_app else ""
+    # One that was not asked for by name, and cannot be started here, says nothing against the model.
+    faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
+    if as_json:
+        passed = unchanged and not failed and not faults and not differs
+        about = {"model": model, "passed": passed, "clauses": clauses, "providers": answered, "remarks": lines}
+        echo_json({**about, "sums_unchanged": unchanged, "app_differs": differs})
     if failed:
         raise click.ClickException(
             f"{model} fails {len(failed)} of {len(clauses)} clauses of the drop-in contract: {', '.join(failed)}"
         )
     if not unchanged:
         raise click.ClickException(f"{model} is not the file that SHA256SUMS beside it names: copy or export it again")
-    # One that was not asked for by name, and cannot be started here, says nothing against the model.
-    faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
     if faults:
         raise click.ClickException(f"{model} does not work on {', '.join(faults)}; AudioMuse-AI would have to use cpu")
     if differs:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo, warn
+from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.schema import Config
 from student_clap.export.graph.int8_target import ELSEWHERE
 from student_clap.export.options import FILE, run_folder, run_option
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from student_clap.store import FeatureStore
 
 
+_STEPS = 3
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
 
 
@@ -58,7 +59,14 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
     is_flag=True,
     help="Fit the head's last layer again, in closed form; kept only if the validation figures rise.",
 )
-@click.option("--license", "licence", default="", callback=_licence, metavar="ID", help="Of the model, for its card.")
+@click.option(
+    "--license",
+    "licence",
+    default="",
+    callback=_licence,
+    metavar="ID",
+    help="Licence of the model, for its card.  [default: none named]",
+)
 @click.option(
     "--no-library-facts",
     "library_facts",
@@ -68,7 +76,9 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
     help="Leave out of card and metadata what tells of your library: names, numbers of tracks, its identity.",
 )
 @click.option(
+    "--out",
     "--output",
+    "output",
     type=FILE,
     help="ONNX file.  [default: the run's student.onnx, or student-batch.onnx, student-waveform.onnx ...]",
 )
@@ -95,22 +105,30 @@ def export(
     form = _form(**flags)
     run = run_folder(config, run_name)
     require_checkpoint(checkpoint or run.best)
-    with FeatureStore.open(reading_path(config.store)) as store:
-        # torch takes seconds: it is loaded when what it is to work on is there.
-        from student_clap.export.card.companions import write_companions
-        from student_clap.export.graph.forms import Source, check_form, gather, write_form
-        from student_clap.export.model.metadata import Terms
-        from student_clap.train.runs.reader import RunFolder
-
-        source = replace(Source.open(checkpoint or run.best), terms=Terms(licence, library_facts))
-        check_form(form, source)
-        if source.info.store_uuid != store.uuid:
-            warn(f"the checkpoint was trained from store {source.info.store_uuid}; {config.store.path} is {store.uuid}")
-        if refit_head:
-            source = _refit(source, config, store)
-        material = gather(form, source, store, config.ingest.cache_dir)
     wanted = output or (run.student_onnx if form == "mel" else run.variant(form))
-    said = write_form(form, source, material, wanted, echo)
+    with progress("step", _STEPS, label="export") as bar:
+        with FeatureStore.open(reading_path(config.store)) as store:
+            bar.note("loading torch and the checkpoint", draw=True)
+            # torch takes seconds: it is loaded when what it is to work on is there.
+            from student_clap.export.card.companions import write_companions
+            from student_clap.export.graph.forms import Source, check_form, gather, write_form
+            from student_clap.export.model.metadata import Terms
+            from student_clap.train.runs.reader import RunFolder
+
+            source = replace(Source.open(checkpoint or run.best), terms=Terms(licence, library_facts))
+            check_form(form, source)
+            made_from = source.info.store_uuid
+            if made_from != store.uuid:
+                warn(f"the checkpoint was trained from store {made_from}; {config.store.path} is {store.uuid}")
+            if refit_head:
+                source = _refit(source, config, store)
+            bar.advance()
+            bar.note("reading segments", draw=True)
+            material = gather(form, source, store, config.ingest.cache_dir)
+        bar.advance()
+        bar.note("building the file and comparing it with torch", draw=True)
+        said = write_form(form, source, material, wanted, echo)
+        bar.advance()
     if fault := write_companions(wanted, RunFolder.of_checkpoint(source.path)):
         warn(fault)
     echo(f"export: wrote {said}")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.options import config_arguments
-from student_clap.config.runtime.screen import echo, log_to_stderr
+from student_clap.config.options import config_arguments, json_option
+from student_clap.config.runtime.screen import echo_json, log_to_stderr
 
 
 @click.command()
 @config_arguments
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@json_option
 def doctor(config_path: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Look whether everything is there that the stages need: machine, packages, servers, folders, store, AudioMuse-AI.
 
@@ -32,7 +32,7 @@ def doctor(config_path: Path | None, overrides: tuple[str, ...], *, as_json: boo
     examined = examine(Subject(settings, LIMIT_S - (time.monotonic() - began)), checks)
     if as_json:
         found = list(examined)
-        echo(report.as_json(found))
+        echo_json(report.as_json(found))
     else:
         found = report.print_lines(examined, checks)
     if worst(found) is Outcome.FAILURE:

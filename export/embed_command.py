@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo, progress
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json, progress
 from student_clap.config.schema import Config
 from student_clap.export.options import FILE, model_option, run_folder, run_option
 
@@ -19,8 +19,16 @@ from student_clap.export.options import FILE, model_option, run_folder, run_opti
 @model_option
 @click.option("--out", type=FILE, default=Path("vectors.parquet"), show_default=True, help=".parquet or .npz")
 @click.option("--threads", type=click.IntRange(1), help="Files at a time.  [default: one per core, 8 at most]")
+@json_option
 def embed(
-    config: Config, files: tuple[Path, ...], run_name: str | None, model: Path | None, out: Path, threads: int | None
+    config: Config,
+    files: tuple[Path, ...],
+    run_name: str | None,
+    model: Path | None,
+    out: Path,
+    threads: int | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Turn audio FILES, or folders of them, into track vectors as AudioMuse-AI would with MODEL."""
     from student_clap.export.model.embedding import Embedder, default_threads
@@ -38,6 +46,7 @@ def embed(
     if not paths:
         raise click.ClickException(f"no audio files in {', '.join(map(str, files))}")
     written = segments = 0
+    left_out: list[dict[str, str]] = []
     with (
         vector_file(out, vectors_metadata(model, session.metadata, spec)) as vectors,
         progress("file", len(paths), label="embed") as bar,
@@ -47,6 +56,7 @@ def embed(
         ):
             if found.vector is None:
                 bar.write(f"warning: no vector: {found.path}: {found.error}")
+                left_out.append({"file": str(found.path), "reason": found.error})
                 continue
             vectors.add(found)
             written, segments = written + 1, segments + found.n_segments
@@ -54,3 +64,5 @@ def embed(
             raise click.ClickException(f"none of {len(paths)} files gives a vector; {out} is not written")
     without = len(paths) - written
     echo(f"embed: wrote {written} vectors of {segments} segments to {out}; files without a vector: {without or 'none'}")
+    if as_json:
+        echo_json({"out": out, "model": model, "vectors": written, "segments": segments, "left_out": left_out})

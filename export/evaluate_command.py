@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import UserPath, config_options
-from student_clap.config.runtime.screen import echo, progress, warn
+from student_clap.config.options import UserPath, config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json, progress, warn
 from student_clap.config.schema import Config
 from student_clap.export.options import FILE, FOLDER, model_option, run_folder, run_option
 
@@ -74,7 +74,7 @@ def _check_writable(folder: Path) -> Path:
 
     for name in (EVALUATION_RECORD, REPORT):
         if fault := why_not_writable(folder / name):
-            raise click.ClickException(f"{fault}; name another folder with --output")
+            raise click.ClickException(f"{fault}; name another folder with --out")
     return folder
 
 
@@ -90,7 +90,8 @@ def _check_writable(folder: Path) -> Path:
 )
 @text_options
 @click.option("--against", type=FILE, help="Another ONNX file, DCLAP's or the teacher's, judged and timed beside it.")
-@click.option("--output", type=FOLDER, help="Folder.  [default: the run's evaluation/]")
+@click.option("--out", "--output", "output", type=FOLDER, help="Folder.  [default: the run's evaluation/]")
+@json_option
 def evaluate(
     config: Config,
     run_name: str | None,
@@ -101,6 +102,7 @@ def evaluate(
     text: TextOptions,
     against: Path | None,
     output: Path | None,
+    as_json: bool,
 ) -> None:
     """Judge an ONNX student on artists that it was not trained on, through the production path.
 
@@ -108,7 +110,7 @@ def evaluate(
     text vectors, or texts and a text model, text search is judged too.
     """
     from student_clap.config.runtime.files import write_text_atomically
-    from student_clap.export.bench.compare import compare_models
+    from student_clap.export.bench.compare import compare_models, comparison_steps
     from student_clap.export.card.companions import refresh_card
     from student_clap.export.evaluate.evaluation import check_recipe, evaluate_model, rival_spec, side_to_judge
     from student_clap.export.evaluate.targets import targets
@@ -154,7 +156,8 @@ def evaluate(
         )
     record = done.record
     if against is not None:
-        record["speed"] = compare_models([model, against], recipe, rounds=BENCH_ROUNDS)
+        with progress("step", comparison_steps(), label="bench") as bar:
+            record["speed"] = compare_models([model, against], recipe, rounds=BENCH_ROUNDS, advance=bar.advance)
     record["targets"] = [asdict(target) for target in targets(record)]
     for track in record["left_out"]:
         name = f"{track['title'] or track['track_id']} ({track['artist'] or 'unknown artist'})"
@@ -166,6 +169,8 @@ def evaluate(
         warn(fault)
     for line in closing_lines(record, page):
         echo(line)
+    if as_json:
+        echo_json(record)
 
 
 def _mel(spec: InputSpec) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from student_clap.config.load import DEFAULT_CONFIG
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@json_option
 @config_options(file_optional=True)
 def status(config: Config, *, as_json: bool) -> None:
     """Show how far the project is: rows, features, failures, runs, the live model; and what to do next."""
@@ -22,4 +22,7 @@ def status(config: Config, *, as_json: bool) -> None:
     given = click.get_current_context().params
     project = look(config)
     step = next_step(config, project, configured=given["config_path"] is not None or DEFAULT_CONFIG.exists())
-    echo((report.as_json if as_json else report.lines)(project, step))
+    if as_json:
+        echo_json(report.as_json(project, step))
+    else:
+        echo(report.lines(project, step))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config, FeaturizeConfig
 from student_clap.export.options import FILE
 from student_clap.featurize.cluster import registry
@@ -38,8 +38,8 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")
 @click.option("--fold", "folds", type=click.IntRange(min=0), multiple=True, help="In place of the file's; repeatable.")
 @click.option("--name", help="First word of the runs' names.  [default: the file's]")
 @click.option("--dry-run", is_flag=True, help="Train nothing: list the runs, and what the finished ones gave.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON object at the end.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print the table in Markdown.")
+@click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
+@json_option
 @config_options("audio", "store", "model", "split", "loss", "augmentation", "training")
 def sweep(
     config: Config,
@@ -49,9 +49,10 @@ def sweep(
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
     name: str | None,
-    form: str | None,
     *,
     dry_run: bool,
+    markdown: bool,
+    as_json: bool,
     **places: Any,
 ) -> None:
     """Train every point of FILE with every fold and seed, and compare what they give.
@@ -75,7 +76,7 @@ def sweep(
     else:
         with only_sweep(config.training.runs_dir, asked.name):
             failed = carry_out_runs(runs, given["config_path"], lambda tasks: _execute(tasks, jobs, cluster), _say)
-    _show(asked, runs, failed, form)
+    _show(asked, runs, failed, as_json=as_json, markdown=markdown)
     if failed:
         lines = "\n".join(f"  - {ended.run}: {ended.said}" for ended in failed)
         raise click.ClickException(f"{len(failed)} of {len(runs)} runs failed; run the same command again\n{lines}")
@@ -124,16 +125,16 @@ def _execute(tasks: Sequence[Task], jobs: int, cluster: FeaturizeConfig | None) 
         yield from carry_out_on(connected, tasks, _say)
 
 
-def _show(asked: Sweep, runs: list[PlannedRun], failed: list[Ended], form: str | None) -> None:
+def _show(asked: Sweep, runs: list[PlannedRun], failed: list[Ended], *, as_json: bool, markdown: bool) -> None:
     """The runs and the points in the form that is asked for."""
     from student_clap.export.sweep.runs import summarise
     from student_clap.train.comparison.row import read_run
     from student_clap.train.comparison.summary import format_summaries, summaries_as_json
-    from student_clap.train.comparison.table import as_json, format_runs
+    from student_clap.train.comparison.table import for_json, format_runs
 
     summaries = summarise(asked, runs)
     rows = [row for run in runs if (row := read_run(run.folder.path)) is not None]
-    if form == "json":
+    if as_json:
         content = {
             "sweep": asked.name,
             "judged": asked.judged,
@@ -141,8 +142,8 @@ def _show(asked: Sweep, runs: list[PlannedRun], failed: list[Ended], form: str |
             "runs": [row.as_json() for row in rows],
             "failed": {ended.run: ended.said for ended in failed},
         }
-        echo(as_json(content))
-    elif form == "markdown":
+        echo_json(for_json(content))
+    elif markdown:
         echo(format_summaries(summaries, markdown=True))
     else:
         if rows:

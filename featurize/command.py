@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config, FeaturizeConfig, TeacherConfig
 from student_clap.featurize.cluster import registry
 
@@ -59,6 +59,7 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
     type=click.IntRange(min=1),
     help="Write nothing: let the teacher hear so many tracks again, and report whether it made the stored vectors.",
 )
+@json_option
 @config_options(recipe=True)
 def featurize(
     config: Config,
@@ -69,6 +70,7 @@ def featurize(
     again_teacher: bool,
     no_teacher: bool,
     probe: int | None,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Write every fetched track's log-mel into the store, and a teacher's vectors of its segments.
@@ -79,6 +81,8 @@ def featurize(
     for_teacher = {_TEACHER[name]: wanted.pop(name) for name in _TEACHER if name in wanted}
     teacher = _teacher(config.teacher, for_teacher, no_teacher=no_teacher, again=again_teacher)
     if probe is not None:
+        if as_json:
+            raise click.UsageError("--probe reports in words; leave --json out")
         _probe(config.model_copy(update={"teacher": teacher}), probe)
         return
     from student_clap.featurize.driver import featurize_store
@@ -91,6 +95,8 @@ def featurize(
         _fetch_command(again, again_old_decoder=again_old_decoder),
     )
     echo(ended.closing)
+    if as_json:
+        echo_json(ended.as_json())
     if ended.exit_code:
         sys.exit(ended.exit_code)
     if ended.error is not None:

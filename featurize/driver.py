@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from student_clap.config.runtime.screen import echo, progress
 from student_clap.config.runtime.signals import Stopped, stoppable
@@ -33,15 +34,6 @@ MARK_EVERY_S = 2.0
 _SAY_EVERY_S = 600.0  # where there is no terminal for a bar
 
 
-@dataclass(frozen=True)
-class Ended:
-    """The end of a run."""
-
-    closing: str  # one line
-    exit_code: int = 0  # of a run that a signal ended
-    error: ClusterError | StoreError | None = None  # that broke it off
-
-
 @dataclass
 class Totals:
     """The figures of a run."""
@@ -53,6 +45,20 @@ class Totals:
     audio_s: float = 0.0
     cpu_s: float = 0.0
     wall_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run."""
+
+    closing: str  # one line
+    exit_code: int = 0  # of a run that a signal ended
+    error: ClusterError | StoreError | None = None  # that broke it off
+    totals: Totals = field(default_factory=Totals)
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of the run; `complete` says that nothing broke it off."""
+        return {"complete": not self.exit_code and self.error is None, **asdict(self.totals)}
 
 
 def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
@@ -94,7 +100,7 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
                 for line in teacher.lines():
                     echo(line)
         closing = closing_line(found, totals, store.features(recipe), fetch, stopped_by, teacher)
-        return Ended(closing, exit_code, error)
+        return Ended(closing, exit_code, error, totals)
 
 
 def _run_on_a_cluster(

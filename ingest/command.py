@@ -10,8 +10,8 @@ import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from student_clap.config.load import load_config
-from student_clap.config.options import config_options
-from student_clap.config.runtime.screen import echo
+from student_clap.config.options import config_options, json_option
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
 from student_clap.ingest.fetch.refetch import REASONS
 from student_clap.ingest.options import IngestOptions
@@ -84,7 +84,8 @@ def _moved(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--probe", metavar="ONNX", hidden=True, expose_value=False, callback=_moved)
 @click.option("--probe-tracks", hidden=True, expose_value=False)
 @click.option("--all", "all_failures", is_flag=True, help="With --verify: list every failure.")
-def ingest(config: Config, **given: Any) -> None:
+@json_option
+def ingest(config: Config, *, as_json: bool, **given: Any) -> None:
     """Bring tracks and their teacher vectors into the store, and fetch their audio.
 
     Vectors come from AudioMuse-AI's database or its HTTP interface, or from a table (ingest.vectors); where there are
@@ -96,9 +97,12 @@ def ingest(config: Config, **given: Any) -> None:
     parameters = click.get_current_context().params
     load_config(parameters["config_path"], parameters["overrides"], needs=options.needed_sections(config))
     if options.verify:
-        from student_clap.ingest.reports.inventory import report
+        from student_clap.ingest.reports.inventory import as_object, report
 
-        echo(report(config, all_failures=options.all_failures))
+        if as_json:
+            echo_json(as_object(config))
+        else:
+            echo(report(config, all_failures=options.all_failures))
         return
     config = options.applied_to(config)
     from student_clap.ingest.stage import run_ingest
@@ -115,3 +119,5 @@ def ingest(config: Config, **given: Any) -> None:
     if summary.fetch is not None:
         echo(summary.table(), err=True)
     echo(summary.line())
+    if as_json:
+        echo_json(summary.as_json())

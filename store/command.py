@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from student_clap.config.options import config_options
+from student_clap.config.options import config_options, json_option
 from student_clap.config.presets import SAMPLE_RATE
-from student_clap.config.runtime.screen import echo, progress, table
+from student_clap.config.runtime.screen import echo, echo_json, progress, table
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
+    from student_clap.store import FeatureStore
     from student_clap.store.arrays.segment_vectors import SegmentVectors
     from student_clap.store.verify import Finding
 
@@ -26,8 +28,9 @@ def store() -> None:
 
 
 @store.command()
+@json_option
 @config_options()
-def info(config: Config) -> None:
+def info(config: Config, *, as_json: bool) -> None:
     """Print what the store holds."""
     from collections import Counter
 
@@ -35,6 +38,9 @@ def info(config: Config) -> None:
     from student_clap.store.storage.open import about_cache, reading_path
 
     with FeatureStore.open(reading_path(config.store)) as opened:
+        if as_json:
+            echo_json(_content(opened))
+            return
         states = Counter(State(int(s)).name.lower() for s in opened.states())
         rows: list[tuple[str, object]] = [
             ("store", opened.path),
@@ -59,6 +65,46 @@ def info(config: Config) -> None:
         echo(table(rows))
 
 
+def _content(opened: FeatureStore) -> dict[str, Any]:
+    """What `info` prints, for other programs."""
+    from student_clap.store import State
+
+    states = opened.states().tolist()
+    features = {}
+    for name, recipe in opened.recipes().items():
+        made = opened.features(recipe)
+        n_samples = made.n_samples()
+        features[name] = {
+            "made": int((n_samples > 0).sum()),
+            "failed": int((n_samples < 0).sum()),
+            "minutes": float(n_samples.clip(0).sum()) / recipe.sample_rate / 60,
+            "bytes": made.stored_bytes(),
+            "recipe": asdict(recipe),
+            "fingerprint": recipe.fingerprint,
+        }
+    segment_vectors = {}
+    for name in opened.segment_sets():
+        vectors = opened.segment_vectors(name)
+        counts = vectors.counts()
+        segment_vectors[name] = {
+            "tracks": int((counts > 0).sum()),
+            "vectors": int(counts.sum()),
+            "hop_s": vectors.hop_samples / SAMPLE_RATE,
+            "bytes": vectors.stored_bytes(),
+            "model": vectors.model,
+        }
+    return {
+        "store": opened.path,
+        "uuid": opened.uuid,
+        "teacher": opened.teacher_name,
+        "tracks": opened.n_tracks,
+        "states": {state.name.lower(): states.count(state) for state in State if state != State.ABSENT},
+        "artists": len(set(opened.strings("artist"))),
+        "features": features,
+        "segment_vectors": segment_vectors,
+    }
+
+
 def _taught(vectors: SegmentVectors) -> str:
     counts = vectors.counts()
     hop_s = vectors.hop_samples / SAMPLE_RATE
@@ -71,8 +117,9 @@ def _taught(vectors: SegmentVectors) -> str:
 
 @store.command("list")
 @click.option("--failed", is_flag=True, help="Only tracks with an error.")
+@json_option
 @config_options(recipe=True)
-def list_tracks(config: Config, *, failed: bool) -> None:
+def list_tracks(config: Config, *, failed: bool, as_json: bool) -> None:
     """Print one line per track, tab-separated: row, server, id, state, minutes, artist, title, error."""
     from student_clap.store import FeatureStore, Recipe, State
 
@@ -82,14 +129,22 @@ def list_tracks(config: Config, *, failed: bool) -> None:
         n_samples = opened.features(recipe).n_samples().tolist() if made else [0] * opened.n_tracks
         feature_errors = opened.features(recipe).errors() if made else [""] * opened.n_tracks
         columns = {name: opened.strings(name) for name in ("server_id", "track_id", "artist", "title", "error")}
+        tracks = []
         for row, state in enumerate(opened.states()):
             error = columns["error"][row] or feature_errors[row]
             if failed and not error:
+                continue
+            if as_json:
+                track = {name: column[row] for name, column in columns.items()}
+                named = {"row": row, **track, "state": State(int(state)).name.lower(), "error": error}
+                tracks.append({**named, "minutes": max(0, n_samples[row]) / recipe.sample_rate / 60})
                 continue
             minutes = f"{n_samples[row] / recipe.sample_rate / 60:.2f}" if n_samples[row] > 0 else "-"
             fields = [str(row), columns["server_id"][row], columns["track_id"][row], State(int(state)).name.lower()]
             fields += [minutes, columns["artist"][row], columns["title"][row], error]
             echo("\t".join(one_line(field, limit=_WHOLE) for field in fields))
+        if as_json:
+            echo_json({"store": opened.path, "tracks": tracks})
 
 
 @store.command()
@@ -128,8 +183,9 @@ def export(
 
 @store.command()
 @click.option("--deep", is_flag=True, help="Read every chunk and every shard and test its checksums.")
+@json_option
 @config_options()
-def verify(config: Config, *, deep: bool) -> None:
+def verify(config: Config, *, deep: bool, as_json: bool) -> None:
     """Look for lost, damaged and unreadable files. Exit code 1 if there are any."""
     from student_clap.store.verify import remarks, verify_path
 
@@ -143,6 +199,9 @@ def verify(config: Config, *, deep: bool) -> None:
         echo(f"{finding.kind}: {finding.where}, {where}{track}: {one_line(finding.detail, limit=_WHOLE)}")
     for remark in _still_to_do(findings):
         echo(f"remark: {remark}")
+    if as_json:
+        found = [{**asdict(finding), "fault": finding.is_fault} for finding in findings]
+        echo_json({"store": config.store.path, "tracks": n_tracks, "faults": len(faults), "findings": found})
     how = _extent(deep=deep) if n_tracks >= 0 else "only metadata were read: repair these first, then verify again"
     if faults:
         repair = "store repair --deep" if deep else "store repair"

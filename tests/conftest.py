@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from loopback.objectstore import ObjectServer, running_objectstore
-from loopback.postgres import Database, PostgresServer, running_postgres
+from student_clap.export.demo.postgres import Database, PostgresServer, running_postgres
 
 # These machines are shared; how long an example takes says nothing.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -19,11 +19,11 @@ import yaml
 from click.testing import CliRunner
 
 from loopback.mel_teachers import write_mel_teacher
-from loopback.schema import set_app_config
-from loopback.settings import filled
-from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.cli import main
+from student_clap.config.fill_in import filled
 from student_clap.export import evaluate_command
+from student_clap.export.demo.schema import set_app_config
+from student_clap.export.demo.world import LoopbackWorld, WorldTrack
 from student_clap.export.model.app_settings import APP_DEFAULTS
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher

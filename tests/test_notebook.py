@@ -11,8 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from loopback.tunes import TUNES, encode, render
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.tunes import TUNES, encode, render
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.store import FeatureStore, Recipe, State, Track

@@ -63,8 +63,11 @@ def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     code = (
         "import student_clap.store as s; print(s.__file__)\n"
         "from student_clap.config.cli import main\n"
-        "main(['init'], standalone_mode=False)\n"
+        "main(['init', '--defaults'], standalone_mode=False)\n"
         "main(['config'], standalone_mode=False)\n"
+        "from student_clap.export.demo import run, stages\n"
+        "assert run.files('student_clap.export.demo').joinpath(run.TUNE_VECTORS).is_file()\n"
+        "import pathlib; stages.run_stage('completion bash', pathlib.Path())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -76,4 +79,5 @@ def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site / "student_clap" / "store"))
+    assert "_STUDENT_CLAP_COMPLETE" in done.stdout
     assert {p.name for p in empty.iterdir()} == {"config.yaml", ".env.example"}

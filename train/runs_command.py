@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.options import UserPath, config_options
+from student_clap.config.options import UserPath, config_options, json_option
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
 from student_clap.train.comparison.row import RunRow, choose_runs, read_runs
 from student_clap.train.comparison.table import (
@@ -29,7 +29,7 @@ from student_clap.train.comparison.table import (
     help="Folder of the runs.  [default: training.runs_dir]",
 )
 @click.option("--sort", "column", metavar="COLUMN", help=f"Order: {', '.join(COLUMNS)}.  [default: run, or as named]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@json_option
 @click.option(
     "--html",
     "page",
@@ -59,7 +59,7 @@ def runs(
     if page is not None:
         _write_page(rows, runs_dir, page)
     if as_json:
-        echo(runs_as_json(rows, runs_dir, compare=bool(names)))
+        echo_json(runs_as_json(rows, runs_dir, compare=bool(names)))
     elif not rows:
         echo(f"no runs in {runs_dir}; `student-clap train` begins one")
     else:

@@ -1,4 +1,5 @@
-"""The outside world on 127.0.0.1, real protocols and all: AudioMuse-AI's PostgreSQL and a media server.
+"""More of the outside world on 127.0.0.1 for tests and benchmarks: what the demo's world does not have.
 
-Shared by the tests, `make demo` and the benchmarks. Nothing here listens beyond this machine.
+The database, the media servers and the tunes are in `student_clap.export.demo`. Nothing here listens beyond this
+machine.
 """

@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from loopback.schema import LoopbackTrack, Server
+from student_clap.export.demo.schema import LoopbackTrack, Server
 
 _LOGIN = b"<!DOCTYPE html>\n<html><head><title>Login - AudioMuse-AI</title></head><body>Sign in</body></html>\n"
 FaultKind = Literal["status", "truncated", "html", "json", "redirect"]

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
-from loopback.dialects import KINDS
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.schema import unit_vector
 from student_clap.config.cli import main
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.dialects import KINDS
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.schema import unit_vector
 from student_clap.store import FeatureStore, State
 from trials.music import Music, by_libsndfile
 from trials.trial import Trial

@@ -10,23 +10,39 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from student_clap.config.runtime.system_errors import naming
+from student_clap.config.runtime.terminal import Lines, moves_its_cursor
 from student_clap.config.runtime.text import one_line, printable
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 _LOG_FORMAT = "%(levelname)s: %(message)s"
+_LINE_EVERY_S, _FIRST_LINE_S = 10.0, 2.0  # where a bar is shown as lines
+_LINE_COLUMNS = 100
 _copies: list[Callable[[str], None]] = []
 
 
 def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print one message on stdout, or on stderr, without the control codes that foreign text may hold."""
     to_copies(message)  # first: a screen may be gone
-    with naming("standard error" if err else "standard output"):
+    _print(message, err=err or _manner.stdout_is_for_json, nl=nl)
+
+
+def _print(message: object, *, err: bool, nl: bool = True) -> None:
+    with naming("standard error" if err else "standard output"), _above_the_bar():
         click.echo(printable(str(message)), err=err, nl=nl)  # noqa: TID251  the one place
+
+
+def _above_the_bar() -> AbstractContextManager[None]:
+    """Take the bar that may be on the screen away while the block prints."""
+    tqdm = sys.modules.get("tqdm")
+    return nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode()
 
 
 def echo_judged(judgement: str, colour: str, message: object) -> None:
@@ -83,13 +99,58 @@ def copied(write: Callable[[str], None]) -> Iterator[None]:
         _copies.remove(write)
 
 
+@contextmanager
+def quieter_or_louder(by: int) -> Iterator[None]:
+    """While the block lasts, show no bars and no message below a warning (-1), or every message (1)."""
+    before, _manner.loudness = _manner.loudness, by
+    try:
+        yield
+    finally:
+        _manner.loudness = before
+
+
+class _Manner:
+    """How much is shown: one screen, one manner."""
+
+    loudness = 0  # -1 with --quiet, 1 with --verbose
+    stdout_is_for_json = False
+
+
+_manner = _Manner()
+
+
+@contextmanager
+def stdout_for_json() -> Iterator[None]:
+    """While the block lasts, stdout is for `echo_json` alone; what `echo` prints goes to stderr."""
+    _manner.stdout_is_for_json = True
+    try:
+        yield
+    finally:
+        _manner.stdout_is_for_json = False
+
+
+def echo_json(value: Any) -> None:
+    """Print one JSON object on stdout: foreign text escaped, not changed; a path, or another thing, as its text."""
+    import json
+
+    text = json.dumps(value, indent=2, allow_nan=False, default=str)
+    to_copies(text)
+    _print(text, err=False)
+
+
 def warn(message: object) -> None:
     """Print one warning on stderr, on one line."""
     echo(f"warning: {one_line(message, limit=2000)}", err=True)
 
 
 def log_to_stderr(level: str) -> None:
-    """Log our packages to stderr at `level`, without control codes; the libraries below stay quiet unless they warn."""
+    """Log our packages to stderr at `level`, without control codes; the libraries below stay quiet unless they warn.
+
+    --quiet and --verbose go before `level`.
+    """
+    if _manner.loudness:
+        quiet = _manner.loudness < 0
+        level = "DEBUG" if not quiet else level if logging.getLevelName(level) > logging.WARNING else "WARNING"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter(_LOG_FORMAT))
     logger = logging.getLogger("student_clap")
@@ -183,12 +244,25 @@ def progress(unit: str, total: int | None = None, *, label: str = "", keep: bool
         label: what is being done.
         keep: leave the bar on the screen when the block ends.
     """
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    bar = tqdm(total=total, unit=unit, desc=label or None, leave=keep, disable=None, smoothing=0.1, file=sys.stderr)
+    bar = new_bar(total=total, unit=unit, desc=label or None, leave=keep, smoothing=0.1)
     with bar, _nothing() if bar.disable else logging_redirect_tqdm([logging.getLogger("student_clap")]):
         yield Progress(bar)
+
+
+def new_bar(**options: Any) -> tqdm[Any]:
+    """tqdm's bar with these options, for those whom `progress` does not do.
+
+    It is on stderr where that is a terminal: as a line every ten seconds where the terminal does not say how wide it
+    is, and not at all with --quiet. Elsewhere there is none.
+    """
+    from tqdm import tqdm
+
+    if sys.stderr.isatty() and not moves_its_cursor():
+        lines = {"ncols": _LINE_COLUMNS, "mininterval": _LINE_EVERY_S, "delay": _FIRST_LINE_S, "dynamic_ncols": False}
+        options = {**options, **lines, "file": Lines(sys.stderr)}
+    return tqdm(**{"file": sys.stderr, "disable": True if _manner.loudness < 0 else None, **options})
 
 
 @contextmanager

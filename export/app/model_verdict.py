@@ -111,7 +111,7 @@ def _evaluate_command(model: Path) -> str:
         *(["--run", run] if run else []),
         "--model",
         str(model),
-        "--output",
+        "--out",
         str(folder),
     ]
     return one_line(shlex.join(words), limit=2000)

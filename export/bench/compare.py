@@ -118,12 +118,21 @@ def this_machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": available_cores(), "onnxruntime": onnxruntime.__version__}
 
 
+def comparison_steps() -> int:
+    """How often `compare_models` calls `advance`."""
+    return len(THREADS) * (LOADS + 1)
+
+
+def as_object(records: Sequence[dict[str, Any]], rounds: int, machine: dict[str, Any]) -> dict[str, Any]:
+    """The figures for other programs, measured now."""
+    measured = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"measured_at": measured, "rounds": rounds, "machine": machine, "models": list(records)}
+
+
 def write_record(path: Path, records: Sequence[dict[str, Any]], rounds: int, machine: dict[str, Any]) -> None:
     """Write the figures as JSON. Raises BenchError where the system refuses."""
-    measured = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    record = {"measured_at": measured, "rounds": rounds, "machine": machine, "models": records}
     try:
-        write_text_atomically(path, json.dumps(record, indent=1) + "\n")
+        write_text_atomically(path, json.dumps(as_object(records, rounds, machine), indent=1) + "\n")
     except OSError as error:
         raise BenchError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -50,7 +50,7 @@ def write_companions(model: Path, run: RunFolder | None) -> str:
     if others and another_space(space_file, space):
         warning = (
             f"{space_file} was of another teacher or recipe, and is now of {model.name}; {', '.join(others)} may be of "
-            "the other one: export them again, or keep models of two spaces in two folders (--output)"
+            "the other one: export them again, or keep models of two spaces in two folders (--out)"
         )
     write_text_atomically(card, card_text(facts))
     write_text_atomically(space_file, space_text(space))

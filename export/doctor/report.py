@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from student_clap.config.runtime.screen import echo, echo_judged
 from student_clap.export.doctor.check import Check, Outcome
@@ -35,14 +35,14 @@ def print_lines(examined: Iterable[Examined], checks: Sequence[Check]) -> list[E
     return all_of_them
 
 
-def as_json(examined: Sequence[Examined]) -> str:
+def as_json(examined: Sequence[Examined]) -> dict[str, Any]:
     """One object: the worst outcome, and every finding."""
     findings = [
         {"check": one.check.name, "outcome": str(finding.outcome), "message": finding.message}
         for one in examined
         for finding in one.findings
     ]
-    return json.dumps({"outcome": str(worst(examined)), "findings": findings}, indent=2, ensure_ascii=False)
+    return {"outcome": str(worst(examined)), "findings": findings}
 
 
 def _counted(examined: Sequence[Examined]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from student_clap.config.runtime.screen import progress
 from student_clap.export.graph.gate import MIN_CENTRED_COSINE, Judge, Speed
 from student_clap.export.graph.int8_graph import PLANS, Int8Graph
 from student_clap.export.graph.writer import serialise
@@ -87,10 +88,12 @@ def _reduce(
         if mean >= target:
             speed = judge.speed(session) if graph.target.is_here else None
             return Candidate(plan, tuple(left), tuple(left_out), mean, speed, model)
-        for name in left:
-            if name not in damage:
+        unknown = [name for name in left if name not in damage]
+        with progress("node", len(unknown), label="each node alone in int8") as bar:
+            for name in unknown:
                 alone = judge.quality(StudentSession(serialise(graph.build([name])))).mean
                 damage[name] = 1 - alone if alone == alone else float("inf")
+                bar.advance()
         worst = max(left, key=damage.__getitem__)
         left.remove(worst)
         left_out.append(worst)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.screen import progress
 from student_clap.store import Features, FeatureStore
 from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.selection import Rows, rows_by_artists
@@ -73,10 +74,12 @@ def sides(store: FeatureStore, features: Features, artists: HeldOutArtists, purp
 def spread_segments(features: Features, rows: Sequence[int], per_track: int) -> npt.NDArray[np.float32]:
     """Up to `per_track` evenly spaced segments of each of `rows`, [segment, mel, frame] dB. Raises StoreError."""
     chosen = []
-    for row in rows:
-        segments = features.segments(row)
-        at = np.unique(np.linspace(0, len(segments) - 1, per_track).astype(int))
-        chosen.append(segments[at])
+    with progress("track", len(rows), label="real segments") as bar:
+        for row in rows:
+            segments = features.segments(row)
+            at = np.unique(np.linspace(0, len(segments) - 1, per_track).astype(int))
+            chosen.append(segments[at])
+            bar.advance()
     return np.concatenate(chosen)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,9 +21,9 @@ def lines(project: Project, step: Step) -> str:
     return f"{table(list(_rows(project)))}\n\nnext: {step.command}\n      {one_line(step.why)}"
 
 
-def as_json(project: Project, step: Step) -> str:
+def as_json(project: Project, step: Step) -> dict[str, Any]:
     """One object."""
-    content: dict[str, Any] = {
+    return {
         "store": project.store if project.teacher is not None else None,
         "teacher": project.teacher,
         "rows": {"total": project.rows.total, **asdict(project.rows)},
@@ -36,7 +35,6 @@ def as_json(project: Project, step: Step) -> str:
         "app": _app_json(project.app),
         "next": asdict(step),
     }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _rows(project: Project) -> Iterator[tuple[str, str]]:

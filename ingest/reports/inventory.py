@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,18 +35,43 @@ def report(config: Config, *, all_failures: bool = False) -> str:
         StoreError: there is no store.
     """
     store = FeatureStore.open(config.store.path)
-    states = store.states()
-    rows = [("teacher", store.teacher_name), *_track_rows(store, states)]
-    if store.n_tracks:
-        rows += [*_vector_rows(store), *_segment_rows(store)]
-        rows += [*_audio_rows(store, config.ingest.cache_dir), *_feature_rows(store)]
-    lines = [f"store {store.path}", screen.table(rows, indent=2)]
-    failed = [int(r) for r in np.flatnonzero(states == State.FAILED)]
-    waiting = [row for row, error in _texts(store, "error") if error and states[row] == State.LISTED]
+    lines = [f"store {store.path}", screen.table(_rows(store, config), indent=2)]
+    failed, waiting = _failed_and_waiting(store)
     limit = None if all_failures else SHOWN_FAILURES
     lines += _failure_lines("failed; `ingest --retry-failed` tries the downloads again", store, failed, limit)
     lines += _failure_lines("not fetched yet; the next `ingest` tries again", store, waiting, limit)
     return "\n".join(lines)
+
+
+def as_object(config: Config) -> dict[str, Any]:
+    """The report for other programs: the states counted, every failure, and the texts of its lines."""
+    store = FeatureStore.open(config.store.path)
+    counts = Counter(store.states().tolist())
+    failed, waiting = _failed_and_waiting(store)
+    return {
+        "store": store.path,
+        "teacher": store.teacher_name,
+        "tracks": store.n_tracks,
+        "states": {state.name.lower(): counts[state] for state in State if state != State.ABSENT},
+        "lines": [{"name": name, "text": text} for name, text in _rows(store, config)],
+        "failed": list(_failures(store, failed)),
+        "not_fetched_yet": list(_failures(store, waiting)),
+    }
+
+
+def _rows(store: FeatureStore, config: Config) -> list[Row]:
+    rows = [("teacher", store.teacher_name), *_track_rows(store, store.states())]
+    if store.n_tracks:
+        rows += [*_vector_rows(store), *_segment_rows(store)]
+        rows += [*_audio_rows(store, config.ingest.cache_dir), *_feature_rows(store)]
+    return rows
+
+
+def _failed_and_waiting(store: FeatureStore) -> tuple[list[int], list[int]]:
+    """The rows whose audio failed for good, and those whose audio the next ingest tries again."""
+    states = store.states()
+    failed = [int(r) for r in np.flatnonzero(states == State.FAILED)]
+    return failed, [row for row, error in _texts(store, "error") if error and states[row] == State.LISTED]
 
 
 def _texts(store: FeatureStore, column: str) -> Iterator[tuple[int, str]]:
@@ -132,12 +158,17 @@ def _failure_lines(title: str, store: FeatureStore, rows: list[int], limit: int 
         return
     yield ""
     yield f"{len(rows)} {title}"
-    shown = rows[:limit]
-    for begin, end in row_blocks(store.n_tracks):
-        here = [row - begin for row in shown if begin <= row < end]
-        if here:
-            columns = [store.strings(column, begin, end) for column in ("track_id", "title", "error")]
-            for track_id, name, error in ([column[at] for column in columns] for at in here):
-                yield f"  {one_line(track_id)}  {one_line(name)}: {one_line(error)}"
+    for failure in _failures(store, rows[:limit]):
+        yield f"  {one_line(failure['track_id'])}  {one_line(failure['title'])}: {one_line(failure['error'])}"
     if limit is not None and len(rows) > limit:
         yield f"  ... and {len(rows) - limit} more; --all lists them"
+
+
+def _failures(store: FeatureStore, rows: list[int]) -> Iterator[dict[str, str]]:
+    """Id, title and reason of each of `rows`, a block in memory at a time."""
+    names = ("track_id", "title", "error")
+    for begin, end in row_blocks(store.n_tracks):
+        here = [row - begin for row in rows if begin <= row < end]
+        if here:
+            columns = [store.strings(name, begin, end) for name in names]
+            yield from ({name: column[at] for name, column in zip(names, columns, strict=True)} for at in here)

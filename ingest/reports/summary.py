@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from student_clap.config.runtime import screen
 from student_clap.config.runtime.text import readable_bytes
@@ -27,6 +28,10 @@ class Summary:
         if not rows:
             return "  nothing to do"
         return screen.table(rows, right=(1, 2), indent=2)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every count, by its name in the code; `audio` is null where it was left alone."""
+        return {"tracks": asdict(self.catalogue), "audio": None if self.fetch is None else asdict(self.fetch)}
 
     def line(self) -> str:
         """The closing line."""

@@ -26,16 +26,29 @@ _PACKAGE = "student_clap.ingest.vectors"
 class Kind:
     """A place that vectors come from."""
 
+    about: str  # for a user who chooses
     opener: str  # module:function, below this package
+    asks: tuple[str, ...]  # the settings that `student-clap init` asks for
     section: str  # of the configuration; its environment variables must be set. Empty: that of ingest.source
     has_vectors: bool = True  # else its rows have none, until featurize makes them
 
 
 KINDS = {
-    "database": Kind("database:open_vectors", "database"),
-    "api": Kind("api:open_vectors", "audiomuse"),
-    "table": Kind("table:open_vectors", "table"),
-    "none": Kind("listed:open_vectors", "", has_vectors=False),
+    "database": Kind(
+        "AudioMuse-AI's PostgreSQL",
+        "database:open_vectors",
+        ("database.host", "database.port", "database.database", "database.user", "database.password"),
+        "database",
+    ),
+    "api": Kind("AudioMuse-AI's HTTP interface", "api:open_vectors", ("audiomuse.url", "audiomuse.token"), "audiomuse"),
+    "table": Kind("a file of ids and vectors, .npz or .parquet", "table:open_vectors", ("table.path",), "table"),
+    "none": Kind(
+        "nowhere yet; the teacher's ONNX makes them: name it, or its folder",
+        "listed:open_vectors",
+        ("teacher.model",),
+        "",
+        has_vectors=False,
+    ),
 }
 _FORMER = {"teacher": "none"}  # names that settings may still have
 

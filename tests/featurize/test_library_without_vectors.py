@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from loopback.mediaserver import running_media_server
 from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher
 from student_clap.store import FeatureStore

@@ -17,9 +17,9 @@ import soundfile
 from onnx import TensorProto, helper, numpy_helper
 
 from loopback.mel_teachers import write_mel_teacher
-from loopback.stages import configure
-from loopback.world import LoopbackWorld, WorldTrack
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.stages import configure
+from student_clap.export.demo.world import LoopbackWorld, WorldTrack
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.cluster.task import Outcome, Taught
 from student_clap.featurize.cluster.teaching import Teaching

@@ -19,9 +19,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.postgres import Database
-from loopback.schema import (
+from student_clap.config.cli import main
+from student_clap.config.schema import Config
+from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import (
     Generation,
     LoopbackTrack,
     Server,
@@ -30,9 +33,6 @@ from loopback.schema import (
     unit_vector,
     vector_bytes,
 )
-from student_clap.config.cli import main
-from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopback.postgres import Database
-from loopback.schema import Server, create_schema
 from student_clap.config.load import masked
 from student_clap.config.schema import Config
 from student_clap.config.servers import MEDIA_SERVERS
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import Server, create_schema
 from student_clap.ingest.credentials import with_stored_credentials
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import State

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import student_clap.ingest.stage as stage
-from loopback.schema import LoopbackTrack, Server, delete_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import LoopbackTrack, Server, delete_tracks, unit_vector, vector_bytes
 from student_clap.store import FeatureStore, Recipe, State
 
 

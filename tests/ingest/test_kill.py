@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
+from student_clap.export.demo.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.store import FeatureStore
 
 pytestmark = pytest.mark.slow

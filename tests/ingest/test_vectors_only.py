@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from loopback.schema import LoopbackTrack, delete_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import LoopbackTrack, delete_tracks, unit_vector, vector_bytes
 from student_clap.ingest.vectors.database import ServerVectors
 from student_clap.store import FeatureStore, Recipe, State
 

@@ -52,7 +52,7 @@ MOMENTS = (
     ("export", "onnx"),
     ("evaluate --model model.onnx", "numpy.linalg"),
     ("evaluate --model model.onnx", "onnxruntime"),
-    ("check model.onnx", "onnxruntime.capi"),
+    ("check model.onnx", "student_clap.export.check.request"),
     ("embed . --model model.onnx", "student_clap.featurize.audio.mel"),
     ("bench model.onnx", "onnxruntime"),
     ("deploy model.onnx --to .", "student_clap.store"),

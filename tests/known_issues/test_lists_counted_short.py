@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects import KINDS, make_dialect
-from loopback.mediaserver import running_media_server
+from student_clap.export.demo.dialects import KINDS, make_dialect
+from student_clap.export.demo.mediaserver import running_media_server
 
 N_TRACKS = 1200
 _MODULES = {"emby": "jellyfin", "navidrome": "subsonic"}
@@ -40,7 +40,7 @@ def test_pages_shorter_than_asked_for_are_not_the_end(
 
     count = cap if counted == "page" else counted
     monkeypatch.setattr(jellyfin, "number", lambda _: count)
-    import loopback.dialects.jellyfin as dialect
+    import student_clap.export.demo.dialects.jellyfin as dialect
 
     page = dialect.page
     monkeypatch.setattr(dialect, "page", lambda library, begin, length: page(library, begin, min(length, cap)))

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopback.mediaserver import running_media_server
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import create_schema
 from student_clap.config.schema import DatabaseConfig, IngestConfig
+from student_clap.export.demo.mediaserver import running_media_server
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import create_schema
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import SourceError
 from student_clap.ingest.vectors.connection import DatabaseError, why_not_connected

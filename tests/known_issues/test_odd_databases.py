@@ -12,11 +12,11 @@ import yaml
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.cli import main
 from student_clap.config.schema import DatabaseConfig
 from student_clap.export.app.clap_table import open_clap_table
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.ingest.vectors.connection import REPLACEMENT, DatabaseError
 from student_clap.ingest.vectors.database import open_database

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.ingest.conftest import write_tune
 
-from loopback.mediaserver import running_media_server
-from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
+from student_clap.export.demo.mediaserver import running_media_server
+from student_clap.export.demo.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.store import State
 

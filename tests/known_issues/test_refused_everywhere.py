@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopback.mediaserver import Fault, running_media_server
+from student_clap.export.demo.mediaserver import Fault, running_media_server
 from student_clap.ingest.http.errors import SourceError
 from student_clap.store import State
 

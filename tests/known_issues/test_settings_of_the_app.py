@@ -17,14 +17,14 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import SecretStr
 
-from loopback.postgres import Database
-from loopback.schema import app_config, create_schema, set_app_config
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig, DatabaseConfig
 from student_clap.export.app import app_config as module
 from student_clap.export.app import deployment, kept_settings
 from student_clap.export.app.app_config import Setting, changes_to, needed_rows, sql_of
 from student_clap.export.app.deployment import DeployError
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import app_config, create_schema, set_app_config
 from student_clap.export.model.app_settings import APP_DEFAULTS, app_mel
 from student_clap.featurize.onnx.input_spec import InputSpec
 from student_clap.featurize.onnx.recipe import RECIPE_KEY

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopback.postgres import Database
-from loopback.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from loopback.tunnel import Tunnel, running_tunnel
 from student_clap.config.schema import DatabaseConfig
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.vectors import connection
 from student_clap.ingest.vectors.connection import DatabaseError

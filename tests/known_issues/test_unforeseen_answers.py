@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopback.mediaserver import running_media_server
+from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.client import HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError

@@ -162,7 +162,7 @@ def test_evaluate_asks_whether_it_may_write_before_it_begins(name: str, filled: 
     (output / name).mkdir(parents=True)
     done = command(filled, "evaluate", "--model", str(tmp_path / "none.onnx"), "--output", str(output))
     assert done.exit_code == 1
-    assert f"{output / name} is a folder; expected a file; name another folder with --output" in done.output
+    assert f"{output / name} is a folder; expected a file; name another folder with --out" in done.output
     (tmp_path / "file").write_bytes(b"")
     done = command(filled, "evaluate", "--model", str(tmp_path / "none.onnx"), "--output", str(tmp_path / "file/below"))
     assert f"{tmp_path / 'file'} is not a folder that can be written to" in done.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -177,8 +176,8 @@ def comparable(rows: Sequence[RunRow]) -> list[RunRow]:
     return described if len(described) > 1 else []
 
 
-def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> str:
-    """The rows, and with `compare` the settings that differ, as one JSON object for other programs."""
+def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> dict[str, Any]:
+    """The rows, and with `compare` the settings that differ, as one object for other programs."""
     compared = comparable(rows) if compare else []
     content = {
         "runs_dir": str(runs_dir),
@@ -188,12 +187,13 @@ def runs_as_json(rows: Sequence[RunRow], runs_dir: Path, *, compare: bool) -> st
             for key, values in (differences(compared) if compared else {}).items()
         },
     }
-    return as_json(content)
+    return for_json(content)
 
 
-def as_json(content: dict[str, Any]) -> str:
-    """`content` as a JSON object, null in place of the numbers that JSON does not have."""
-    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+def for_json(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` with null in place of the numbers that JSON does not have."""
+    finite: dict[str, Any] = _finite(content)
+    return finite
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.screen import progress
 from student_clap.store import Features
 from student_clap.store.layout.codes import dequantise
 from student_clap.train.data.order import sample_rows
@@ -43,14 +44,17 @@ def band_statistics(
     counts = np.zeros((n_mels, _CODES), np.int64)
     bands = np.arange(n_mels)[:, None] * _CODES
     last_error = ""
-    for row in sample_rows(rows, _MAX_TRACKS, seed):
-        try:
-            strip = features.strip(int(row), int(n_samples[row]))
-        except (click.ClickException, OSError) as error:
-            last_error = error.message if isinstance(error, click.ClickException) else str(error)
-            _log.warning("row %d left out of the mel statistics: %s", row, last_error)
-            continue
-        counts += np.bincount((strip + bands).ravel(), minlength=counts.size).reshape(counts.shape)
+    chosen = sample_rows(rows, _MAX_TRACKS, seed)
+    with progress("track", len(chosen), label="mel statistics") as bar:
+        for row in chosen:
+            bar.advance()
+            try:
+                strip = features.strip(int(row), int(n_samples[row]))
+            except (click.ClickException, OSError) as error:
+                last_error = error.message if isinstance(error, click.ClickException) else str(error)
+                _log.warning("row %d left out of the mel statistics: %s", row, last_error)
+                continue
+            counts += np.bincount((strip + bands).ravel(), minlength=counts.size).reshape(counts.shape)
     total = counts.sum(axis=1)
     if not total.all():
         raise click.ClickException(f"none of the training tracks can be read; the last error: {last_error}")

@@ -9,12 +9,11 @@ included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
-from tqdm import tqdm
-
-from student_clap.config.runtime.screen import echo, to_copies
+from student_clap.config.runtime.screen import echo, new_bar, progress, to_copies
 from student_clap.config.runtime.text import readable_duration
 from student_clap.train.runs.checkpoint import Progress
 
@@ -48,15 +47,15 @@ class Display:
         self._total, self._done, self._epochs = total, done, epochs
         self._line_every_s, self._clock = line_every_s, clock
         self._began = self._spoke = clock()
-        # disable=None: only on a terminal. smoothing=0: the mean, which knows of the validations.
-        self._bar = tqdm(
+        # smoothing=0: the mean, which knows of the validations.
+        self._bar = new_bar(
             total=total,
             initial=done,
-            disable=True if quiet else None,
             dynamic_ncols=True,
             leave=False,
             smoothing=0,
             bar_format=_BAR,
+            **({"disable": True} if quiet else {}),
         )
 
     def __enter__(self) -> Self:
@@ -102,13 +101,21 @@ class Display:
             f"{metrics['seconds']:.1f} s, {metrics['segments_per_s']:.0f} segments/s{self._left(int(metrics['step']))}"
         )
 
+    @contextmanager
+    def validation(self, tracks: int) -> Iterator[Callable[[int], object]]:
+        """A bar of its own for a validation of so many tracks; yields what is told how many more are through."""
+        if self._quiet:
+            yield lambda _: None
+            return
+        with progress("track", tracks, label="validation") as bar:
+            yield bar.advance
+
     def line(self, text: str) -> None:
         """Print `text` above the bar."""
         self._spoke = self._clock()
         if self._quiet:
             return
-        with tqdm.external_write_mode():
-            echo(text)
+        echo(text)
 
     def _left(self, step: int) -> str:
         """How long the rest will take at the pace so far."""

@@ -227,7 +227,8 @@ class Trainer:
                         self._begin_projection(display)
                     self._train_epoch(stream, stop, display)
                     began = time.monotonic()
-                    validation = self.validate(stream, stop) if self._is_validated(self.progress.epoch + 1) else None
+                    due = self._is_validated(self.progress.epoch + 1)
+                    validation = self.validate(stream, stop, display) if due else None
                     self._end_epoch(validation, time.monotonic() - began, display)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -239,7 +240,9 @@ class Trainer:
                     "the run goes on from its last checkpoint"
                 ) from error
 
-    def validate(self, stream: BatchStream, stop: StopRequest | None = None) -> Validation:
+    def validate(
+        self, stream: BatchStream, stop: StopRequest | None = None, display: Display | None = None
+    ) -> Validation:
         """Embed all segments of the validation tracks and compare.
 
         Raises:
@@ -248,7 +251,14 @@ class Trainer:
         """
         judged = self.judged.eval()
         pause: Callable[[], None] = (lambda: None) if stop is None else (lambda: self._stop_if_asked(stop))
-        found = self._validator.validate(judged, stream, self._note_failures, pause)
+        mine = len(self._validator.rows) // self.distributed.world_size
+        with nullcontext(lambda _: None) if display is None else display.validation(mine) as advance:
+
+            def seen(batch: Batch) -> None:
+                self._note_failures(batch)
+                advance(len(batch.rows))
+
+            found = self._validator.validate(judged, stream, seen, pause)
         if found is None:
             raise click.ClickException("none of the validation tracks can be read; run `student-clap featurize` again")
         return found

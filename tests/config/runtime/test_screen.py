@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import pty
+import struct
+import subprocess
 import sys
+import termios
+from contextlib import suppress
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import LazyGroup
+from student_clap.config.runtime.log_file import copied_to
 from student_clap.config.runtime.screen import (
     copied,
     echo,
@@ -104,3 +113,60 @@ def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFix
         bar.note(HOSTILE)
         bar.write(HOSTILE)
     assert capsys.readouterr().err == "title?[2J? gone\n"
+
+
+def _on_a_terminal(code: str, columns: int, **environment: str) -> str:
+    """What `code` writes on a terminal of so many columns; 0: the terminal does not say."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
+    named = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=named) as process:
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # the terminal's end
+            while some := os.read(ours, 4096):
+                written += some
+        assert process.wait() == 0, written
+    os.close(ours)
+    return written.decode()
+
+
+_BAR = """
+import itertools
+from student_clap.config.runtime import screen
+screen._LINE_EVERY_S = screen._FIRST_LINE_S = 0.0
+with screen.progress("track", 3, label="embed") as bar:
+    for _ in range(3):
+        bar.advance()
+    bar.write("a line")
+"""
+
+
+@pytest.mark.slow
+def test_a_bar_is_drawn_over_itself_only_where_that_can_be() -> None:
+    assert "\r" in _on_a_terminal(_BAR, 80).replace("\r\n", "\n")
+    for columns, environment in ((0, {}), (80, {"TERM": "dumb"})):
+        written = _on_a_terminal(_BAR, columns, **environment).replace("\r\n", "\n")
+        assert "\r" not in written
+        assert "\x1b" not in written
+        assert "embed: 100%" in written
+        assert "track/s" in written
+        assert "a line\n" in written
+        assert all(len(line) <= 100 for line in written.splitlines())
+
+
+@pytest.mark.slow
+def test_quiet_shows_no_bar() -> None:
+    quiet = _BAR.replace("with screen", "import sys\nwith screen.quieter_or_louder(-1), screen")
+    assert _on_a_terminal(quiet, 80).replace("\r\n", "\n") == "a line\n"
+
+
+def test_a_log_file_that_has_no_room_ends_the_copy_and_not_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with copied_to(Path("/dev/full")):
+        echo("one")
+        echo("two")
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\n"
+    assert err == "warning: /dev/full is written no further: No space left on device\n"

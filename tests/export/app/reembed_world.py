@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from loopback.postgres import Database
-from loopback.schema import (
+from student_clap.config.cli import main
+from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import (
     Generation,
     LoopbackTrack,
     Server,
@@ -23,8 +25,6 @@ from loopback.schema import (
     unit_vector,
     vector_bytes,
 )
-from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore
 
 from ..conftest import Library

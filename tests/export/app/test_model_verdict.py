@@ -85,7 +85,7 @@ def test_what_was_not_evaluated_is_refused_with_the_command_that_judges_it(model
     assert advice
     words = shlex.split(advice[1])
     assert words[words.index("--run") + 1] == "tinyclap-audiomuse"
-    folder = Path(words[words.index("--output") + 1])
+    folder = Path(words[words.index("--out") + 1])
     write(record_of(model), model, folder.name)
     assert folder.parent == model.parent
     assert find_evaluation(model).record is not None

@@ -13,19 +13,19 @@ import psycopg2
 import pyarrow.parquet as pq
 import pytest
 
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import (
+from student_clap.config.schema import Config
+from student_clap.export.app.clap_table import Content, Exchange, ExchangeOutcome, open_clap_table
+from student_clap.export.app.library_file import LibraryVectors
+from student_clap.export.app.replacement import vector_bytes as checked_bytes
+from student_clap.export.app.vector_dump import DumpError, open_dump
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import (
     LoopbackTrack,
     create_schema,
     delete_tracks,
     unit_vector,
     vector_bytes,
 )
-from student_clap.config.schema import Config
-from student_clap.export.app.clap_table import Content, Exchange, ExchangeOutcome, open_clap_table
-from student_clap.export.app.library_file import LibraryVectors
-from student_clap.export.app.replacement import vector_bytes as checked_bytes
-from student_clap.export.app.vector_dump import DumpError, open_dump
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import FeatureStore
 

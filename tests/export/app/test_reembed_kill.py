@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loopback.postgres import Database
+from student_clap.export.demo.postgres import Database
 
 from ..conftest import Library
 from .reembed_world import World, assert_written, make_world

@@ -21,9 +21,11 @@ from click.testing import CliRunner
 from psycopg2 import sql
 
 from loopback.audiomuse_api import running_audiomuse_api
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import (
+from student_clap.config.cli import main
+from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import (
     LoopbackTrack,
     Server,
     create_schema,
@@ -32,8 +34,6 @@ from loopback.schema import (
     unit_vector,
     vector_bytes,
 )
-from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.doctor.check import Check, Outcome
 from student_clap.export.doctor.examine import all_checks, examine
 from student_clap.export.doctor.subject import Subject, read_settings

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from loopback.postgres import Database
-from loopback.schema import create_schema, set_app_config, unit_vector
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig, Config
 from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.app.live_model import LiveModel
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import create_schema, set_app_config, unit_vector
 from student_clap.export.status.next_step import next_step
 from student_clap.export.status.project import App, Project, Rows
 from student_clap.store import FeatureStore, Recipe, State, Track

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.ingest.http.http_server import DictatedServer, answer, dictated_server
 
-from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.ingest.cache.download import download as download_file
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, StoppedError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import student_clap.store.arrays.tracks as tracks_module
-from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import unit_vector
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.fetch.plan import Plan, plan_fetch
 from student_clap.store import FeatureStore, Recipe, State, Track

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from loopback.mel_teachers import write_mel_teacher
-from loopback.schema import vector_bytes
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import vector_bytes
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher
 from student_clap.store import FeatureStore, Recipe, State

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.store import FeatureStore, Recipe
 
 

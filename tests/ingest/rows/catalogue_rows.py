@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loopback.schema import unit_vector, vector_bytes
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import unit_vector, vector_bytes
 from student_clap.ingest.rows.catalogue import Catalogue, CatalogueCounts
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.store import FeatureStore, Recipe, State

@@ -19,8 +19,8 @@ from tests.ingest.rows.catalogue_rows import (
     vector,
 )
 
-from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import unit_vector
 from student_clap.ingest.rows.catalogue import CatalogueCounts
 from student_clap.store import FeatureStore, Recipe, State
 

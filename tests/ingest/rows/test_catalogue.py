@@ -14,8 +14,8 @@ from tests.ingest.rows.catalogue_rows import bring_in, row, segmented, segments,
 import student_clap.store.arrays.segment_vectors as segment_vectors
 import student_clap.store.arrays.tracks as tracks_module
 import student_clap.store.feature_store as feature_store
-from loopback.schema import unit_vector
 from student_clap.config.schema import AudioConfig
+from student_clap.export.demo.schema import unit_vector
 from student_clap.ingest.rows.catalogue import Catalogue, CatalogueCounts
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.store import FeatureStore, Recipe, State, Track

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects import KINDS, make_dialect
-from loopback.dialects.base import json_reply
-from loopback.mediaserver import running_media_server
+from student_clap.export.demo.dialects import KINDS, make_dialect
+from student_clap.export.demo.dialects.base import json_reply
+from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.ingest.http.errors import SourceError
 
 all_servers = pytest.mark.parametrize("kind", KINDS)
@@ -38,10 +38,10 @@ def test_every_track_is_listed_once_with_its_path(servers: Any, kind: str, n_tra
 
 def always_the_first_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a cache does that ignores the query, or a server that ignores the offset."""
-    import loopback.dialects
+    import student_clap.export.demo.dialects
 
     for name in ("jellyfin", "subsonic", "lyrion"):
-        module = getattr(loopback.dialects, name)
+        module = getattr(student_clap.export.demo.dialects, name)
         monkeypatch.setattr(module, "page", lambda library, _, length: list(library.files)[:length])
 
 
@@ -128,14 +128,14 @@ def test_an_answer_without_its_list_is_no_empty_library(
 def test_tracks_that_move_between_pages_are_listed_once_and_missing_ones_are_counted(
     servers: Any, moved_by: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import loopback.dialects
+    import student_clap.export.demo.dialects
 
     def page(library: Any, begin: int, length: int) -> list[str]:
         # At the front a track has gone, or has come, since the first page.
         begin += moved_by if begin else 0
         return list(library.files)[begin : begin + length]
 
-    monkeypatch.setattr(loopback.dialects.jellyfin, "page", page)
+    monkeypatch.setattr(student_clap.export.demo.dialects.jellyfin, "page", page)
     caplog.set_level(logging.WARNING, "student_clap")
     files = library(servers, "jellyfin", 1100)
     with running_media_server(files) as media, servers.open(media) as source:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopback.mediaserver import running_media_server
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import LyrionConfig
+from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.lyrion import LyrionSource
 

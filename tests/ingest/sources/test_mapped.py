@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from loopback.mediaserver import running_media_server
-from loopback.schema import LoopbackTrack, unit_vector, vector_bytes
+from student_clap.export.demo.mediaserver import running_media_server
+from student_clap.export.demo.schema import LoopbackTrack, unit_vector, vector_bytes
 from student_clap.ingest.http.errors import FetchError, SourceError
 
 _IDS = {"jellyfin": ("a1", "a2"), "lyrion": ("1", "2"), "plex": ("1000", "1001")}

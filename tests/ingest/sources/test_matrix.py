@@ -19,10 +19,17 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects import KINDS, make_dialect
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks, unit_vector, vector_bytes
+from student_clap.export.demo.dialects import KINDS, make_dialect
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import (
+    LoopbackTrack,
+    Server,
+    create_schema,
+    insert_tracks,
+    unit_vector,
+    vector_bytes,
+)
 from student_clap.store import State
 
 TOKEN = "s3cret/loopback+token"  # with what base64 and URLs spell differently
@@ -34,7 +41,7 @@ LIBRARIES = (*KINDS, API_KEY)
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of one track; `options` are those of `loopback.faults.Fault`."""
+    """One fault of one track; `options` are those of `student_clap.export.demo.faults.Fault`."""
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects.base import Reply
-from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import PlexConfig
+from student_clap.export.demo.dialects.base import Reply
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.plex import PlexSource
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from loopback.dialects import KINDS, make_dialect
-from loopback.mediaserver import MediaServer, running_media_server
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import Config
+from student_clap.export.demo.dialects import KINDS, make_dialect
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.ingest.http.errors import SourceError, StoppedError
 from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.open import open_source

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 import pytest
 from pydantic import SecretStr
 
-from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import SubsonicConfig
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.subsonic import SubsonicError, SubsonicSource, parse_error
 
@@ -110,7 +110,7 @@ def scripted(
     monkeypatch: pytest.MonkeyPatch, media: MediaServer, answers: Callable[[str, dict[str, str]], Any]
 ) -> None:
     """Let the server answer `answers(method, query)` as its content; None leaves it to the server itself."""
-    from loopback.dialects.base import Reply
+    from student_clap.export.demo.dialects.base import Reply
 
     original = media.dialect.answer
 

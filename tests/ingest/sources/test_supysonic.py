@@ -28,8 +28,8 @@ import pytest
 import requests
 import soundfile
 
-from loopback.schema import LoopbackTrack, Server, unit_vector, vector_bytes
 from student_clap.config.schema import Config
+from student_clap.export.demo.schema import LoopbackTrack, Server, unit_vector, vector_bytes
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore, State

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loopback.schema import unit_vector
 from student_clap.config.schema import Config, TableConfig
+from student_clap.export.demo.schema import unit_vector
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.ingest.vectors.table import TableVectors, open_table
 from student_clap.ingest.vectors.table_columns import TableError

@@ -13,10 +13,17 @@ import pytest
 from click.testing import CliRunner
 
 from loopback.audiomuse_api import AudioMuseApi, running_audiomuse_api
-from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.cli import main
 from student_clap.config.schema import AudioMuseConfig, Config, IngestConfig
 from student_clap.config.yaml12 import dump_yaml
+from student_clap.export.demo.schema import (
+    LoopbackTrack,
+    Server,
+    create_schema,
+    insert_tracks,
+    unit_vector,
+    vector_bytes,
+)
 from student_clap.ingest.rows.catalogue import Catalogue
 from student_clap.ingest.vectors.api import PAGE_TRACKS, ApiError, ApiVectors, open_vectors
 from student_clap.ingest.vectors.base import SourceTrack

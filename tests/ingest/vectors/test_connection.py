@@ -11,8 +11,8 @@ import psycopg2.extensions
 import pytest
 from pydantic import SecretStr
 
-from loopback.postgres import Database
 from student_clap.config.schema import DatabaseConfig
+from student_clap.export.demo.postgres import Database
 from student_clap.ingest.vectors.connection import DatabaseError, connect, readable_errors
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loopback.postgres import Database
-from loopback.schema import (
+from student_clap.config.schema import DatabaseConfig
+from student_clap.export.demo.postgres import Database
+from student_clap.export.demo.schema import (
     MAIN_SERVER,
     Generation,
     LoopbackTrack,
@@ -17,7 +18,6 @@ from loopback.schema import (
     unit_vector,
     vector_bytes,
 )
-from student_clap.config.schema import DatabaseConfig
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.ingest.vectors.database import open_database

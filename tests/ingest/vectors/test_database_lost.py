@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import student_clap.ingest.stage as stage
-from loopback.postgres import Database, running_postgres
-from loopback.schema import LoopbackTrack, delete_tracks, unit_vector, vector_bytes
+from student_clap.export.demo.postgres import Database, running_postgres
+from student_clap.export.demo.schema import LoopbackTrack, delete_tracks, unit_vector, vector_bytes
 from student_clap.ingest.rows.catalogue import Catalogue
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.store import State

@@ -9,10 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks, unit_vector, vector_bytes
 from student_clap.config.schema import DatabaseConfig
 from student_clap.export.app.clap_table import open_clap_table
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import (
+    LoopbackTrack,
+    Server,
+    create_schema,
+    insert_tracks,
+    unit_vector,
+    vector_bytes,
+)
 from student_clap.ingest.vectors.base import MusicServer, default_server_id
 from student_clap.ingest.vectors.database import open_database
 

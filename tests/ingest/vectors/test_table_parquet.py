@@ -23,7 +23,7 @@ from tests.ingest.vectors.table_files import (
     write_parquet,
 )
 
-from loopback.schema import unit_vector
+from student_clap.export.demo.schema import unit_vector
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,19 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "| 51 %, step 51/100, 00:00 left, loss 0.5000 cosine 0.2500 validation 0.1250" in shown
     assert "nan" not in shown
     assert capsys.readouterr().out == ""
+
+
+def test_a_validation_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("LINES", "50")
+    with Display(total=100, done=0, epochs=5) as display:
+        display.step(progress(1))
+        with display.validation(4) as advance:
+            advance(4)
+    assert "validation:   0%" in terminal.getvalue()
+    shown = terminal.getvalue()
+    with Display(total=100, done=0, epochs=5, quiet=True) as other, other.validation(4) as advance:
+        advance(4)
+    assert terminal.getvalue() == shown

@@ -104,9 +104,9 @@ def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
     whole = train(library.config(), "whole")
     validate = Trainer.validate
 
-    def interrupted(self: Trainer, stream: Any, stop: Any = None) -> Any:
+    def interrupted(self: Trainer, stream: Any, stop: Any = None, display: Any = None) -> Any:
         stop.signal_number = signal.SIGINT
-        return validate(self, stream, stop)
+        return validate(self, stream, stop, display)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "validate", interrupted)

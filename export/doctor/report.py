@@ -48,4 +48,7 @@ def as_json(examined: Sequence[Examined]) -> dict[str, Any]:
 def _counted(examined: Sequence[Examined]) -> str:
     counts = Counter(finding.outcome for one in examined for finding in one.findings)
     names = {Outcome.PASS: "passed", Outcome.WARNING: "warnings", Outcome.FAILURE: "failures"}
-    return ", ".join(f"{counts[outcome]} {name}" for outcome, name in names.items())
+    return ", ".join(
+        f"{n} {name.removesuffix('s') if n == 1 else name}"
+        for n, name in ((counts[o], name) for o, name in names.items())
+    )

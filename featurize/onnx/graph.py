@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -129,6 +129,15 @@ def external_data_names(model: onnx.ModelProto) -> list[str]:
 
     outside = (tensor for tensor in tensors(model.graph) if uses_external_data(tensor))
     return sorted({entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"})
+
+
+def data_outside(path: Path) -> list[str]:
+    """Names of external data that lead out of the model's folder; links in it are the user's. Raises ModelError."""
+    return [name for name in external_data_names(read_graph(path)) if _leads_out(name)]
+
+
+def _leads_out(name: str) -> bool:
+    return any(".." in kind(name).parts or kind(name).anchor for kind in (PurePosixPath, PureWindowsPath))
 
 
 def model_files(path: Path) -> list[Path]:

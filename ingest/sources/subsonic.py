@@ -10,7 +10,6 @@ codes).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import secrets
@@ -18,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import SubsonicConfig
 from student_clap.ingest.http.body import whole_number
@@ -215,8 +215,8 @@ def parse_error(head: bytes) -> SubsonicError | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] == b"{":
         try:
-            document = json.loads(start)
-        except (ValueError, RecursionError):
+            document = parse_json(start)
+        except ValueError:
             return None
         answer = document.get("subsonic-response")
         return _error_of(answer) if isinstance(answer, dict) else None

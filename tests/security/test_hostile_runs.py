@@ -44,11 +44,7 @@ def test_every_file_of_a_run_may_be_a_trap(put: object, tmp_path: Path) -> None:
         run.held_out_artists()
     with pytest.raises(CheckpointError):
         read_checkpoint(run.last)
-    if put is put_deep:
-        assert read_history(run.metrics).epochs == ()
-    else:
-        with pytest.raises(OSError, match="not a regular file"):  # the command group says it
-            read_history(run.metrics)
+    assert read_history(run.metrics).epochs == ()
 
 
 @pytest.mark.parametrize("put", [put_deep, os.mkfifo, put_device], ids=["deep", "pipe", "device"])

@@ -141,8 +141,9 @@ _HEAD = """# Licences of what is installed
 
 student-clap is under AGPL-3.0-only. This page is made by `python docs/make_licences.py` from constraints.txt and from
 what the installed packages declare (`License-Expression`, else their classifiers and `License`); nobody has read
-their sources for it. "Brought by" is what asks for a package, by way of others too: `runtime` for every installation,
-else the extra of pyproject.toml.
+their sources for it, and "BSD" alone is taken for BSD-3-Clause.
+"Brought by" is what asks for a package, by way of others too: `runtime` for every
+installation, else the extra of pyproject.toml.
 
 A compatible licence is one whose code a program under AGPL-3.0-only may use, as the FSF's list of licences says.
 student-clap's wheel holds none of these packages: pip fetches them, and their licences hold for them.

@@ -9,16 +9,28 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import random
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
 from fuzz.registry import NAMES
-from fuzz.target import work_folder
+from fuzz.target import Target, work_folder
+
+
+def mutator(target: Target) -> Callable[[bytes, int, int], bytes]:
+    """Half of the mutations are the target's own, half are libFuzzer's."""
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        own = target.mutate(bytes(data), random.Random(seed)) if seed % 2 and target.mutate else None
+        return own if own is not None and len(own) <= most else bytes(atheris.Mutate(data, most))
+
+    return mutate
 
 
 def main() -> None:
@@ -38,6 +50,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="student-clap-fuzz-", dir=work_folder()))
     counts = {"runs": 0, "read": 0, "findings": 0}
     places: set[str] = set()
+    over: list[bool] = []
     end = time.monotonic() + options.seconds
 
     def once(data: bytes) -> None:
@@ -54,7 +67,8 @@ def main() -> None:
                 (findings / f"{name}.bin").write_bytes(data)
                 (findings / f"{name}.txt").write_text("".join(traceback.format_exception(error)))
                 print(f"FINDING {place}: {str(error)[:200]!r}", flush=True)
-        if counts["runs"] % 500 == 0 or time.monotonic() > end:
+        if counts["runs"] % 500 == 0 or (time.monotonic() > end and not over):
+            over.extend([True] * (time.monotonic() > end))
             print(f"RUNS {counts} places {len(places)}", flush=True)
 
     libfuzzer = [
@@ -65,7 +79,7 @@ def main() -> None:
         "-print_final_stats=1",
     ]
     libfuzzer += [f"-artifact_prefix={findings}/", "-max_len=20000", str(corpus)]
-    atheris.Setup(libfuzzer, once)
+    atheris.Setup(libfuzzer, once, **({"custom_mutator": mutator(target)} if target.mutate else {}))
     atheris.Fuzz()
 
 

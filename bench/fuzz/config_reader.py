@@ -30,4 +30,4 @@ def _seeds() -> Iterator[bytes]:
     yield b"a: &a [x, *a]\nb: !!int 5\n? k\n: {c: 0x1f, d: 'e', f: \"\\e\"}\n"
 
 
-TARGET = Target("config_reader", _run, (ConfigError,), _seeds, ("ruamel.yaml",))
+TARGET = Target("config_reader", _run, (ConfigError,), _seeds)

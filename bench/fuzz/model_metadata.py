@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from fuzz.json_mutator import mutated
 from fuzz.target import Target
 from student_clap.config.schema import AudioConfig
 from student_clap.export.model.metadata import get_metadata, plain_metadata
@@ -63,4 +64,4 @@ def _seeds() -> Iterator[bytes]:
     yield b"\0" + model.SerializeToString()
 
 
-TARGET = Target("model_metadata", _run, (ModelError,), _seeds, ("onnx.external_data_helper",))
+TARGET = Target("model_metadata", _run, (ModelError,), _seeds, mutated)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from fuzz.json_mutator import mutated
 from fuzz.target import Target
 from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import Config, IngestConfig
@@ -123,4 +124,4 @@ def _seeds() -> Iterator[bytes]:
     yield b'\4<subsonic-response status="failed"><error code="70" message="gone"/></subsonic-response>'
 
 
-TARGET = Target("server_json", _run, (FetchError, SourceError), _seeds)
+TARGET = Target("server_json", _run, (FetchError, SourceError), _seeds, mutated)

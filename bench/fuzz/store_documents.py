@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fuzz.json_mutator import mutated
 from fuzz.target import Target, work_folder
 from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import AudioConfig
@@ -80,4 +81,4 @@ def _seeds() -> Iterator[bytes]:
         yield bytes([number]) + (_whole() / member / "zarr.json").read_bytes()
 
 
-TARGET = Target("store_documents", _run, (StoreError,), _seeds, ("zarr.core.metadata", "zarr.core.group"))
+TARGET = Target("store_documents", _run, (StoreError,), _seeds, mutated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,14 +26,14 @@ class Target:
         run: reads the bytes in a folder that is empty at first and may be written to.
         documented: the errors that `run` may raise: those that become one line.
         seeds: valid inputs.
-        packages: of others whose coverage guides the fuzzer, besides this one's.
+        mutate: makes another input of one, in a way that suits the format; None where it cannot.
     """
 
     name: str
     run: Callable[[bytes, Path], object]
     documented: tuple[type[Exception], ...]
     seeds: Callable[[], Iterable[bytes]]
-    packages: tuple[str, ...] = ()
+    mutate: Callable[[bytes, random.Random], bytes | None] | None = None
 
     def test(self, data: bytes, folder: Path) -> bool:
         """Run once. Whether the data were read; False where they were refused in a documented way.

@@ -8,6 +8,7 @@ Cost: an array is read whole.
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class Archive:
             raise ArchiveError(reason(error)) from error
         if not isinstance(array, np.ndarray):
             raise ArchiveError("it is not an array")
+        if array.dtype.kind == "U" and not _is_unicode(array):
+            raise ArchiveError("it holds characters that Unicode does not have")
         return array
 
 
@@ -76,9 +79,19 @@ def open_npz(path: Path) -> Iterator[Archive]:
         except Exception as error:  # as above
             raise ArchiveError(reason(error)) from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ArchiveError("it is a single array without a name")
+            raise ArchiveError("it holds one array without a name; expected an .npz of named ones")
         with archive:
             yield Archive(archive)
+
+
+def _is_unicode(texts: npt.NDArray[np.str_]) -> bool:
+    """Whether UTF-8 can hold the texts: the file has code points, which may be any numbers."""
+    import numpy as np
+
+    if not texts.size or not texts.dtype.itemsize:
+        return True
+    points = np.ascontiguousarray(texts).reshape(-1).view(np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder))
+    return not bool(((points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))).any())
 
 
 def check_extent(file: BinaryIO) -> None:

@@ -94,7 +94,26 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX file: {reason(error)}") from error
     if not model.graph.node:  # an empty file is a valid, empty protobuf message
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes for what is not UTF-8
+        raise ModelError(f"{path} is not an ONNX file: it holds names that are not UTF-8")
     return model
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every text that is read of a model."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for value in (*model.graph.input, *model.graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from (opset.domain for opset in model.opset_import)
+    for tensor in tensors(model.graph):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for node in nodes(model.graph):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

@@ -310,8 +310,8 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
         return FetchError(reason, permanent=True, kind="no connection")
     if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
         reason = (
-            "a header holds what none may hold, such as a line break, or lengths that contradict each other: look at"
-            " the token in the settings, else at the server"
+            "a header holds what none may hold, such as a line break (is the token in the settings copied whole?), or"
+            " the server's headers contradict each other"
         )
     else:
         reason = f"the address {_shown(url)} cannot be used: {type(error).__name__}"

@@ -139,6 +139,8 @@ def _check(recipe: Recipe) -> None:
                 "max_duration_s": recipe.max_samples / AudioConfig().sample_rate,
             }
         )
+    except OverflowError:
+        raise ValueError("a number is too large") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         names = ".".join(str(part) for part in first["loc"])

@@ -49,6 +49,8 @@ HOSTILE = {
     "a list as a key": ("? [a, b]\n: c\n", ("line 1", "key")),
     "a section as a key": ("? {a: b}\n: c\n", ("line 1", "key")),
     "a bad !!int": ("training:\n  epochs: !!int abc\n", ("line 2", "not a whole number")),
+    "an empty !!int": ('training:\n  epochs: !!int ""\n', ("line 2", "not a whole number")),
+    "an !!int of underlines": ("training:\n  epochs: !!int ___\n", ("line 2", "not a whole number")),
     "a bad !!float": ("training:\n  learning_rate: !!float abc\n", ("line 2", "not a number")),
     "a bad !!bool": ("training:\n  epochs: !!bool maybe\n", ("line 2", "not true or false")),
     "a bad !!timestamp": ("teacher:\n  name: !!timestamp 2020-13-45\n", ("line 2", "!!timestamp")),

@@ -21,6 +21,10 @@ def npy(shape: tuple[int, ...], data: bytes = b"", descr: str = "<f4") -> bytes:
     return file.getvalue() + data
 
 
+def hex_of(points: list[int]) -> str:
+    return "-".join(map(hex, points))
+
+
 def packed(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", how) as archive:
         for name, content in members.items():
@@ -45,6 +49,19 @@ def packed(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATE
 def test_an_array_that_lies_about_itself(content: bytes, reason: str, tmp_path: Path) -> None:
     with open_npz(packed(tmp_path / "a.npz", {"a.npy": content})) as archive, pytest.raises(ArchiveError, match=reason):
         archive["a"]
+
+
+@pytest.mark.parametrize("points", [[0x110000], [0xFFFFFFFF], [0xD800], [0x41, 0xDFFF]], ids=hex_of)
+@pytest.mark.parametrize("order", "<>")
+def test_texts_are_unicode(points: list[int], order: str, tmp_path: Path) -> None:
+    for wrong, what in ((True, points), (False, [0x10FFFF, 0xD7FF])):
+        content = npy((1,), np.array(what, f"{order}u4").tobytes(), descr=f"{order}U{len(what)}")
+        with open_npz(packed(tmp_path / "a.npz", {"a.npy": content})) as archive:
+            if wrong:
+                with pytest.raises(ArchiveError, match="Unicode does not have"):
+                    archive["a"]
+            else:
+                assert archive["a"].tolist() == ["\U0010ffff\ud7ff"]
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

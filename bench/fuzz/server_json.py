@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 from pydantic import SecretStr
 
@@ -66,23 +67,20 @@ class _Client:
     post_json = get_json
 
 
-# What the program does not foresee is to be seen here, and not to become one of its errors.
-server.HttpClient = _Client  # type: ignore[misc, assignment]
-server.nothing_unforeseen = nullcontext  # type: ignore[assignment]
-
-
 def _run(data: bytes, _: Path) -> None:
     kind = _KINDS[data[0] % len(_KINDS)] if data else JellyfinSource
     _Client.answers = tuple(data[1:].split(b"\n"))
     section = getattr(Config(), kind.section).model_copy(update=_SETTINGS[kind.section])
     parse_error(data[1:])
     refused: list[Exception] = []
-    for do in (_check, _list, _addresses):
-        try:
-            with kind(section, IngestConfig(), threading.Event()) as source:
-                do(source)
-        except (FetchError, SourceError) as error:
-            refused.append(error)
+    # What the program does not foresee is to be seen here, and not to become one of its errors.
+    with patch.multiple(server, HttpClient=_Client, nothing_unforeseen=nullcontext):
+        for do in (_check, _list, _addresses):
+            try:
+                with kind(section, IngestConfig(), threading.Event()) as source:
+                    do(source)
+            except (FetchError, SourceError) as error:
+                refused.append(error)
     if refused:
         raise refused[0]
 

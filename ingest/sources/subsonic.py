@@ -37,7 +37,7 @@ _PAGE_ALBUMS = 20  # each is a request of its own
 _STATUS = {40: 401, 41: 401, 42: 401, 43: 401, 44: 401, 50: 403, 70: 404}
 _GENERIC, _MISSING_PARAMETER, _CLIENT_TOO_OLD, _SERVER_TOO_OLD, _WRONG, _TRIAL_OVER = 0, 10, 20, 30, 40, 60
 _OTHER_WAY = frozenset({_MISSING_PARAMETER, _SERVER_TOO_OLD, 41, 42})  # codes of servers that know another way only
-_XML_ERROR = re.compile(rb"<error\b[^>]*>")
+_XML_ERROR = re.compile(rb"<error\b[^<>]*>")
 
 
 class SubsonicError(FetchError):

@@ -48,6 +48,7 @@ HOSTILE = {
     "a number of 300 digits": ("database:\n  port: " + "9" * 300 + "\n", ("database.port:", "less than 65536")),
     "a list as a key": ("? [a, b]\n: c\n", ("line 1", "key")),
     "a section as a key": ("? {a: b}\n: c\n", ("line 1", "key")),
+    "variables that never close": ("teacher:\n  nam: " + "${A:-" * 19_000 + "\n", ("teacher.nam: unknown key",)),
     "a bad !!int": ("training:\n  epochs: !!int abc\n", ("line 2", "not a whole number")),
     "an empty !!int": ('training:\n  epochs: !!int ""\n', ("line 2", "not a whole number")),
     "an !!int of underlines": ("training:\n  epochs: !!int ___\n", ("line 2", "not a whole number")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from student_clap.train.students.pretrained import PretrainedError, load_pretrai
 from student_clap.train.students.registry import build_student
 
 INFO = CheckpointInfo(3, ModelConfig(), Recipe.from_config(AudioConfig()), "t", "abc", "run", 0.5)
+
+pytestmark = pytest.mark.timeout(120)  # what hangs would do so for hours
 
 
 @pytest.fixture
@@ -62,10 +63,8 @@ def test_odd_contents_are_one_line_at_once(change: dict[str, Any], good: Path, t
     for key, value in change.items():
         changed[key] = {**changed[key], **value} if isinstance(value, dict) else value
     torch.save(changed, tmp_path / "odd.pt")
-    begin = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "odd.pt")
-    assert time.process_time() - begin < 5
     assert "odd.pt" in caught.value.message
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 1000

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS, PAGE = ROOT / "constraints.txt", ROOT / "docs" / "licences.md"
 # What is in constraints.txt for other Pythons: read from the wheels' metadata.
-ELSEWHERE = {"msgspec": "BSD-3-Clause", "tzdata": "Apache-2.0"}
+ELSEWHERE = {"msgspec": "BSD-3-Clause", "tzdata": "Apache-2.0", "uv": "MIT OR Apache-2.0"}
 # Of packages whose metadata say nothing: read from the licence file in the wheel, or known by what it is part of.
 UNDECLARED = {
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
@@ -31,6 +31,7 @@ _NAMES = {
     r"nvidia|proprietary": "LicenseRef-NVIDIA-Proprietary",
     r"affero|agpl": "AGPL-3.0",
     r"lesser general public|lgpl": "LGPL-3.0",
+    r"gplv3|gpl-3\.0": "GPL-3.0",
     r"gplv2\+|gpl-2\.0-or-later": "GPL-2.0-or-later",
     r"mozilla|mpl": "MPL-2.0",
     r"dual license": "Apache-2.0 OR BSD-3-Clause",
@@ -46,9 +47,9 @@ _NAMES = {
 # GPL 3 have it.
 COMPATIBLE = frozenset(
     {
-        "0BSD", "AGPL-3.0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "GPL-2.0-or-later", "ISC",
-        "LGPL-2.1-or-later", "LGPL-3.0", "LGPL-3.0-only", "LLVM-exception", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0",
-        "PSF-2.0", "ZPL-2.1", "Zlib",
+        "0BSD", "AGPL-3.0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "GPL-2.0-or-later", "GPL-3.0",
+        "ISC", "LGPL-2.1-or-later", "LGPL-3.0", "LGPL-3.0-only", "LLVM-exception", "MIT", "MIT-0", "MIT-CMU",
+        "MPL-2.0", "PSF-2.0", "ZPL-2.1", "Zlib",
     }
 )  # fmt: skip
 REMARKS = {
@@ -91,9 +92,9 @@ def problems(expression: str) -> list[str]:
 
 
 def users() -> dict[str, list[str]]:
-    """Each package -> the extras of ours that bring it, "runtime" for what everybody gets."""
+    """Each package -> the extras of ours that bring it, "base" for what everybody gets."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    groups = {"runtime": project["dependencies"], **project["optional-dependencies"]}
+    groups = {"base": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, list[str]] = {}
     for group, wanted in groups.items():
         for name in _closure(wanted):
@@ -130,7 +131,11 @@ def page(versions: Mapping[str, list[str]]) -> str:
     for name, numbers in sorted(versions.items()):
         declared = licence(name)
         groups = brought.get(name, [])
-        by = "runtime" if "runtime" in groups else ", ".join(g for g in groups if g != "dev") or "dev"
+        by = (
+            next((most for most in ("base", "train") if most in groups), "")
+            or ", ".join(g for g in groups if g != "dev")
+            or "dev"
+        )
         wrong = problems(declared)
         verdict = "; ".join(REMARKS.get(part, f"{part}: look it up") for part in wrong) or "compatible"
         lines.append(f"| {name} | {', '.join(numbers)} | {declared or 'unknown'} | {by} | {verdict} |")
@@ -142,7 +147,7 @@ _HEAD = """# Licences of what is installed
 student-clap is under AGPL-3.0-only. This page is made by `python docs/make_licences.py` from constraints.txt and from
 what the installed packages declare (`License-Expression`, else their classifiers and `License`); nobody has read
 their sources for it, and "BSD" alone is taken for BSD-3-Clause.
-"Brought by" is what asks for a package, by way of others too: `runtime` for every
+"Brought by" is what asks for a package, by way of others too: `base` for every
 installation, else the extra of pyproject.toml.
 
 A compatible licence is one whose code a program under AGPL-3.0-only may use, as the FSF's list of licences says.

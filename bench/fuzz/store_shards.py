@@ -21,7 +21,9 @@ def _run(data: bytes, _: Path) -> None:
     n_frames = 1 + data[1] % (shard.n_chunks * shard.chunk_frames)
     body = _sealed(shard, data[2:])
     shard.can_read(body)
-    shard.decode_parts(lambda tail, choose: _parts(body, tail, choose), n_frames, np.arange(0, n_frames, 3))
+    shard.decode_parts(
+        lambda tail, choose: _parts(body, tail, choose), n_frames, [(n, n + 1) for n in range(0, n_frames, 3)]
+    )
     shard.decode(body, n_frames)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loopback.mediaserver import MediaServer, running_media_server
 from student_clap.config.schema import IngestConfig
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.ingest.cache.download import download
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from student_clap.config.schema import Config
-from student_clap.export.app.model_verdict import find_evaluation
 from student_clap.export.evaluate.queries import QueryError, read_queries
+from student_clap.export.evaluate.record import find_evaluation
 from student_clap.store.storage.base import Owner
 from student_clap.train.loop.reference_vectors import read_text_vectors
 from student_clap.train.runs.checkpoint import CheckpointError, read_checkpoint

@@ -244,9 +244,9 @@ class RunFolder:
     def track_counts(self) -> dict[str, int]:
         """How many tracks each side of the split has: "training", "validation", "test"; those that split.json knows."""
         try:
-            split = json.loads(self.split.read_bytes())
+            split = read_json(self.split)
             found = {side: split.get(f"{side}_tracks") for side in ("training", "validation", "test")}
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError):
             return {}
         return {side: count for side, count in found.items() if type(count) is int}
 

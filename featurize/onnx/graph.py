@@ -175,6 +175,8 @@ def _value(value: onnx.ValueInfoProto) -> GraphValue:
     import onnx
 
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else ""
+    known = tensor.elem_type in onnx.TensorProto.DataType.values()
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else f"type {tensor.elem_type}"
+    kind = kind if tensor.elem_type else ""
     dims = tuple(d.dim_param or (d.dim_value if d.HasField("dim_value") else None) for d in tensor.shape.dim)
     return GraphValue(value.name, kind, dims)

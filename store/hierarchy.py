@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 import threading
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from student_clap.store.arrays.feature_arrays import STRIPS, feature_arrays, pre
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, damaged_metadata, describe, is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, SegmentSet, segment_arrays, set_members
+from student_clap.store.arrays.shard import ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, create_table
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
@@ -97,6 +99,9 @@ def _check_usable(path: Storage, document: Document) -> None:
         n_bytes = math.prod(chunk) * np.dtype(found.dtype.to_native_dtype()).itemsize
     except Exception as error:  # zarr raises types without a common base
         raise damaged_metadata(path, f"zarr cannot use it: {reason(error)}") from error
+    if "blosc" in json.dumps(document["codecs"]) and ShardFormat.of(document) is None:
+        # zarr hands such chunks to numcodecs, which believes their heads and crashes; `ShardFormat` looks first.
+        raise damaged_metadata(path, "it is packed with Blosc in a way that no version of student-clap wrote")
     if any(size > MAX_TRACKS for size in found.shape):
         raise damaged_metadata(path, f"it says {max(found.shape)} rows, expected at most {MAX_TRACKS}")
     if n_bytes > _MAX_CHUNK_BYTES:

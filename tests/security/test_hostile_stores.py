@@ -75,6 +75,10 @@ def hole(file: Path) -> None:
         opened.truncate(1 << 40)
 
 
+BLOSC = {
+    "name": "blosc",
+    "configuration": {"typesize": 1, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0},
+}
 GRID = ("chunk_grid", "configuration", "chunk_shape")
 HOSTILE = {
     "1e9 rows": ("state", at("shape", value=[10**9])),
@@ -87,6 +91,7 @@ HOSTILE = {
     "a grid that is none": ("state", at("chunk_grid", value=["x"])),
     "a codec that unpickles": ("title", at("codecs", value=[{"name": "numcodecs.pickle", "configuration": {}}])),
     "no codecs": ("title", at("codecs", value=[])),
+    "Blosc, whose heads are believed": ("state", at("codecs", value=[{"name": "bytes"}, BLOSC, {"name": "crc32c"}])),
     "Python objects": ("title", at("data_type", value="object")),
     "a strange type": ("state", at("data_type", value={"name": "x", "configuration": {}})),
     "strips of 1e9 frames": (f"{GROUP}/mel", at("shape", value=[3, 128, 10**9])),

@@ -24,7 +24,9 @@ from student_clap.config.yaml12 import MAX_CHARACTERS, InvalidYamlError, load_ya
 
 DEFAULT_CONFIG = Path("config.yaml")
 _SHOWN = 100  # characters of a key or a value in a message
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(
+    r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]{0,1000}))?\}"
+)  # bounded, or many that never close take seconds
 
 
 class ConfigError(click.ClickException):

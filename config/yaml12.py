@@ -61,7 +61,7 @@ class _Constructor(SafeConstructor):
             raise ConstructorError(None, None, f"the tag {shown} is not known; remove it", node.start_mark)
         try:
             value = super().construct_object(node, deep=deep)
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, LookupError, TypeError, OverflowError):
             kind = _SCALARS.get(tag, "a value")
             raise ConstructorError(None, None, f"the value is not {kind}", node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:

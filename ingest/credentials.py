@@ -8,13 +8,13 @@ behind it, or in a file.
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import Config, Section
 from student_clap.config.servers import MEDIA_SERVERS, MediaServer
 from student_clap.ingest.vectors.base import MusicServer
@@ -64,7 +64,7 @@ def _parsed(stored: str | None) -> Any:
     for _ in range(2):
         if isinstance(value, str):
             try:
-                value = json.loads(value)
+                value = parse_json(value)
             except ValueError:
                 # Not raised from here: the error would carry the text.
                 return None

@@ -367,7 +367,7 @@ class FeatureStore(SegmentStore):
             if "recipe" in attributes:
                 try:
                     found[name], _ = from_recipe_attribute(attributes["recipe"])
-                except ValueError as error:
+                except (ValueError, TypeError) as error:
                     raise StoreError(f"{folder / name}: {error}") from error
         return found
 

@@ -5,16 +5,24 @@ Guarantee: a store is opened only if every zarr.json in it is as it was written,
 
 from __future__ import annotations
 
+import copy
 import functools
+import json
+import math
+import threading
 from typing import Any, Literal
 
+import numpy as np
 import zarr
+from zarr.core.metadata.v3 import ArrayV3Metadata
 
+from student_clap.config.runtime.text import readable_bytes, reason
 from student_clap.config.schema import AudioConfig
-from student_clap.store.arrays.feature_arrays import STRIPS, feature_arrays, present_columns
+from student_clap.store.arrays.feature_arrays import STRIPS, feature_arrays, present_columns, quiet
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
 from student_clap.store.arrays.metadata import Document, damaged_metadata, describe, is_sealed, read_document
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, SegmentSet, segment_arrays, set_members
+from student_clap.store.arrays.shard import ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, create_table
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
@@ -23,6 +31,9 @@ from student_clap.store.storage.errors import CorruptMetadataError, StoreError
 
 FORMAT = "student-clap-features"
 FORMAT_VERSION = 1
+MAX_TRACKS = 100_000_000
+_MAX_CHUNK_BYTES = 1_000_000_000
+_PARSING = threading.Lock()  # what quiets warnings is not made for threads
 
 
 def member_folders(storage: Storage) -> list[Storage]:
@@ -58,6 +69,7 @@ def read_member(storage: Storage, folder: Storage, *, sealed: bool) -> Document:
         CorruptMetadataError: it is damaged or gone, or it is another member's.
     """
     document = read_document(folder, sealed=sealed)
+    _check_usable(folder / "zarr.json", document)
     parts = str(folder).removeprefix(str(storage)).strip("/").split("/")
     expected = _forms().get("/".join([parts[0], "*", *parts[2:]] if len(parts) > 1 else parts))
     if expected is not None and (found := _form(document)) != expected:
@@ -70,6 +82,30 @@ def read_member(storage: Storage, folder: Storage, *, sealed: bool) -> Document:
     ):
         raise damaged_metadata(folder / "zarr.json", "it names no recipe, though there are features")
     return document
+
+
+def _check_usable(path: Storage, document: Document) -> None:
+    """Raise CorruptMetadataError for an array that zarr cannot open, or of more than any library or memory has."""
+    if document.get("node_type") != "array":
+        return
+    try:
+        if not isinstance(document["shape"], list):
+            raise TypeError("its shape is not a list")  # noqa: TRY301
+        with _PARSING, quiet():
+            found = ArrayV3Metadata.from_dict(copy.deepcopy(document))
+        chunk = found.chunk_grid.chunk_shape  # type: ignore[attr-defined]  # the one grid that zarr has
+        if min(chunk) < 1:
+            raise ValueError("its chunks are empty")  # noqa: TRY301
+        n_bytes = math.prod(chunk) * np.dtype(found.dtype.to_native_dtype()).itemsize
+    except Exception as error:  # zarr raises types without a common base
+        raise damaged_metadata(path, f"zarr cannot use it: {reason(error)}") from error
+    if "blosc" in json.dumps(document["codecs"]) and ShardFormat.of(document) is None:
+        # zarr hands such chunks to numcodecs, which believes their heads and crashes; `ShardFormat` looks first.
+        raise damaged_metadata(path, "it is packed with Blosc in a way that no version of student-clap wrote")
+    if any(size > MAX_TRACKS for size in found.shape):
+        raise damaged_metadata(path, f"it says {max(found.shape)} rows, expected at most {MAX_TRACKS}")
+    if n_bytes > _MAX_CHUNK_BYTES:
+        raise damaged_metadata(path, f"its chunks have {readable_bytes(n_bytes)}, expected at most 1 GB")
 
 
 _Form = tuple[str, str, int]  # array or group, type of the values, dimensions

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from student_clap.config.runtime.system_errors import naming
+from student_clap.config.runtime.text import readable_bytes
 
 PARTIAL = ".partial"  # ending of what a killed writer leaves; zarr's own writer uses the same
 
@@ -109,6 +111,41 @@ def flush_directory(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def read_regular_file(path: Path, limit_bytes: int) -> bytes:
+    """The content of a file that others may have put there: a pipe or a device would be waited for without end.
+
+    Args:
+        path: a link is followed.
+        limit_bytes: the most that is read into memory.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is larger.
+    """
+    # Not blocked by a pipe that nobody writes into.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        check_regular(descriptor, path, limit_bytes)
+        content: bytes = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise _too_large(path, limit_bytes)
+    return content
+
+
+def check_regular(file: int | Path, path: Path, limit_bytes: int) -> None:
+    """Raise OSError, naming `path`, unless `file` is a regular file of at most `limit_bytes`."""
+    found = os.stat(file)  # noqa: PTH116  a descriptor too
+    if not stat.S_ISREG(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if found.st_size > limit_bytes:
+        raise _too_large(path, limit_bytes)
+
+
+def _too_large(path: Path, limit_bytes: int) -> OSError:
+    return OSError(errno.EINVAL, f"it is larger than {readable_bytes(limit_bytes)}", str(path))
 
 
 def sweep_partial_files(folder: Path) -> None:

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.json_text import read_json
 from student_clap.config.runtime.text import reason
 from student_clap.export.app.app_config import KEYS, Wanted
 from student_clap.export.app.deployment import SETTINGS, DeployError, KeptFile, is_withdrawn, kept_files
@@ -71,8 +72,8 @@ def _files(directory: Path, name: str) -> list[KeptFile]:
 
 def _read(path: Path) -> dict[str, str | None]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
         raise DeployError(f"{path} cannot be read: {reason(error)}; move it away to go on without it") from error
     if not isinstance(found, dict) or not all(
         key in KEYS and (value is None or isinstance(value, str)) for key, value in found.items()

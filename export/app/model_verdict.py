@@ -6,12 +6,12 @@ counts where there is no evaluation.
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.record import Evaluated, side_of
@@ -89,11 +89,11 @@ def _trained(model: Path) -> str:
     try:
         said = _metadata(model)
         # Files from before there were test tracks call the validation side held out.
-        known = json.loads(said.get("validation_metrics") or said.get("held_out_metrics") or "{}")
+        known = parse_json(said.get("validation_metrics") or said.get("held_out_metrics") or "{}")
         recall = float(
             known["cross_model_recall_at_1"] if "cross_model_recall_at_1" in known else known["mixed_recall_at_1"]
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return ""
     return (
         "In training, among validation tracks, a new vector of the checkpoint found its own old one first in"

@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from student_clap.config.runtime.files import write_text_atomically
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.signals import children_ignore_interrupts
@@ -194,7 +195,7 @@ def subject_process(model: Path, threads: int, spec: InputSpec) -> Iterator[tupl
             raise BenchError(f"{model}: the process that measures it died: {error.strerror or error}") from error
         if not line:
             raise BenchError(f"{model}: the process that measures it died (code {process.wait(_STOP_S)}); memory?")
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = parse_json(line)
         if "error" in answer:
             raise BenchError(str(answer["error"]))
         return answer

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from student_clap.config.presets import SEGMENT_SAMPLES
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import ModelError, StudentSession
 from student_clap.export.model.signals import RATE, music
@@ -87,7 +88,7 @@ def main() -> None:
     """Serve the parent until it closes the pipe."""
     subject: Subject | None = None
     for line in sys.stdin:
-        asked = json.loads(line)
+        asked = parse_json(line)
         try:
             if subject is None:
                 recipe = Recipe.from_attributes(asked["recipe"])

@@ -99,7 +99,7 @@ def _ends(facts: Facts) -> Iterator[str]:
         ("a track's vector", "the mean of its segments' vectors, brought to unit length"),
         ("recipe's fingerprint", code(recipe.fingerprint)),
     ]
-    yield "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    yield "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows)])
     if not spec.waveform and facts.metadata.get("batch") != ANY_BATCH:
         others = app_variables(spec)
         yield (
@@ -250,6 +250,11 @@ def _argument(file: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _cell(text: str) -> str:
+    """Text for a table's cell: a bar would end it, in a code span too."""
+    return text.replace("|", "\\|")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,13 +7,13 @@ Cost: reads the model once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from student_clap.config.runtime.files import sha256_of
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig, TeacherConfig
 from student_clap.export.evaluate.baselines import KeyFigure, key_figures
@@ -164,8 +164,8 @@ def _held_out(run: RunFolder) -> HeldOut:
 def _object(text: str) -> dict[str, Any]:
     """A JSON object; an empty one where the text is none."""
     try:
-        found = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+        found = parse_json(text) if text else {}
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from student_clap.config.runtime.json_text import read_json
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.featurize.onnx.segments import NORM_GUARD
 from student_clap.store import Recipe
@@ -67,8 +68,8 @@ def space_text(space: dict[str, Any]) -> str:
 def another_space(path: Path, space: dict[str, Any]) -> bool:
     """Whether the file there is of another space than `space`; False where none can be read."""
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["space"] != space["space"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return bool(read_json(path)["space"] != space["space"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

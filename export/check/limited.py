@@ -6,7 +6,6 @@ line. What the model gave until then has been handed out.
 
 from __future__ import annotations
 
-import json
 import queue
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import click
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import readable_duration
 from student_clap.export.check.request import Request
@@ -73,7 +73,7 @@ def _until_done(
                 f"{request.model}: the process that tried it died (code {code}): the model asks for more memory than "
                 "there is, or breaks onnxruntime"
             )
-        message: dict[str, Any] = json.loads(line)
+        message: dict[str, Any] = parse_json(line)
         if "error" in message:
             raise TrialError(str(message["error"]))
         if "done" in message:

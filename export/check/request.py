@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.store import Recipe
 
 
@@ -35,7 +36,7 @@ class Request:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Back again."""
-        found = json.loads(text)
+        found = parse_json(text)
         audio, reference = (None if found[name] is None else Path(found[name]) for name in ("audio", "reference"))
         configured = Recipe.from_attributes(found["configured"])
         return cls(Path(found["model"]), configured, audio, reference, tuple(found["providers"]))

@@ -7,7 +7,6 @@ with unit length.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.npz import ArchiveError, open_npz
+from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.evaluate.text_figures import Queries
 
@@ -32,19 +33,19 @@ def read_queries(path: Path) -> Queries:
         QueryError: there is no such file, or it holds something else.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise QueryError(f"{path} is a single array; --queries takes an .npz with names and vectors")
-        with archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with open_npz(path) as archive:
+            arrays = {name: archive[name] for name in archive.names}
     except FileNotFoundError:
         raise QueryError(f"there is no {path}: --queries") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise QueryError(f"{path} cannot be read as .npz without pickles: {error}") from error
+    except (OSError, ArchiveError) as error:
+        raise QueryError(
+            f"{path} cannot be read as .npz without pickles: {reason(error)}; --queries takes names and vectors"
+        ) from error
     names_key = next((key for key in _NAMES if key in arrays), None)
     vectors_key = next((key for key in _VECTORS if key in arrays), None)
     if names_key and vectors_key and arrays[names_key].dtype.kind in "US":
-        names = [str(n.decode() if isinstance(n, bytes) else n) for n in arrays[names_key].ravel().tolist()]
+        names = arrays[names_key].ravel().tolist()
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
         return checked(names, arrays[vectors_key], str(path))
     return checked(list(arrays), _stacked(arrays, path), str(path))
 
@@ -83,7 +84,7 @@ def checked(names: Sequence[str], vectors: npt.NDArray[np.generic], source: str)
     bad = [name for name, length in zip(names, lengths, strict=True) if not (np.isfinite(length) and length > 0)]
     if bad:
         raise QueryError(f"{source}: the vector of {bad[0]!r} is zero or not finite ({len(bad)} such); remove it")
-    first = [at for at, name in enumerate(names) if name not in names[:at]]
+    first = sorted({name: at for at, name in reversed(list(enumerate(names)))}.values())
     unit = (vectors / lengths[:, None]).astype(np.float32)
     return Queries(tuple(names[at] for at in first), unit[first], source)
 

@@ -9,7 +9,6 @@ Guarantee: plain JSON values. Cost: `find_evaluation` reads the model once.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from student_clap.config.runtime.files import sha256_of
+from student_clap.config.runtime.json_text import read_json
 from student_clap.config.runtime.machine import processor
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.held_out import HeldOutTrack, Rival
@@ -74,7 +74,7 @@ def find_evaluation(model: Path) -> Evaluated:
     why_not = f"there is no evaluation*/metrics.json in {model.absolute().parent}"
     for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             if record["model"]["sha256"] == digest:
                 conclude(record)
                 found.append((record.get("on") == "test", str(record.get("evaluated_at", "")), record))

@@ -7,9 +7,10 @@ student's own vectors exchanged between tracks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from student_clap.config.runtime.json_text import parse_json
 
 VERDICT = "beats_baselines"  # the key in the file's metadata
 _SAID = {True: "yes", False: "no"}
@@ -39,9 +40,9 @@ def read_verdict(metadata: Mapping[str, str]) -> TrainedVerdict | None:
     if metadata.get(VERDICT) not in _SAID.values():
         return None
     try:
-        known = json.loads(metadata.get("validation_metrics") or "{}")
+        known = parse_json(metadata.get("validation_metrics") or "{}")
         found = _judge({key: float(value) for key, value in known.items()})
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return None
     return found if found is not None and _SAID[found.beats_baselines] == metadata[VERDICT] else None
 

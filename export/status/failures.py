@@ -19,6 +19,7 @@ from student_clap.store import FeatureStore, State, row_blocks
 _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|(?:[A-Za-z]:)?[^\s:;,()]*[/\\][^\s:;,()]*")
 _NUMBERS = re.compile(r"\d+\.\d+|\d{4,}")
 _LONGEST = 120
+_READ = 1000  # characters of a reason; ours are shorter, and a name is looked for from each of them
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def kind_of_reason(text: str) -> str:
     >>> kind_of_reason("it is gone from the media server (404)")
     'it is gone from the media server (404)'
     """
-    return one_line(_NUMBERS.sub("N", _NAMES.sub("...", text)), limit=_LONGEST) or "no reason given"
+    return (
+        one_line(_NUMBERS.sub("N", _NAMES.sub("...", one_line(text, limit=_READ))), limit=_LONGEST) or "no reason given"
+    )
 
 
 def _reasons(failed: npt.NDArray[np.bool_], texts: Callable[[int, int], list[str]]) -> list[str]:

@@ -7,7 +7,6 @@ task. On this machine alone everything stays on 127.0.0.1.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from student_clap.config.runtime.json_text import read_json
 from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import FeaturizeConfig
@@ -204,7 +204,7 @@ def _from_file(path: Path, wait_s: float, say: Callable[[str], None], remedy: st
     told = ""
     while True:
         try:
-            address = str(json.loads(path.read_text(encoding="utf-8"))["address"])
+            address = str(read_json(path)["address"])
             check_address(address)
         except FileNotFoundError:
             address, trouble = "", f"there is no scheduler file {path} yet"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -94,7 +94,26 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX file: {reason(error)}") from error
     if not model.graph.node:  # an empty file is a valid, empty protobuf message
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes for what is not UTF-8
+        raise ModelError(f"{path} is not an ONNX file: it holds names that are not UTF-8")
     return model
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every text that is read of a model."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for value in (*model.graph.input, *model.graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from (opset.domain for opset in model.opset_import)
+    for tensor in tensors(model.graph):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for node in nodes(model.graph):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -131,6 +150,15 @@ def external_data_names(model: onnx.ModelProto) -> list[str]:
     return sorted({entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"})
 
 
+def data_outside(path: Path) -> list[str]:
+    """Names of external data that lead out of the model's folder; links in it are the user's. Raises ModelError."""
+    return [name for name in external_data_names(read_graph(path)) if _leads_out(name)]
+
+
+def _leads_out(name: str) -> bool:
+    return any(".." in kind(name).parts or kind(name).anchor for kind in (PurePosixPath, PureWindowsPath))
+
+
 def model_files(path: Path) -> list[Path]:
     """The model and the files of its external data that are there. Raises ModelError."""
     return [path, *(file for name in external_data_names(read_graph(path)) if (file := path.parent / name).is_file())]
@@ -147,6 +175,8 @@ def _value(value: onnx.ValueInfoProto) -> GraphValue:
     import onnx
 
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else ""
+    known = tensor.elem_type in onnx.TensorProto.DataType.values()
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else f"type {tensor.elem_type}"
+    kind = kind if tensor.elem_type else ""
     dims = tuple(d.dim_param or (d.dim_value if d.HasField("dim_value") else None) for d in tensor.shape.dim)
     return GraphValue(value.name, kind, dims)

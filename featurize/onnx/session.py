@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.text import readable_duration, reason
-from student_clap.featurize.onnx.graph import Declaration, ModelError
+from student_clap.config.runtime.text import one_line, readable_duration, reason
+from student_clap.featurize.onnx.graph import Declaration, ModelError, data_outside
 from student_clap.featurize.onnx.providers import CPU, for_session
 
 _ERRORS_AND_WORSE = 3  # onnxruntime's log severity
@@ -51,6 +51,11 @@ class OnnxSession:
         self.name = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(missing or f"{model}: there is no such file")
+        if isinstance(model, Path) and (outside := _data_outside(model)):
+            raise ModelError(
+                f"{model} wants its weights from {one_line(outside[0])}, outside of its folder; put them next to it,"
+                " and name them in it without a path"
+            )
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.enable_cpu_mem_arena = options.enable_mem_pattern = keep_memory
@@ -97,6 +102,13 @@ class OnnxSession:
                     fault = f"fails on input {shapes}: {reason(error)}"
                 raise ModelError(f"{self.name} {fault}") from error
         return output
+
+
+def _data_outside(model: Path) -> list[str]:
+    try:
+        return data_outside(model)
+    except ModelError:
+        return []  # onnxruntime says what is wrong with it
 
 
 @contextmanager

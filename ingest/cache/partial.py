@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from student_clap.config.runtime.files import PARTIAL, write_text_atomically
+from student_clap.config.runtime.json_text import read_json
 from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.secrets import masked
 
@@ -181,7 +182,7 @@ def sweep(directory: Path, keep: frozenset[str]) -> None:
 
 def _read_note(path: Path) -> Note | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         note = Note(str(found["asked"]), str(found["validator"]), found["n_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,6 @@ reads bodies.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 import requests
 import urllib3
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.body import Body
@@ -290,8 +290,8 @@ def _as_json(body: Body) -> Any:
                 f"the answer is larger than {readable_bytes(MAX_JSON_BYTES)}", permanent=True, kind="unusable answer"
             )
     try:
-        return json.loads(b"".join(parts))
-    except (ValueError, RecursionError):
+        return parse_json(b"".join(parts))
+    except ValueError:
         raise FetchError("the answer is not JSON", permanent=True, kind="unusable answer") from None
 
 
@@ -308,8 +308,11 @@ def _unsent(error: Exception, url: str, timeout_s: float) -> Exception:
         # A path that is not there: requests looks before it connects.
         reason = "the certificates that REQUESTS_CA_BUNDLE (or CURL_CA_BUNDLE) names are not there; correct its path"
         return FetchError(reason, permanent=True, kind="no connection")
-    if isinstance(error, requests.exceptions.InvalidHeader):
-        reason = "the server's headers contradict each other"
+    if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
+        reason = (
+            "a header holds what none may hold, such as a line break (is the token in the settings copied whole?), or"
+            " the server's headers contradict each other"
+        )
     else:
         reason = f"the address {_shown(url)} cannot be used: {type(error).__name__}"
     return FetchError(reason, permanent=True, kind="unusable answer")

@@ -10,7 +10,6 @@ codes).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import secrets
@@ -18,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import SubsonicConfig
 from student_clap.ingest.http.body import whole_number
@@ -37,7 +37,7 @@ _PAGE_ALBUMS = 20  # each is a request of its own
 _STATUS = {40: 401, 41: 401, 42: 401, 43: 401, 44: 401, 50: 403, 70: 404}
 _GENERIC, _MISSING_PARAMETER, _CLIENT_TOO_OLD, _SERVER_TOO_OLD, _WRONG, _TRIAL_OVER = 0, 10, 20, 30, 40, 60
 _OTHER_WAY = frozenset({_MISSING_PARAMETER, _SERVER_TOO_OLD, 41, 42})  # codes of servers that know another way only
-_XML_ERROR = re.compile(rb"<error\b[^>]*>")
+_XML_ERROR = re.compile(rb"<error\b[^<>]*>")
 
 
 class SubsonicError(FetchError):
@@ -215,8 +215,8 @@ def parse_error(head: bytes) -> SubsonicError | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] == b"{":
         try:
-            document = json.loads(start)
-        except (ValueError, RecursionError):
+            document = parse_json(start)
+        except ValueError:
             return None
         answer = document.get("subsonic-response")
         return _error_of(answer) if isinstance(answer, dict) else None

@@ -9,8 +9,6 @@ float16. Beyond some ten thousand tracks with segments, Parquet is the better fo
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.npz import Archive, ArchiveError, ObjectsError, open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.ingest.vectors.table_columns import (
@@ -40,10 +39,9 @@ class NpzTable:
         """Raises TableError."""
         self._file = file
         try:
-            # Opened here, because np.load leaves its own file open where it raises.
-            with file.open("rb") as stream:
-                self._read(np.load(stream, allow_pickle=False))
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+            with open_npz(file) as archive:
+                self._read(archive)
+        except (OSError, ArchiveError) as error:
             raise TableError(f"{file} is not an .npz that can be read: {reason(error)}") from None
         self.n_rows = len(self._text(IDS))
         self._check_vectors(self._layout.vector, self.n_rows)
@@ -82,33 +80,28 @@ class NpzTable:
             return None
         return unit_segments(self._file, row, self._arrays[SEGMENTS][end - count : end])
 
-    def _read(self, archive: Any) -> None:
+    def _read(self, archive: Archive) -> None:
         """Read the arrays that are known."""
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise TableError(f"{self._file} holds one array without a name; expected an .npz of named ones")
-        self._layout = find_layout(self._file, archive.files)
+        self._layout = find_layout(self._file, archive.names)
         wanted = [IDS, self._layout.vector, *self._layout.texts.values()]
         if self._layout.has_segments:
             wanted += [SEGMENTS, COUNTS]
-            if COUNTS not in archive.files:
+            if COUNTS not in archive.names:
                 raise TableError(
                     f"{self._file} has {SEGMENTS!r} without {COUNTS!r}, so it is unknown which tracks they belong to"
                 )
         self._arrays = {name: self._array(archive, name) for name in wanted}
 
-    def _array(self, archive: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[Any]:
+    def _array(self, archive: Archive, name: str) -> npt.NDArray[Any]:
         try:
-            array: npt.NDArray[Any] = archive[name]
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-            raise TableError(f"{self._file}: column {name!r} is damaged: {reason(error)}") from None
-        except ValueError as error:
-            if "allow_pickle" not in str(error):
-                raise TableError(f"{self._file}: column {name!r} is damaged: {reason(error)}") from None
+            return archive[name]
+        except ObjectsError:
             raise TableError(
                 f"{self._file}: column {name!r} holds Python objects, which are not read because that could run code;"
                 " save texts as an array of str, such as np.array(names, dtype=str), and numbers as float32"
             ) from None
-        return array
+        except ArchiveError as error:
+            raise TableError(f"{self._file}: column {name!r} is damaged: {error}") from None
 
     def _text(self, name: str) -> list[str]:
         """[row] of a column of text, or of whole numbers."""

@@ -93,7 +93,7 @@ class ParquetTable:
             # Buffered, so that a large row group is not read whole.
             with pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
                 yield parquet
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise TableError(f"{self._file} cannot be read as Parquet: {reason(error)}") from None
 
     def _batches(self, names: list[str], batch_rows: int) -> Iterator[Any]:
@@ -105,7 +105,7 @@ class ParquetTable:
 
         try:
             return [value or "" for value in column.cast(pa.string()).to_pylist()]
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise TableError(f"{self._file}: column {name!r}: {reason(error)}") from None
 
     def _vectors(self, column: Any, first: int) -> list[bytes | None]:

@@ -19,6 +19,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError
@@ -41,7 +42,7 @@ def read_document(folder: StoragePath, *, sealed: bool = False) -> Document:
     """
     path = open_storage(folder) / "zarr.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise damaged_metadata(path, "it is not there") from None
     except (UnicodeDecodeError, ValueError) as error:
@@ -118,7 +119,7 @@ def describe(make: Callable[[zarr.Group], None]) -> dict[str, Document]:
 
 def _documents(files: dict[str, Buffer]) -> dict[str, Document]:
     documents = {name: data.to_bytes() for name, data in sorted(files.items()) if name.endswith("zarr.json")}
-    return {name.removesuffix("zarr.json").rstrip("/"): json.loads(data) for name, data in documents.items()}
+    return {name.removesuffix("zarr.json").rstrip("/"): parse_json(data) for name, data in documents.items()}
 
 
 def is_whole(document: Document) -> bool:

@@ -14,6 +14,7 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ Codes = npt.NDArray[np.uint8]
 Codec = Literal["delta-zstd", "blosc"]
 
 _ZSTD_LEVEL = 1
+# Versions (of the format, of the codec), flags, bytes of an item, then bytes: unpacked, of a block, with this head.
+_BLOSC_HEAD = struct.Struct("<BBBBIII")
 _ABSENT = 2**64 - 1
 _DELTA_ZSTD: list[dict[str, Any]] = [
     {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
@@ -269,12 +272,32 @@ class ShardFormat:
         sums = _running_sums(self.n_mels * self.chunk_frames)
         try:
             if self.codec == "blosc":
+                _check_blosc(packed, sums.values.size)
                 blosc.decompress(packed, sums.values)
                 return sums.values.reshape(self.n_mels, self.chunk_frames)
             zstd.decompress(packed, sums.values)
         except RuntimeError as error:
             raise ValueError(f"a chunk cannot be unpacked: {error}") from error
         return sums().reshape(self.n_mels, self.chunk_frames)
+
+
+def _check_blosc(packed: memoryview, n_bytes: int) -> None:
+    """Raise ValueError unless the head of a Blosc chunk says its true sizes: numcodecs reads and writes what it says.
+
+    Source: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+    """
+    if len(packed) < _BLOSC_HEAD.size:
+        raise ValueError("a chunk is shorter than its head")
+    _, _, flags, item_bytes, unpacked, block, whole = _BLOSC_HEAD.unpack_from(packed)
+    copied = bool(flags & 2)
+    if (
+        item_bytes != 1
+        or unpacked != n_bytes
+        or not 0 < block <= n_bytes
+        or whole != len(packed)
+        or (copied and whole != n_bytes + _BLOSC_HEAD.size)
+    ):
+        raise ValueError("the head of a chunk lies about its sizes")
 
 
 class _RunningSums:

@@ -7,8 +7,15 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from student_clap.config.presets import MelPreset, preset_name
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig
+
+MAX_BANDS = 1024
+MAX_FRAMES = 16_384  # of one segment
+_TYPES: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,8 @@ class Recipe:
 
     @classmethod
     def from_attributes(cls, attributes: dict[str, Any]) -> Self:
-        """Read back `as_attributes`. Raises ValueError for a key this version does not know or does not find."""
+        """Read back `as_attributes`. Raises ValueError for a key this version does not know or does not find,
+        and for numbers that are not of their type, or ask for more than a configuration may."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(attributes) - known):
             raise ValueError(
@@ -58,7 +66,9 @@ class Recipe:
             )
         if missing := sorted(known - set(attributes)):
             raise ValueError(f"the recipe lacks {', '.join(missing)}; it was not written by student-clap")
-        return cls(**attributes)
+        recipe = cls(**attributes)
+        _check(recipe)
+        return recipe
 
     def as_attributes(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -102,3 +112,38 @@ class Recipe:
 def preset_name_of(recipe: Recipe) -> str | None:
     """Name of the mel preset that `recipe` uses, or None."""
     return preset_name(MelPreset(recipe.n_mels, recipe.n_fft, recipe.hop_samples, recipe.fmin_hz, recipe.fmax_hz))
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises ValueError for a recipe that cannot be computed: what reads one may have it from anybody."""
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
+            raise ValueError(  # noqa: TRY004  one kind for all that is wrong with a recipe
+                f"{field.name} is {one_line(repr(value), 40)}; expected a value of type {field.type}"
+            )
+    if recipe.n_mels > MAX_BANDS:
+        raise ValueError(f"n_mels is {recipe.n_mels}; expected at most {MAX_BANDS}")
+    try:
+        # A file may ask for no more than a configuration.
+        AudioConfig.model_validate(
+            {
+                "sample_rate": recipe.sample_rate,
+                "segment_length": recipe.segment_samples,
+                "hop_length": recipe.segment_hop_samples,
+                "n_mels": recipe.n_mels,
+                "n_fft": recipe.n_fft,
+                "hop_length_stft": recipe.hop_samples,
+                "fmin": float(recipe.fmin_hz),
+                "fmax": float(recipe.fmax_hz),
+                "max_duration_s": recipe.max_samples / AudioConfig().sample_rate,
+            }
+        )
+    except OverflowError:
+        raise ValueError("a number is too large") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        names = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{names}: {first['msg']}" if names else first["msg"]) from None
+    if recipe.segment_frames > MAX_FRAMES:
+        raise ValueError(f"a segment has {recipe.segment_frames} frames; expected at most {MAX_FRAMES}")

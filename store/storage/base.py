@@ -6,7 +6,6 @@ of the two it is.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from zarr.abc.store import Store
+
+from student_clap.config.runtime.json_text import parse_json
 
 ChooseParts: TypeAlias = Callable[[bytes, int], list[tuple[int, int]]]
 _Item = TypeVar("_Item")
@@ -49,9 +50,9 @@ class Owner:
     def read(cls, note: str | bytes) -> Self | None:
         """The owner in a note; None where it cannot be read."""
         try:
-            found = json.loads(note)
+            found = parse_json(note)
             return cls(int(found["pid"]), str(found["host"]), str(found["command"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def __str__(self) -> str:

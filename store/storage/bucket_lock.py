@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.store.storage.base import Owner
 from student_clap.store.storage.errors import StoreError
 
@@ -141,7 +142,7 @@ def _look(store: BucketStorage, reservations: BucketStorage, mine: str) -> dict[
         if name == mine:
             continue
         try:
-            note: dict[str, Any] = json.loads((reservations / name).read_bytes())
+            note: dict[str, Any] = parse_json((reservations / name).read_bytes())
         except FileNotFoundError:
             continue  # given back meanwhile
         except ValueError:

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,13 +22,20 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from student_clap.config.runtime.files import flush_directory, sweep_partial_files, write_bytes_atomically
+from student_clap.config.runtime.files import (
+    check_regular,
+    flush_directory,
+    read_regular_file,
+    sweep_partial_files,
+    write_bytes_atomically,
+)
 from student_clap.config.runtime.system_errors import OTHER_REMEDY, REMEDIES
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import ChooseParts, Owner, Storage
 from student_clap.store.storage.directory_lock import DirectoryLock
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
+_MAX_FILE_BYTES = 1 << 30  # shards and chunks have some megabytes
 _READ_REMEDIES = {
     errno.EACCES: "this user may not read it: change the owner or the permissions, and run the same command again",
     errno.EPERM: "this user may not read it: change the owner or the permissions, and run the same command again",
@@ -56,7 +63,7 @@ def reading(target: Path) -> Iterator[None]:
     except OSError as error:
         code = error.errno or 0
         remedy = _READ_REMEDIES.get(code, OTHER_REMEDY)
-        why = os.strerror(code) if code else reason(error)
+        why = error.strerror or reason(error)
         raise UnreadableError(f"{target} cannot be read: {why}; {remedy}") from error
 
 
@@ -124,13 +131,14 @@ class DirectoryStorage(Storage):
     def read_bytes(self) -> bytes:
         """The content. Raises FileNotFoundError, UnreadableError."""
         with reading(self._path):
-            return self._path.read_bytes()
+            return read_regular_file(self._path, _MAX_FILE_BYTES)
 
     def read_parts(self, tail: int, choose: ChooseParts) -> list[bytes]:
         """Parts of the content. Raises FileNotFoundError, UnreadableError."""
         with reading(self._path):
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
+                check_regular(file, self._path, _MAX_FILE_BYTES)
                 size = os.fstat(file).st_size
                 begin = max(0, size - tail)
                 parts = choose(os.pread(file, size - begin, begin), size)
@@ -266,6 +274,8 @@ class DirectoryZarrStore(LocalStore):
     ) -> Buffer | None:
         """The content of a file, or of a part; None where there is none. Raises UnreadableError."""
         with reading(self.root / key):
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):  # zarr takes them for absent
+                await asyncio.to_thread(check_regular, self.root / key, self.root / key, _MAX_FILE_BYTES)
             return await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:

@@ -53,7 +53,7 @@ def filled(made: Path, tmp_path: Path) -> Path:
 def refuse(monkeypatch: pytest.MonkeyPatch):
     """Let every attempt to read a path end in this error, as root too."""
     refused: dict[Path, int] = {}
-    read_bytes, listdir = Path.read_bytes, os.listdir
+    read_bytes, listdir, opened = Path.read_bytes, os.listdir, os.open
 
     def check(path: object) -> None:
         if code := refused.get(Path(str(path))):
@@ -67,7 +67,12 @@ def refuse(monkeypatch: pytest.MonkeyPatch):
         check(path)
         return listdir(path)
 
+    def opens(path: str, *rest: int, **more: int) -> int:
+        check(path)
+        return opened(path, *rest, **more)
+
     monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(os, "open", opens)
     monkeypatch.setattr(os, "listdir", names)
     return refused.__setitem__
 

@@ -5,8 +5,6 @@ Their names are those of the terms that need them.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 
 import click
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from student_clap.config.runtime.npz import open_npz
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.train.data.order import derive_seed, sample_rows
@@ -93,9 +92,9 @@ def read_text_vectors(path: Path) -> npt.NDArray[np.float32]:
         click.ClickException: there is no such file or array, or its shape or values cannot be.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
+        with open_npz(path) as content:
             vectors = np.asarray(content["vector"], np.float64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise click.ClickException(
             f"loss.text_vectors {path}: {error}; expected an .npz with an array `vector` [text, {EMBEDDING_DIM}]"
         ) from error

@@ -9,14 +9,14 @@ schedule, order and everything else begin anew.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from student_clap.config.runtime.json_text import read_json
+from student_clap.config.runtime.npz import open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore
@@ -244,14 +244,14 @@ def _heard(
     grandparent = Parent.of(home)
     before = 0 if grandparent is None else grandparent.heard
     try:
-        split = json.loads(home.split.read_text(encoding="utf-8"))
+        split = read_json(home.split)
         held_out = home.held_out_artists().all
         ours = config.split.model_dump(mode="json")
         if split.get("method") == "hash" and {key: split.get(key) for key in ours} == ours:
             return before  # an artist is on the same side in every library
         artists = [table.artists[row] for row in (*selection.validation_rows, *selection.test_rows)]
         if info.store_uuid == store.uuid:
-            with np.load(home.tracks, allow_pickle=False) as rows:
+            with open_npz(home.tracks) as rows:
                 trained = {table.artists[row] for row in rows["training_rows"]}
             own = sum(artist in trained for artist in artists)
         else:

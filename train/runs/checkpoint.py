@@ -6,9 +6,7 @@ Guarantee: a checkpoint appears whole; `last.pt` is kept as `previous.pt` until 
 
 from __future__ import annotations
 
-import pickle
 import zipfile
-import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +16,7 @@ import torch
 from torch import nn
 
 from student_clap.config.runtime.files import atomic_file
-from student_clap.config.runtime.text import reason
+from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
 from student_clap.train.runs.history import not_written
@@ -27,17 +25,8 @@ from student_clap.train.students.student import Student
 
 FORMAT = "student-clap-checkpoint"
 FORMAT_VERSION = 1
-_DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_INFO = {"epoch": int, "teacher_name": str, "store_uuid": str, "run_name": str, "val_cosine": float}
+_MAX_PLAIN_VALUES = 10_000  # that a checkpoint says besides its tensors, whatever refers to what
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ def write_checkpoint(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "info": {
-            **{name: getattr(info, name) for name in ("epoch", "teacher_name", "store_uuid", "run_name", "val_cosine")},
+            **{name: getattr(info, name) for name in _INFO},
             "model": info.model.model_dump(mode="json"),
             "recipe": info.recipe.as_attributes(),
         },
@@ -158,26 +147,54 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
     Raises:
         CheckpointError: there is no such file, or it is damaged, or it is something else.
     """
-    if not path.exists():
+    if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; `student-clap train` writes it")
     try:
-        # torch does not compare the checksums that it writes.
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"checksum of {damaged}")
-        content = torch.load(path, map_location=device, weights_only=True)
-        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise CheckpointError(
-                f"{path} holds {content['format']!r} version {content['format_version']!r}, "
-                f"expected {FORMAT!r} version {FORMAT_VERSION}"
-            )
-        raw = dict(content["info"])
-        model = ModelConfig.model_validate(raw.pop("model"))
-        recipe = Recipe.from_attributes(raw.pop("recipe"))
-        info = CheckpointInfo(**raw, model=model, recipe=recipe)
-    except _DAMAGE as error:
+        content = _loaded(path, device)
+        found = [content["format"], content["format_version"]]
+        _check_plain([*found, content.get("info")])
+        info = _info(dict(content["info"])) if found == [FORMAT, FORMAT_VERSION] else None
+    except Exception as error:  # what a pickle of a stranger makes torch and pydantic raise has no common base
         raise CheckpointError(f"{path} is damaged or is not a checkpoint ({reason(error)})") from error
+    if info is None:
+        kind, version = (one_line(repr(value)) for value in found)
+        raise CheckpointError(f"{path} holds {kind} version {version}, expected {FORMAT!r} version {FORMAT_VERSION}")
     return info, content
+
+
+def _loaded(path: Path, device: torch.device | str) -> dict[str, Any]:
+    # torch does not compare the checksums that it writes.
+    with zipfile.ZipFile(path) as archive:
+        # torch writes none that is compressed; one could unpack to a thousand times the file.
+        if packed := next((e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED), None):
+            raise ValueError(f"{packed} is compressed")
+        if damaged := archive.testzip():
+            raise ValueError(f"checksum of {damaged}")
+    return dict(torch.load(path, map_location=device, weights_only=True))
+
+
+def _info(raw: dict[str, Any]) -> CheckpointInfo:
+    model, recipe = ModelConfig.model_validate(raw.pop("model")), Recipe.from_attributes(raw.pop("recipe"))
+    info = CheckpointInfo(**raw, model=model, recipe=recipe)
+    if wrong := [name for name, kind in _INFO.items() if not isinstance(getattr(info, name), kind)]:
+        raise ValueError(f"{wrong[0]} is of another type")
+    return info
+
+
+def _check_plain(value: object) -> None:
+    """Raise TypeError or ValueError unless it is a few plain values, also where one stands in many places."""
+    n_values, left = 0, [value]
+    while left:
+        n_values += 1
+        inner = left.pop()
+        if isinstance(inner, dict):
+            left += [*inner, *inner.values()]
+        elif isinstance(inner, list | tuple):
+            left += inner
+        elif not isinstance(inner, str | int | float | None):
+            raise TypeError(f"it holds a {type(inner).__name__} where plain values are due")
+        if n_values + len(left) > _MAX_PLAIN_VALUES:
+            raise ValueError(f"it says more than {_MAX_PLAIN_VALUES} values besides its tensors")
 
 
 def load_student(path: Path, device: torch.device | str = "cpu") -> tuple[Student, CheckpointInfo]:

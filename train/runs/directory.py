@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from student_clap.config.load import masked
 from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
+from student_clap.config.runtime.json_text import read_json
+from student_clap.config.runtime.npz import open_npz
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
@@ -169,7 +171,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     """
     folder = RunFolder(directory)
     try:
-        description = json.loads(folder.description.read_text(encoding="utf-8"))
+        description = read_json(folder.description)
         selection = _read_selection(folder, dict(description["left_out"]))
         taught = learnt_vectors(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
@@ -210,9 +212,9 @@ def learnt_vectors(description: Mapping[str, Any], config: Config, store: Featur
 
 def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> Selection:
     """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks."""
-    split = json.loads(folder.split.read_text(encoding="utf-8"))
-    with np.load(folder.tracks, allow_pickle=False) as rows:
-        older = "validation_rows" not in rows
+    split = read_json(folder.split)
+    with open_npz(folder.tracks) as rows:
+        older = "validation_rows" not in rows.names
         return Selection(
             training_rows=rows["training_rows"],
             validation_rows=rows["held_out_rows" if older else "validation_rows"],

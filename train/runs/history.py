@@ -15,7 +15,8 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.runtime.files import write_bytes_atomically
+from student_clap.config.runtime.files import read_regular_file, write_bytes_atomically
+from student_clap.config.runtime.json_text import MAX_FILE_BYTES, parse_json
 from student_clap.config.runtime.text import reason
 
 Metrics = dict[str, float | int]
@@ -59,7 +60,7 @@ def figure(metrics: Metrics, name: str) -> float | None:
 def read_history(path: Path) -> History:
     """Read metrics.jsonl; without a file there are no epochs. Never raises: `History.problem` says what is wrong."""
     try:
-        lines = _Lines(path.read_bytes())
+        lines = _Lines(read_regular_file(path, MAX_FILE_BYTES))
     except FileNotFoundError:
         return History()
     except OSError as error:
@@ -77,7 +78,7 @@ def cut_metrics(path: Path, epochs: int) -> None:
         OSError: the file cannot be read or written.
     """
     try:
-        lines = _Lines(path.read_bytes())
+        lines = _Lines(read_regular_file(path, MAX_FILE_BYTES))
     except FileNotFoundError:
         return
     if problem := lines.problem(str(path)):
@@ -132,8 +133,8 @@ class _Lines:
 def _parse(line: bytes) -> Metrics | None:
     """The numbers of a line that says which epoch it is of."""
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
+        content = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(content, dict):
         return None

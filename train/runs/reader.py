@@ -19,7 +19,6 @@ Reads only; the trainer writes. Costs no heavy import, so that `student-clap run
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 
 import click
 
+from student_clap.config.runtime.json_text import read_json
 from student_clap.train.runs.history import History, Metrics, read_history
 
 BEST_CHECKPOINT = "best.pt"
@@ -225,7 +225,7 @@ class RunFolder:
             RunError: there is no such run, or its split cannot be read.
         """
         try:
-            split = json.loads(self.split.read_text(encoding="utf-8"))
+            split = read_json(self.split)
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} has no {self.split.name}; train first, or name a run with --run "
@@ -244,9 +244,9 @@ class RunFolder:
     def track_counts(self) -> dict[str, int]:
         """How many tracks each side of the split has: "training", "validation", "test"; those that split.json knows."""
         try:
-            split = json.loads(self.split.read_bytes())
+            split = read_json(self.split)
             found = {side: split.get(f"{side}_tracks") for side in ("training", "validation", "test")}
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError):
             return {}
         return {side: count for side, count in found.items() if type(count) is int}
 
@@ -254,12 +254,12 @@ class RunFolder:
         """run.json, and the reason why it cannot be read; one of the two is empty."""
         name = self.description.name
         try:
-            content = json.loads(self.description.read_bytes())
+            content = read_json(self.description)
         except FileNotFoundError:
             return {}, f"there is no {name}"
         except OSError as error:
             return {}, f"{name} cannot be read: {error.strerror}"
-        except (ValueError, RecursionError):
+        except ValueError:
             return {}, f"{name} is not JSON"
         return (content, "") if isinstance(content, dict) else ({}, f"{name} does not describe a run")
 

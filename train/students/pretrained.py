@@ -8,8 +8,6 @@ Source of the layout: github.com/fschmid56/EfficientAT, models/mn/model.py and b
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from student_clap.config.runtime.npz import check_extent
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
 from student_clap.train.students.mobile import Bottleneck, PretrainedNorm
@@ -27,7 +26,6 @@ _LAST = "features.16.0.weight"  # of the last convolution: [960 * width, 160 * w
 _WIDTHS: dict[str, float] = {name: numbers["width"] for name, numbers in family_members("mobile").items()}
 _LAST_CHANNELS = {name: round(960 * width) for name, width in _WIDTHS.items()}
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 class PretrainedError(click.ClickException):
@@ -72,8 +70,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PretrainedError(f"there is no file {path}; model.pretrained names an EfficientAT checkpoint (.pt)")
     try:
+        with path.open("rb") as file:
+            check_extent(file)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # what a pickle of a stranger makes torch raise has no common base
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PretrainedError(f"{path} is damaged or holds more than tensors ({reason[:200]})") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.text import one_line
 from student_clap.export.doctor.check import Area, Check, Finding, Outcome, failure, passed, warning
@@ -40,7 +40,7 @@ def _look(subject: Subject) -> Iterator[Finding]:
         why = one_line((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
         yield failure(f"torch cannot be used: {why}", "install it again, or mend the GPU's driver")
         return
-    found = json.loads(done.stdout)
+    found = parse_json(done.stdout)
     torch = f"torch {found['version']}"
     if found["gpus"]:
         yield passed(f"{torch} uses {', '.join(found['gpus'])}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
+from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster.commands import call, in_words, job_number
 from student_clap.featurize.cluster.jobs import BatchSystem
@@ -47,7 +47,7 @@ class Oar:
         """Ask oarstat; what OAR says of a job that waits stands behind the state."""
         done = call("oarstat", "-J", *(word for job in jobs for word in ("-j", job)))
         try:
-            listed = json.loads(done.stdout) or {}
+            listed = parse_json(done.stdout) or {}
             facts = {job: listed[job] for job in jobs if job in listed}
             states = {job: str(fact["state"]) for job, fact in facts.items()}
         except (ValueError, KeyError, TypeError):

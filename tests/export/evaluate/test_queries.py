@@ -110,7 +110,7 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"cannot be read as \.npz"):
         read_queries(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.ones(512))
-    with pytest.raises(QueryError, match="single array"):
+    with pytest.raises(QueryError, match="one array without a name"):
         read_queries(tmp_path / "one.npy")
 
 

@@ -23,7 +23,7 @@ SMALL = replace(
     Recipe.from_config(AudioConfig()), n_mels=8, n_fft=2048, segment_samples=RATE, max_samples=20 * RATE
 )  # fmt: skip
 
-HOPS = (4_800, 24_000, 48_000, 96_000)
+HOPS = (4_800, 24_000, 48_000)  # the last is a whole segment: no configuration has a longer one
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def stores(tmp_path_factory):
 
 @given(
     n_samples=st.integers(1, SMALL.max_samples + 1),
-    hop=st.sampled_from([4_800, 24_000, 48_000, 96_000]),
+    hop=st.sampled_from(HOPS),
     data=st.data(),
 )
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

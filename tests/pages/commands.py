@@ -29,7 +29,9 @@ def variants(text: str) -> list[str]:
     found = re.search(r"(?<!\S)[\w-]+(\|[\w-]+)+", plain)
     if not found:
         return [re.sub(r" \.\.\.(?= |$)|(?<=[A-Z])\.\.\.", "", plain)]
-    return [v for choice in found[0].split("|") for v in variants(plain[: found.start()] + choice + plain[found.end() :])]
+    return [
+        v for choice in found[0].split("|") for v in variants(plain[: found.start()] + choice + plain[found.end() :])
+    ]
 
 
 def student_clap(command: Command) -> list[str]:

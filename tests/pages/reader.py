@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_PROGRAMS = (
-    "accelerate apptainer apt apt-get buildah cd cp crane curl dask docker export git helm kill kubectl make mkdir mv nano oras pip "
-    "podman psql pytest python python3 rsync sbatch scancel scontrol skopeo srun ssh student-clap sudo tensorboard "
-    "torchrun uv"
-).split()
-_PROGRAM = rf"(?:{'|'.join(map(re.escape, sorted(_PROGRAMS, reverse=True)))})"
+_PROGRAM = (
+    "(?:accelerate|apptainer|apt|apt-get|buildah|cd|cp|crane|curl|dask|docker|export|git|helm|kill|kubectl|make|mkdir|mv"
+    "|nano|oras|pip|podman|psql|pytest|python3?|rsync|sbatch|scancel|scontrol|skopeo|srun|ssh|student-clap|sudo"
+    "|tensorboard|torchrun|uv)"
+)
 _BEGINS = re.compile(rf"(?:exec |[A-Za-z_]+=\$\(|(?:[A-Z_]+=\S+ )+)*{_PROGRAM}(?:[ \n]|$)")
 _SPAN = re.compile(r"(?<!`)`((?:student-clap|make|python|pip)\s[^`]+)`(?!`)")
 _FENCE = re.compile(r"( *)(`{3,}|~{3,})(\S*)")
@@ -45,7 +44,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command as the page has it, on one line; its comment is cut off."""
+    """A command as the page has it, on one line, without its comment; or a script that the shell is given."""
 
     page: str  # relative to the repository
     line: int
@@ -79,6 +78,12 @@ class Page:
         ]
         unseen = {command.text: command for command in reversed(spans) if command.text not in {c.text for c in shown}}
         return [*shown, *reversed(unseen.values())]
+
+    @property
+    def scripts(self) -> list[Command]:
+        """Its blocks of Python, each as the command that runs it."""
+        text = "python - <<'PYTHON'\n{}PYTHON"
+        return [Command(self.name, b.line, text.format(b.text)) for b in self.blocks if b.language == "python"]
 
     @property
     def links(self) -> list[str]:

@@ -10,18 +10,19 @@ from loopback.postgres import PostgresServer
 
 from .commands import is_complete
 from .reader import Command, Page, pages
-from .rules import NO_COMMANDS, not_run
+from .rules import NO_COMMANDS, PYTHON_ELSEWHERE, not_run
 from .world import PagesWorld, pages_world
 
 pytestmark = pytest.mark.slow
 
 
 def to_run() -> dict[str, list[Command]]:
-    """By page: the commands of its blocks, and those of its sentences that no earlier page or block has."""
+    """By page: the commands and scripts of its blocks, and those of its sentences that no earlier page or block has."""
     found: dict[str, list[Command]] = {}
     seen: set[str] = set()
     for page in pages():
-        for command in page.commands:
+        scripts = [] if page.name in PYTHON_ELSEWHERE else page.scripts
+        for command in sorted([*page.commands, *scripts], key=lambda c: (c.inline, c.line)):
             if not_run(command) or command.text in NO_COMMANDS:
                 continue
             if command.inline and (command.text in seen or not is_complete(command)):
@@ -45,5 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresSer
 @pytest.mark.parametrize("page", [page for page in pages() if page.name in TO_RUN], ids=lambda page: page.name)
 def test_the_commands_of_a_page_do_what_it_says(world: PagesWorld, page: Page) -> None:
     ran = world.run(page, TO_RUN[page.name])
-    failed = [f"{one.command.place}\n  run as: {one.line}\n  status {one.status}:\n{one.output}" for one in ran if one.status]
+    failed = [
+        f"{one.command.place}\n  run as: {one.line}\n  status {one.status}:\n{one.output}" for one in ran if one.status
+    ]
     assert not failed, "\n\n".join(failed)

@@ -19,8 +19,28 @@ import types
 from contextlib import suppress
 
 HEAVY = (
-    *("av", "dask", "distributed", "ducc0", "jinja2", "numcodecs", "onnx", "onnxruntime", "pandas", "psycopg2", "pyarrow"),
-    *("pyarrow.parquet", "requests", "ruamel.yaml", "scipy.stats", "sklearn.decomposition", "sklearn.linear_model", "soundfile"),
+    *(
+        "av",
+        "dask",
+        "distributed",
+        "ducc0",
+        "jinja2",
+        "numcodecs",
+        "onnx",
+        "onnxruntime",
+        "pandas",
+        "psycopg2",
+        "pyarrow",
+    ),
+    *(
+        "pyarrow.parquet",
+        "requests",
+        "ruamel.yaml",
+        "scipy.stats",
+        "sklearn.decomposition",
+        "sklearn.linear_model",
+        "soundfile",
+    ),
     *("soxr", "tabulate", "torch", "torch.utils.data", "tqdm", "zarr"),
     *("ingest.command", "featurize.command", "train.command", "export.command", "export.evaluate_command"),
 )

@@ -44,6 +44,7 @@ SETTINGS = {
     "training.epochs": 1,
     "training.warmup_epochs": 0,
     "training.segments_per_track": 1,
+    "training.save_every": 1,
     "training.early_stopping_patience": 0,
     "featurize.workers": 1,
 }
@@ -96,7 +97,7 @@ class PagesWorld:
         begins = "nothing" if any(" init" in c.text for c in commands) else BEGINS.get(page.name, "exported")
         folder = self._root / page.name.replace("/", "-")
         with self._database() as database:
-            shutil.copytree(self._state(begins), folder)
+            shutil.copytree(self._state(begins), folder, symlinks=True)
             self._configure(folder / "reader" if begins == "nothing" else folder, folder, database)
             lines = [runnable(command) for command in commands]
             return [
@@ -113,7 +114,7 @@ class PagesWorld:
             self._world_files(folder)
         else:
             before = list(_STATES)[list(_STATES).index(name) - 1]
-            shutil.copytree(self._state(before), folder)
+            shutil.copytree(self._state(before), folder, symlinks=True)
             with self._database() as database:
                 self._configure(folder, folder, database)
                 commands = [f"student-clap {stage}" for stage in _STATES[name]]
@@ -163,12 +164,18 @@ class PagesWorld:
             "COLUMNS": "200",
         }
         read, write = os.pipe()
-        with os.fdopen(read) as statuses, subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+        with os.fdopen(read) as statuses, subprocess.Popen(["/usr/bin/yes"], stdout=subprocess.PIPE) as yes:
             try:
                 subprocess.run(
-                    ["bash", "-c", f"exec 3>&{write} {write}>&-\n{_SHELL.format(lines=marked)}"],
-                    cwd=folder, env=environment, stdin=yes.stdout, pass_fds=[write], timeout=500, check=False,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    ["/bin/bash", "-c", f"exec 3>&{write} {write}>&-\n{_SHELL.format(lines=marked)}"],
+                    cwd=folder,
+                    env=environment,
+                    stdin=yes.stdout,
+                    pass_fds=[write],
+                    timeout=500,
+                    check=False,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
             finally:
                 os.close(write)
@@ -176,12 +183,19 @@ class PagesWorld:
             found = [int(line) for line in statuses]
         found += [-1] * (len(lines) - len(found))
         outputs = (Path(f"{folder}.{n}") for n in range(len(lines)))
-        return [(status, path.read_text(errors="replace") if path.exists() else "") for status, path in zip(found, outputs, strict=True)]
+        return [
+            (status, path.read_text(errors="replace") if path.exists() else "")
+            for status, path in zip(found, outputs, strict=True)
+        ]
 
     @contextmanager
     def _database(self) -> Iterator[Database]:
         database = self._server.create_database()
-        create_schema(database, "B", servers=[Server("main", "Loopback", is_default=True, creds=json.dumps(self._media.section()))])
+        create_schema(
+            database,
+            "B",
+            servers=[Server("main", "Loopback", is_default=True, creds=json.dumps(self._media.section()))],
+        )
         rows = [
             LoopbackTrack(t.track_id, t.title, t.artist, t.album, vector_bytes(t.vector), str(t.path))
             for t in self._tracks
@@ -192,7 +206,6 @@ class PagesWorld:
             yield database
         finally:
             self._server.drop_database(database)
-
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from .reader import Command
 from .rules import shortest
 
 _OURS = re.compile(r"(?:^|&& |\bexec |-- |\brun --rm |=\S+ )student-clap(?= |$)([^>&]*)")
-_PLACEHOLDER = re.compile(r"[A-Z][A-Z_]+.*|\.\.\.|[A-Z]")
+_PLACEHOLDER = re.compile(r"[A-Z][A-Z_]+.*|\.\.\.|[A-Z]|.*\$\w+")
 
 
 def variants(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
     "(?:accelerate|apptainer|apt|apt-get|buildah|cd|cp|crane|curl|dask|docker|export|git|helm|kill|kubectl|make|mkdir|mv"
-    "|nano|oras|pip|podman|psql|pytest|python3?|rsync|sbatch|scancel|scontrol|skopeo|srun|ssh|student-clap|sudo"
+    "|nano|oras|pip|podman|psql|pytest|python3?|rsync|sbatch|scancel|sed|scontrol|skopeo|srun|ssh|student-clap|sudo"
     "|tensorboard|torchrun|uv)"
 )
 _BEGINS = re.compile(rf"(?:exec |[A-Za-z_]+=\$\(|(?:[A-Z_]+=\S+ )+)*{_PROGRAM}(?:[ \n]|$)")

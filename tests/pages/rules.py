@@ -24,6 +24,8 @@ NOT_RUN: Mapping[str, str] = {
     r": the same with | kill -9 COMMAND": "tells what was tried on a SLURM",
     r"--layout clap": "needs a student of the preset clap; tests/export/test_production_path.py has one",
     r": export AWS_": "needs a bucket of one's own; tests/store/test_s3_training.py has one on loopback",
+    r"^docs/kubernetes\.md: ": "needs a Kubernetes",
+    r": ssh ": "needs a second machine",
     r": tensorboard ": "serves until it is stopped",
 }
 # Spans that begin like commands and are none.
@@ -50,8 +52,9 @@ IN_PLACE: Mapping[str, str] = {
     r"/music=/mnt/nas(/music)?": "/=/",
     r"/shared/": "./",
     r"eth0": "lo",
-    r"(--nworkers|--nproc-per-node|--workers) \d+": r"\1 1",
-    r"^(dask (?:scheduler|worker).*)": r"in_background \1",
+    r"(--nworkers|--workers) \d+": r"\1 1",
+    r"--nproc-per-node \d+": "--nproc-per-node 2",
+    r"^((?:\w+=\S+ )*dask (?:scheduler|worker).*)": r"in_background env \1",
     r"\bs\.json": "scheduler.json",
     r"--again 17": "--again 1",
     r"(?<= )(clap_audio_model|teacher|TEACHER|other|OTHER|better)\.onnx|(?<=--teacher )ONNX": "~/clap_audio_model.onnx",
@@ -62,11 +65,16 @@ IN_PLACE: Mapping[str, str] = {
     r"(?<=remove-teacher )NAME": "page-teacher",
     r"(?<=--track )ID": "9b84817331ce4f1248d16d658178a911",
     r"\bMODEL\b|\bsmall\.onnx": "runs/tinyclap-audiomuse/student.onnx",
-    r"\bstudent-int8\.onnx": "student.onnx",
+    r"(?<=/)student-int8\.onnx": "student.onnx",
+    r"(?<= )student(-int8-arm64)?\.onnx": "runs/tinyclap-audiomuse/student.onnx",
+    r"\bFILE(\.yaml)?( POINT)+|\bFILE\.yaml": "rates.yaml",
+    r"(?<=--html )FILE": "runs.html",
+    r"(?<=--license )ID": "CC-BY-4.0",
+    r"\$SLURM_ARRAY_TASK_ID": "0",
     r"\bDUMP_OR_FOLDER": "clap_embedding-dumps",
     r"\bepoch_0005": "epoch_0001",
     r"\bfirst louder": "tinyclap-audiomuse louder",
-    r"(--quantize) int8": r"\1 fp16",  # which is not refused where it brings no speed
+    r"(--quantize) int8(?! --for)": r"\1 fp16",  # which is not refused where it brings no speed
     r"^(student-clap bench.*)": r"\1 --rounds 3",
     # A student of one epoch on ten tunes is no better than a constant.
     r"(student-clap (?:deploy|rollback|reembed --write-database)\b.*)": r"\1 --anyway",

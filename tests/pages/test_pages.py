@@ -12,6 +12,7 @@ import pytest
 from student_clap.config.load import load_config
 from student_clap.config.schema import Config
 from student_clap.config.yaml12 import load_yaml
+from student_clap.export.sweep.points import read_sweep
 
 from .commands import faults, student_clap, variants
 from .reader import ROOT, Block, Page, pages, read_page
@@ -19,7 +20,8 @@ from .rules import IN_PLACE, NO_COMMANDS, NOT_RUN, PYTHON_ELSEWHERE, not_run, us
 
 COMMANDS = [command for page in pages() for command in page.commands if command.text not in NO_COMMANDS]
 # Files of other programs: a Kubernetes object, a compose file.
-OTHERS_YAML = {"apiVersion", "services", "volumes"}
+OF_OTHERS = {"apiVersion", "services", "volumes"}
+OF_SWEEPS = {"grid", "points"}
 
 
 def each(page: Page) -> str:
@@ -117,12 +119,14 @@ def yaml_blocks() -> list[tuple[Page, Block]]:
     ("page", "block"), yaml_blocks(), ids=lambda one: one.name if isinstance(one, Page) else one.line
 )
 def test_settings_that_a_page_shows_are_taken(page: Page, block: Block, tmp_path: Path) -> None:
-    tree = load_yaml(block.text)
-    assert isinstance(tree, dict)
-    if tree.keys() & OTHERS_YAML:
-        return
-    (tmp_path / "config.yaml").write_text(block.text, encoding="utf-8")
-    load_config(tmp_path / "config.yaml", environment={})
+    for text in re.split(r"^---\n", block.text, flags=re.MULTILINE):
+        tree = load_yaml(text)
+        assert isinstance(tree, dict)
+        (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+        if tree.keys() & OF_SWEEPS:
+            read_sweep(tmp_path / "config.yaml")
+        elif not tree.keys() & OF_OTHERS:
+            load_config(tmp_path / "config.yaml", environment={})
 
 
 @pytest.mark.parametrize(("page", "runner"), PYTHON_ELSEWHERE.items())

@@ -136,6 +136,9 @@ class PagesWorld:
         names = np.array(["piano", "loud", "slow"])
         queries = np.stack([unit_vector(seed) for seed in range(3)])
         np.savez(folder / "clap_other_feature_text_embeddings.npz", name=names, vector=queries)
+        (folder / "rates.yaml").write_text(
+            "name: rates\ngrid: {training.lr: [3e-3]}\n", encoding="utf-8"
+        )  # not eight runs
         (folder / "docs").symlink_to(ROOT / "docs")
 
     def _configure(self, folder: Path, home: Path, database: Database) -> None:

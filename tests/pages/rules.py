@@ -14,7 +14,7 @@ from .reader import Command
 NOT_RUN: Mapping[str, str] = {
     r"^docs/log\.md: ": "the log tells what was run once, with settings of then",
     r": make ": "takes minutes and its parts are tests; that the target exists is tested",
-    r": python bench/": "measures for minutes, on the corpus; that it has these options is tested",
+    r": python bench/| bench/recipes\.yaml": "measures for minutes, on the corpus; that it has these options is tested",
     r": python -m pytest": "this is pytest",
     r": pip install ": "asks a package index; that the extra exists is tested",
     r": git clone ": "there is no address",
@@ -54,6 +54,7 @@ IN_PLACE: Mapping[str, str] = {
     r"eth0": "lo",
     r"(--nworkers|--workers) \d+": r"\1 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
+    r"\bdask scheduler": "dask scheduler --port 0",
     r"^((?:\w+=\S+ )*dask (?:scheduler|worker).*)": r"in_background env \1",
     r"\bs\.json": "scheduler.json",
     r"--again 17": "--again 1",

@@ -10,7 +10,7 @@ from loopback.postgres import PostgresServer
 
 from .commands import is_complete
 from .reader import Command, Page, pages
-from .rules import NO_COMMANDS, PYTHON_ELSEWHERE, not_run
+from .rules import NO_COMMANDS, PYTHON_ELSEWHERE, not_run, runnable
 from .world import PagesWorld, pages_world
 
 pytestmark = pytest.mark.slow
@@ -25,12 +25,12 @@ def to_run() -> dict[str, list[Command]]:
         for command in sorted([*page.commands, *scripts], key=lambda c: (c.inline, c.line)):
             if not_run(command) or command.text in NO_COMMANDS:
                 continue
-            if command.inline and (command.text in seen or not is_complete(command)):
+            if command.inline and (runnable(command) in seen or not is_complete(command)):
                 continue
             if command.text in {c.text for c in found.get(page.name, [])}:
                 continue
             found.setdefault(page.name, []).append(command)
-            seen.add(command.text)
+            seen.add(runnable(command))
     return found
 
 

@@ -54,7 +54,7 @@ _STATES = {
     "featurized": ("featurize --teacher clap_audio_model.onnx",),
     "exported": ("train", "export", "evaluate --from-store"),
 }
-# Each command in this very shell, so that `cd` and variables last; a number before and a status after its output.
+# Each command in this very shell, so that `cd` and variables last; its output goes to a file, its status to 3.
 _SHELL = """\
 in_background() {{ ( exec "$@" ) & }}
 trap 'kill $(jobs -p) 2>/dev/null' EXIT

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +57,10 @@ _STATES = {
 }
 # Each command in this very shell, so that `cd` and variables last; its output goes to a file, its status to 3.
 _SHELL = """\
-in_background() {{ ( exec "$@" ) & }}
-trap 'kill $(jobs -p) 2>/dev/null' EXIT
+in_background() {{ ( exec "$@" 3>&- ) & }}
 {lines}
 """
+_PAGE_S = 400  # ends before pytest does
 _NANO = """\
 #!/bin/sh
 cp "$READER/.env" .env
@@ -168,20 +169,23 @@ class PagesWorld:
         }
         read, write = os.pipe()
         with os.fdopen(read) as statuses, subprocess.Popen(["/usr/bin/yes"], stdout=subprocess.PIPE) as yes:
+            shell = subprocess.Popen(
+                ["/bin/bash", "-c", f"exec 3>&{write} {write}>&-\n{_SHELL.format(lines=marked)}"],
+                cwd=folder,
+                env=environment,
+                stdin=yes.stdout,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[write],
+                start_new_session=True,
+            )
+            os.close(write)
             try:
-                subprocess.run(
-                    ["/bin/bash", "-c", f"exec 3>&{write} {write}>&-\n{_SHELL.format(lines=marked)}"],
-                    cwd=folder,
-                    env=environment,
-                    stdin=yes.stdout,
-                    pass_fds=[write],
-                    timeout=500,
-                    check=False,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                shell.wait(_PAGE_S)
             finally:
-                os.close(write)
+                with suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGKILL)  # what it left in the background too
+                shell.wait()
                 yes.kill()
             found = [int(line) for line in statuses]
         found += [-1] * (len(lines) - len(found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Command:
     line: int
     text: str
     inline: bool = False  # a span of a sentence
+    error: str = ""  # how the error begins that the page shows below it
 
     @property
     def place(self) -> str:
@@ -69,7 +70,13 @@ class Page:
     @property
     def commands(self) -> list[Command]:
         """All of its blocks in their order, then those in sentences, each text once."""
-        shown = [command for block in self.blocks if block.is_shell for command in _commands(self.name, block)]
+        shown: list[Command] = []
+        for block, below in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            if block.is_shell:
+                shown += _commands(self.name, block)
+                lines = block.text.count("\n")
+                if below and below.text.startswith("Error: ") and below.line <= block.line + lines + 3:
+                    shown[-1] = replace(shown[-1], error=below.text[:40])
         prose = "\n".join(text for _, text in self.prose)
         numbers = [number for number, text in self.prose]
         spans = [

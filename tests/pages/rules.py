@@ -6,7 +6,7 @@ A rule that no command on a page needs any more makes a test fail: take it away.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .reader import Command
 
@@ -24,12 +24,18 @@ NOT_RUN: Mapping[str, str] = {
     r": the same with | kill -9 COMMAND": "tells what was tried on a SLURM",
     r"--layout clap": "needs a student of the preset clap; tests/export/test_production_path.py has one",
     r": export AWS_": "needs a bucket of one's own; tests/store/test_s3_training.py has one on loopback",
-    r"^docs/kubernetes\.md: ": "needs a Kubernetes",
+    r"^docs/kubernetes\.md: ": "needs a Kubernetes; tests/test_kubernetes.py has the manifests",
+    r"^docs/docker\.md: ": "needs Docker; tests/test_docker_page.py walks the page",
+    r": student-clap demo| --run demo-\w+": "takes minutes; tests/export/demo has it",
     r": ssh ": "needs a second machine",
     r": tensorboard ": "serves until it is stopped",
 }
 # Spans that begin like commands and are none.
-NO_COMMANDS = ("make sure that ... is that folder", "student-clap featurize ended with exit code 0")
+NO_COMMANDS = (
+    "student-clap COMMAND --help",
+    "make sure that ... is that folder",
+    "student-clap featurize ended with exit code 0",
+)
 # Pages whose Python another test runs, or code like it.
 PYTHON_ELSEWHERE: Mapping[str, str] = {
     "CONTRIBUTING.md": "tests/train/students/test_registry.py",
@@ -44,11 +50,14 @@ BEGINS = {
     "docs/store.md": "featurized",
     "docs/train.md": "featurized",
 }
+# Before which command a reader fills in config.yaml and .env. Elsewhere: at once after `init`, or with `nano` as the page says.
+FILLED_IN = {"docs/first-run.md": "student-clap doctor"}
 # What takes the place of a reader's own names, machines and time, in this order, once what may be left out is.
 IN_PLACE: Mapping[str, str] = {
     r"^exec ": "",  # the shell is the page's, not a job's own
     r" \.\.\. ": " ",
-    r"/path/to/AudioMuse-AI/model|(?<=--to )DIR": "~/app/model",
+    r"/path/to/AudioMuse-AI/model|~/AudioMuse-AI/model|(?<=--to )DIR": "~/app/model",
+    r"^cd ~/distil": "mkdir -p ~/distil && cd ~/distil",
     r"/music=/mnt/nas(/music)?": "/=/",
     r"/shared/": "./",
     r"eth0": "lo",
@@ -92,6 +101,18 @@ def not_run(command: Command) -> str | None:
 def runnable(command: Command) -> str:
     """The line for the shell."""
     return _replaced(command)[0]
+
+
+def session(page: str, commands: Sequence[Command]) -> list[str]:
+    """The lines for the shell, with what a reader fills in."""
+    lines = [runnable(command) for command in commands]
+    texts = [command.text for command in commands]
+    if page in FILLED_IN:
+        place = texts.index(FILLED_IN[page])
+        lines[place] = f"nano && {lines[place]}"
+    elif "student-clap init" in texts and not any("nano" in text for text in texts):
+        lines[texts.index("student-clap init")] += " && nano"
+    return lines
 
 
 def used(command: Command) -> set[str]:

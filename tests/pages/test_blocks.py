@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loopback.postgres import PostgresServer
+from student_clap.export.demo.postgres import PostgresServer
 
 from .commands import is_complete
 from .reader import Command, Page, pages
@@ -47,6 +47,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresSer
 def test_the_commands_of_a_page_do_what_it_says(world: PagesWorld, page: Page) -> None:
     ran = world.run(page, TO_RUN[page.name])
     failed = [
-        f"{one.command.place}\n  run as: {one.line}\n  status {one.status}:\n{one.output}" for one in ran if one.status
+        f"{one.command.place}\n  run as: {one.line}\n  status {one.status}:\n{one.output}" for one in ran if one.failed
     ]
     assert not failed, "\n\n".join(failed)

@@ -19,18 +19,25 @@ from pathlib import Path
 
 import numpy as np
 
-from loopback.library import with_vectors
-from loopback.mediaserver import MediaServer, running_media_server
 from loopback.mel_teachers import write_mel_teacher
-from loopback.postgres import Database, PostgresServer
-from loopback.schema import LoopbackTrack, Server, create_schema, insert_tracks, unit_vector, vector_bytes
-from loopback.settings import filled
-from loopback.teacher import TeacherOnnx
-from loopback.tunes import TUNES, encode, render
-from loopback.world import WorldTrack
+from student_clap.config.fill_in import filled
+from student_clap.export.demo.library import with_vectors
+from student_clap.export.demo.mediaserver import MediaServer, running_media_server
+from student_clap.export.demo.postgres import Database, PostgresServer
+from student_clap.export.demo.schema import (
+    LoopbackTrack,
+    Server,
+    create_schema,
+    insert_tracks,
+    unit_vector,
+    vector_bytes,
+)
+from student_clap.export.demo.tunes import TUNES, encode, render
+from student_clap.export.demo.world import WorldTrack
+from student_clap.featurize.teacher.model import Teacher
 
 from .reader import ROOT, Command, Page
-from .rules import BEGINS, runnable
+from .rules import BEGINS, session
 from .warm import CLIENT
 
 SETTINGS = {
@@ -77,6 +84,13 @@ class Ran:
     status: int
     output: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether it did not do what the page says: end well, or with the error that is shown."""
+        if self.command.error:
+            return not self.status or self.command.error not in self.output
+        return bool(self.status)
+
 
 class PagesWorld:
     """Prepares a folder per state, and runs pages in copies."""
@@ -100,7 +114,7 @@ class PagesWorld:
         with self._database() as database:
             shutil.copytree(self._state(begins), folder, symlinks=True)
             self._configure(folder / "reader" if begins == "nothing" else folder, folder, database)
-            lines = [runnable(command) for command in commands]
+            lines = session(page.name, commands)
             return [
                 Ran(command, line, *ran)
                 for command, line, ran in zip(commands, lines, self._shell(folder, lines), strict=True)
@@ -225,7 +239,7 @@ def pages_world(root: Path, server: PostgresServer) -> Iterator[PagesWorld]:
         path = root / "tunes" / tune.file_name
         path.write_bytes(encode(tune, render(tune)))
         tracks.append(WorldTrack(tune.track_id, tune.title, tune.artist.name, tune.artist.album, path))
-    tracks, _ = with_vectors(tracks, TeacherOnnx(teacher), root / "vectors")
+    tracks, _ = with_vectors(tracks, Teacher(teacher), root / "vectors")
     files = {t.track_id: t.path for t in tracks}
     titles = {t.track_id: (t.title, t.artist, t.album) for t in tracks}
     with ExitStack() as stack:

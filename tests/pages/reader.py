@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ class Page:
     def commands(self) -> list[Command]:
         """All of its blocks in their order, then those in sentences, each text once."""
         shown: list[Command] = []
-        for block, below in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+        for block, below in zip_longest(self.blocks, self.blocks[1:]):
             if block.is_shell:
                 shown += _commands(self.name, block)
                 lines = block.text.count("\n")

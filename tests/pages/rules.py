@@ -50,7 +50,7 @@ BEGINS = {
     "docs/store.md": "featurized",
     "docs/train.md": "featurized",
 }
-# Before which command a reader fills in config.yaml and .env. Elsewhere: at once after `init`, or with `nano` as the page says.
+# Before which command a reader fills in config.yaml and .env. Elsewhere: after `init`, or with `nano` as the page says.
 FILLED_IN = {"docs/first-run.md": "student-clap doctor"}
 # What takes the place of a reader's own names, machines and time, in this order, once what may be left out is.
 IN_PLACE: Mapping[str, str] = {

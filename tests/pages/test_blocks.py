@@ -27,8 +27,6 @@ def to_run() -> dict[str, list[Command]]:
                 continue
             if command.inline and (runnable(command) in seen or not is_complete(command)):
                 continue
-            if command.text in {c.text for c in found.get(page.name, [])}:
-                continue
             found.setdefault(page.name, []).append(command)
             seen.add(runnable(command))
     return found

@@ -63,6 +63,7 @@ IN_PLACE: Mapping[str, str] = {
     r"eth0": "lo",
     r"(--nworkers|--workers) \d+": r"\1 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
+    r"-- --config config\.yaml": "-- --config config.yaml --run launched",  # the page's first run is over
     r"\bdask (scheduler|worker)(?!.*--interface)": r"dask \1 --interface lo",
     r"\bdask scheduler": "dask scheduler --port 0",
     r"^((?:\w+=\S+ )*dask (?:scheduler|worker).*)": r"in_background env \1",

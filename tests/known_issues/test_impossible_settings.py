@@ -56,6 +56,7 @@ def test_all_paths_and_numbers_are_tried() -> None:
     expected = {
         "table.path", "table.tracks", "teacher.model", "ingest.cache_dir", "featurize.scheduler_file",
         "featurize.job_logs", "folder.path", "model.pretrained", "loss.text_vectors", "training.runs_dir", "store.path",
+        "store.local_cache", "audiomuse.model_dir",
     }  # fmt: skip
     assert set(PATHS) == expected
     assert {"training.learning_rate", "training.epochs", "ingest.timeout_s", "audio.fmin", "model.cnn_channels"} <= {

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.demo.postgres import Database, running_postgres
 from student_clap.export.demo.schema import MAIN_SERVER, create_schema
 from student_clap.store import FeatureStore, State

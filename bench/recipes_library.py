@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.yaml12 import dump_yaml
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = Path(sys.executable).with_name("student-clap")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import masked
 from student_clap.config.options import config_options, json_option
 from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  click's

@@ -18,9 +18,9 @@ import click
 from dotenv import dotenv_values
 from pydantic import BaseModel, ByteSize, SecretStr, ValidationError
 
+from student_clap.config.formats.yaml12 import MAX_CHARACTERS, InvalidYamlError, load_yaml
 from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config, Text
-from student_clap.config.yaml12 import MAX_CHARACTERS, InvalidYamlError, load_yaml
 
 DEFAULT_CONFIG = Path("config.yaml")
 _SHOWN = 100  # characters of a key or a value in a message

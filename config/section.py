@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from student_clap.config.yaml12 import InvalidYamlError, load_yaml, parse_scalar
+from student_clap.config.formats.yaml12 import InvalidYamlError, load_yaml, parse_scalar
 
 # Above this a whole number counts nothing and a number of seconds is no wait: a slip of the finger.
 LARGEST = 10**9

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.schema import Config, Section
 from student_clap.config.servers import MEDIA_SERVERS, MediaServer
 from student_clap.ingest.vectors.base import MusicServer

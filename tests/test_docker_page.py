@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.cli import main
-from student_clap.config.fill_in import filled
+from student_clap.config.formats.fill_in import filled
 from student_clap.export import evaluate_command
 from student_clap.export.demo.schema import set_app_config
 from student_clap.export.demo.world import LoopbackWorld, WorldTrack

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fuzz.target import Target
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import ConfigError, load_config, masked
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 
 _SET = b"--set "
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from fuzz.json_mutator import mutated
 from fuzz.target import Target
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.schema import Config, IngestConfig
 from student_clap.ingest.http.client import Credentials
 from student_clap.ingest.http.errors import FetchError, SourceError

@@ -11,7 +11,7 @@ import numpy as np
 
 from fuzz.json_mutator import mutated
 from fuzz.target import Target, work_folder
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.arrays.metadata import sealed_bytes

@@ -19,7 +19,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.export.demo.dialects import KINDS
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.export.demo.schema import unit_vector

@@ -17,8 +17,8 @@ import click
 import numpy as np
 import soundfile
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioConfig
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.tracks import STRING_COLUMNS
 from student_clap.store.verify import verify_path

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from student_clap.config.formats.json_text import read_json
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.json_text import read_json
 from student_clap.config.runtime.text import reason
 from student_clap.export.app.app_config import KEYS, Wanted
 from student_clap.export.app.deployment import SETTINGS, DeployError, KeptFile, is_withdrawn, kept_files

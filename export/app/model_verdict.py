@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.record import Evaluated, side_of

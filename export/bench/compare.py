@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.files import write_text_atomically
-from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.signals import children_ignore_interrupts

@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.presets import SEGMENT_SAMPLES
-from student_clap.config.runtime.json_text import parse_json
 from student_clap.export.model.embedding import Embedder
 from student_clap.export.model.session import ModelError, StudentSession
 from student_clap.export.model.signals import RATE, music

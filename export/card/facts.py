@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.files import sha256_of
-from student_clap.config.runtime.json_text import parse_json
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig, TeacherConfig
 from student_clap.export.evaluate.baselines import KeyFigure, key_figures

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from student_clap.config.runtime.json_text import read_json
+from student_clap.config.formats.json_text import read_json
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.featurize.onnx.segments import NORM_GUARD
 from student_clap.store import Recipe

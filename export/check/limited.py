@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import click
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import readable_duration
 from student_clap.export.check.request import Request

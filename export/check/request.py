@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.store import Recipe
 
 

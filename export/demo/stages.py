@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from student_clap.config.fill_in import filled
+from student_clap.config.formats.fill_in import filled
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.leaving import exit_code
 from student_clap.config.runtime.screen import echo

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.npz import ArchiveError, open_npz
+from student_clap.config.formats.npz import ArchiveError, open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.evaluate.text_figures import Queries

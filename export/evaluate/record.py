@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from student_clap.config.formats.json_text import read_json
 from student_clap.config.runtime.files import sha256_of
-from student_clap.config.runtime.json_text import read_json
 from student_clap.config.runtime.machine import processor
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.held_out import HeldOutTrack, Rival

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 
 VERDICT = "beats_baselines"  # the key in the file's metadata
 _SAID = {True: "yes", False: "no"}

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from student_clap.config.fill_in import filled, without
+from student_clap.config.formats.fill_in import filled, without
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
 from student_clap.config.runtime.signals import StopRequest
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.setup.answers import in_env_file, variable
 
 CONFIG, ENV, ENV_EXAMPLE = "config.yaml", ".env", ".env.example"

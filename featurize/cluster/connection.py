@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from student_clap.config.runtime.json_text import read_json
+from student_clap.config.formats.json_text import read_json
 from student_clap.config.runtime.signals import children_ignore_interrupts
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import FeaturizeConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import reason
 from student_clap.featurize.onnx.graph import ModelError
 from student_clap.store import Recipe

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from student_clap.config.formats.json_text import read_json
 from student_clap.config.runtime.files import PARTIAL, write_text_atomically
-from student_clap.config.runtime.json_text import read_json
 from student_clap.ingest.http.body import whole_number
 from student_clap.ingest.http.secrets import masked
 

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit
 import requests
 import urllib3
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import one_line, readable_bytes
 from student_clap.config.schema import IngestConfig
 from student_clap.ingest.http.body import Body

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.schema import IngestConfig
 from student_clap.config.servers import SubsonicConfig
 from student_clap.ingest.http.body import whole_number

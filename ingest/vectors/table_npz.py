@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.runtime.npz import Archive, ArchiveError, ObjectsError, open_npz
+from student_clap.config.formats.npz import Archive, ArchiveError, ObjectsError, open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.ingest.vectors.table_columns import (

@@ -19,7 +19,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import CorruptMetadataError

@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkab
 
 from zarr.abc.store import Store
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 
 ChooseParts: TypeAlias = Callable[[bytes, int], list[tuple[int, int]]]
 _Item = TypeVar("_Item")

@@ -8,7 +8,7 @@ import sys
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
-from student_clap.config.yaml12 import load_yaml
+from student_clap.config.formats.yaml12 import load_yaml
 
 HEAVY = ("torch", "dask", "distributed", "psycopg2", "onnxruntime", "zarr", "av", "requests")
 

@@ -12,11 +12,11 @@ from typing import Any
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import load_yaml
 from student_clap.config.json_schema import editor_schema, section_schema, sections
 from student_clap.config.load import masked
 from student_clap.config.schema import Config
 from student_clap.config.servers import MEDIA_SERVERS
-from student_clap.config.yaml12 import load_yaml
 
 ROOT = Path(__file__).parents[2]
 

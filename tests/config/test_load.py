@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import ConfigError, load_config, masked
-from student_clap.config.yaml12 import dump_yaml
 
 # The original README's configuration, word for word.
 ORIGINAL = """

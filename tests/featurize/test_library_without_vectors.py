@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from loopback.mel_teachers import write_mel_teacher
-from student_clap.config.yaml12 import dump_yaml
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher

@@ -22,10 +22,10 @@ from pydantic import ValidationError
 
 from loopback.audiomuse_api import running_audiomuse_api
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml, load_yaml
 from student_clap.config.json_schema import section_schema, sections
 from student_clap.config.schema import Config
 from student_clap.config.servers import MediaServerConfig
-from student_clap.config.yaml12 import dump_yaml, load_yaml
 from student_clap.export.demo.dialects import KINDS
 from student_clap.export.demo.mediaserver import running_media_server
 from student_clap.export.demo.schema import Server

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
 from student_clap.config.load import ConfigError, load_config
-from student_clap.config.yaml12 import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
 
 
 def bomb(first: str, keys: list[str]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from student_clap.config.formats.yaml12 import load_yaml
 from student_clap.config.load import load_config
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import load_yaml
 from student_clap.export.sweep.points import read_sweep
 
 from .commands import faults, student_clap, variants

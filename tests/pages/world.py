@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from loopback.mel_teachers import write_mel_teacher
-from student_clap.config.fill_in import filled
+from student_clap.config.formats.fill_in import filled
 from student_clap.export.demo.library import with_vectors
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.export.demo.postgres import Database, PostgresServer

@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("config", "store", "ingest", "featurize", "train", "export")
 # What is called -> the modules that may.
 DOORS = {
-    "json.loads": {"config/runtime/json_text.py"},
+    "json.loads": {"config/formats/json_text.py"},
     "json.load": set(),
-    "np.load": {"config/runtime/npz.py"},
+    "np.load": {"config/formats/npz.py"},
     "torch.load": {"train/runs/checkpoint.py", "train/students/pretrained.py"},
     "onnx.load": {"featurize/onnx/graph.py", "export/graph/writer.py"},  # the latter reads what it has just traced
-    "zipfile.ZipFile": {"config/runtime/npz.py", "train/runs/checkpoint.py"},
+    "zipfile.ZipFile": {"config/formats/npz.py", "train/runs/checkpoint.py"},
     "onnxruntime.InferenceSession": {"featurize/onnx/session.py"},
-    "YAML": {"config/yaml12.py"},
+    "YAML": {"config/formats/yaml12.py"},
     "Environment": {"config/pages/page.py"},  # jinja2's, with autoescape
     "requests.Session": set(),
     "Markup": {

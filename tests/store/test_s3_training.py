@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from loopback.objectstore import counting
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.strip import strip_frames
 

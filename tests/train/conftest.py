@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import load_config, masked
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.strip import strip_frames
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from student_clap.config.formats.yaml12 import load_yaml
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import load_yaml
 from student_clap.store import FeatureStore
 from student_clap.train.command import train
 from student_clap.train.loop.loop import Trainer

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from student_clap.config.runtime.npz import open_npz
+from student_clap.config.formats.npz import open_npz
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.train.data.order import derive_seed, sample_rows

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from student_clap.config.runtime.json_text import read_json
-from student_clap.config.runtime.npz import open_npz
+from student_clap.config.formats.json_text import read_json
+from student_clap.config.formats.npz import open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore

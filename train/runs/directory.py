@@ -19,12 +19,12 @@ import click
 import numpy as np
 from filelock import FileLock, Timeout
 
+from student_clap.config.formats.json_text import read_json
+from student_clap.config.formats.npz import open_npz
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import masked
 from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
-from student_clap.config.runtime.json_text import read_json
-from student_clap.config.runtime.npz import open_npz
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.segment_targets import describe_teacher, learnt_teacher, still_called
 from student_clap.train.data.selection import Selection, TrackTable

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
+from student_clap.config.formats.json_text import MAX_FILE_BYTES, parse_json
 from student_clap.config.runtime.files import read_regular_file, write_bytes_atomically
-from student_clap.config.runtime.json_text import MAX_FILE_BYTES, parse_json
 from student_clap.config.runtime.text import reason
 
 Metrics = dict[str, float | int]

@@ -28,7 +28,7 @@ from typing import Any
 
 import click
 
-from student_clap.config.runtime.json_text import read_json
+from student_clap.config.formats.json_text import read_json
 from student_clap.train.runs.history import History, Metrics, read_history
 
 BEST_CHECKPOINT = "best.pt"

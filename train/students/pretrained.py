@@ -15,7 +15,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from student_clap.config.runtime.npz import check_extent
+from student_clap.config.formats.npz import check_extent
 from student_clap.config.schema import ModelConfig
 from student_clap.store import Recipe
 from student_clap.train.students.mobile import Bottleneck, PretrainedNorm

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.machine import available_cores, processor
 from student_clap.config.runtime.text import one_line
 from student_clap.export.doctor.check import Area, Check, Finding, Outcome, failure, passed, warning

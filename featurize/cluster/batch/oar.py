@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from student_clap.config.runtime.json_text import parse_json
+from student_clap.config.formats.json_text import parse_json
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster.commands import call, in_words, job_number
 from student_clap.featurize.cluster.jobs import BatchSystem

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.export.demo.postgres import Database
 from student_clap.export.demo.schema import (
     Generation,

@@ -22,7 +22,7 @@ from psycopg2 import sql
 
 from loopback.audiomuse_api import running_audiomuse_api
 from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.export.demo.postgres import Database, PostgresServer
 from student_clap.export.demo.schema import (

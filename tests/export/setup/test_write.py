@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from student_clap.config.formats.yaml12 import load_yaml
 from student_clap.config.load import load_config
 from student_clap.config.servers import MEDIA_SERVERS
-from student_clap.config.yaml12 import load_yaml
 from student_clap.export.setup.answers import database_answers, in_env_file, server_keys, teacher_file
 from student_clap.export.setup.write import write_both
 from student_clap.ingest.vectors.open import KINDS

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioConfig, Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.app.live_model import LiveModel
 from student_clap.export.demo.postgres import Database
 from student_clap.export.demo.schema import create_schema, set_app_config, unit_vector

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from loopback.mel_teachers import write_mel_teacher
 from student_clap.config.cli import main
-from student_clap.config.yaml12 import dump_yaml
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.teacher.model import Teacher
 from student_clap.store import FeatureStore, State, Track

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from loopback.audiomuse_api import AudioMuseApi, running_audiomuse_api
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioMuseConfig, Config, IngestConfig
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.demo.schema import (
     LoopbackTrack,
     Server,

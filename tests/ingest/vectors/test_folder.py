@@ -16,8 +16,8 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioConfig
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.demo.schema import unit_vector
 from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.folder import FolderSource

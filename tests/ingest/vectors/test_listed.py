@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioConfig
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.export.demo.dialects import KINDS, make_dialect
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
 from student_clap.store import FeatureStore, Recipe, State

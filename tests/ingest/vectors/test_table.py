@@ -26,8 +26,8 @@ from tests.ingest.vectors.table_files import (
 )
 
 from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import Config
-from student_clap.config.yaml12 import dump_yaml
 from student_clap.ingest.vectors.table import open_table
 from student_clap.ingest.vectors.table_columns import TableError
 from student_clap.store import FeatureStore, State

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student_clap.config.yaml12 import InvalidYamlError, dump_yaml, load_yaml, parse_scalar
+from student_clap.config.formats.yaml12 import InvalidYamlError, dump_yaml, load_yaml, parse_scalar
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from student_clap.config.fill_in import filled
+from student_clap.config.formats.fill_in import filled
+from student_clap.config.formats.yaml12 import load_yaml
 from student_clap.config.load import load_config
-from student_clap.config.yaml12 import load_yaml
 
 _TEXT = """\
 # top

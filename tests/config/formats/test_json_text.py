@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from student_clap.config.runtime.json_text import MAX_FILE_BYTES, parse_json, read_json
+from student_clap.config.formats.json_text import MAX_FILE_BYTES, parse_json, read_json
 
 
 @pytest.mark.parametrize(

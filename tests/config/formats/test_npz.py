@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from student_clap.config.runtime.npz import ArchiveError, ObjectsError, open_npz
+from student_clap.config.formats.npz import ArchiveError, ObjectsError, open_npz
 
 
 def npy(shape: tuple[int, ...], data: bytes = b"", descr: str = "<f4") -> bytes:

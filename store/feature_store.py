@@ -8,10 +8,8 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,35 +20,26 @@ import zarr
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import teachers
-from student_clap.store.arrays import given_vectors, segment_sets
+from student_clap.store.arrays import given_vectors
 from student_clap.store.arrays.feature_arrays import (
     NOT_MADE,
-    STRIPS,
     complete_features,
     create_features,
-    present_columns,
 )
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.given_vectors import mark_given
 from student_clap.store.arrays.metadata import (
-    WHOLE,
-    Document,
     as_files,
     describe,
-    fill,
-    is_whole,
     read_document,
     set_attributes,
-    set_rows,
     write_document,
 )
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import (
     STRING_COLUMNS,
-    TABLE_COLUMNS,
     State,
     Track,
-    absent_chunks,
     append_rows,
     array,
     committed_rows,
@@ -67,8 +56,8 @@ from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
 from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage, without_cache
+from student_clap.store.store_arrays import StoreArrays
 
-_FLUSHES = 8
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
 
 
@@ -173,8 +162,9 @@ class FeatureStore(SegmentStore):
             root, attributes = open_root(storage, mode)
             store = cls(storage, root, lock, attributes, for_repair=for_repair)
             if mode == "r+":
-                store._sweep()
-                store._resize(store.n_tracks)
+                arrays = store._arrays()
+                arrays.sweep(store.n_tracks)
+                arrays.resize(store.n_tracks, store.n_tracks)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -269,7 +259,7 @@ class FeatureStore(SegmentStore):
         if not tracks:
             return range(self.n_tracks, self.n_tracks)
         rows = range(self.n_tracks, self.n_tracks + len(tracks))
-        self._resize(rows.stop)
+        self._arrays().resize(self.n_tracks, rows.stop)
         append_rows(self._root, self.n_tracks, tracks)
         self.n_tracks = rows.stop
         (self._storage / "state" / "c").flush()
@@ -425,72 +415,10 @@ class FeatureStore(SegmentStore):
 
     def columns(self) -> list[zarr.Array[Any]]:
         """The one-dimensional arrays and the teacher's vectors, for code that looks at their chunks."""
-        return [array(self._root, name) for name in self._columns()]
+        return [array(self._root, name) for name in self._arrays().columns()]
 
-    def _columns(self) -> list[str]:
-        """The arrays that count tracks, without those of shards."""
-        there = self._storage.folders()
-        names = [name for name in (*TABLE_COLUMNS, given_vectors.GIVEN, segment_sets.COUNTS) if name in there]
-        names += [of.counts for of in teachers.group_sets(self._storage, there).values()]
-        for recipe in self.recipes():
-            columns = present_columns(self._storage / "features" / recipe)
-            names += [f"features/{recipe}/{column}" for column in columns]
-        return names
-
-    def _sharded(self) -> dict[str, str]:
-        """The arrays that have a file per track -> the column that says which of them count."""
-        there = self._storage.folders()
-        found = {segment_sets.VECTORS: segment_sets.COUNTS} if segment_sets.VECTORS in there else {}
-        found |= {of.vectors: of.counts for of in teachers.group_sets(self._storage, there).values()}
-        return found | {f"features/{recipe}/{STRIPS}": f"features/{recipe}/n_samples" for recipe in self.recipes()}
-
-    def _sweep(self) -> None:
-        """Remove temporary files of a killed writer, and arrays that were never finished."""
-        self._storage.sweep(unfinished=True)
-        groups = [f"features/{name}" for name in (self._storage / "features").folders()]
-        columns = self._columns()
-        segment_sets.sweep_unfinished(self._storage)
-        taught = [name.rpartition("/")[0] for name in columns if name.startswith(f"{segment_sets.GROUP}/")]
-        groups += [segment_sets.GROUP] if segment_sets.GROUP in self._storage.folders() else []
-        groups += taught
-        chunks = [f"teacher/c/{name}" for name in (self._storage / "teacher" / "c").folders()]
-        sharded = self._sharded()
-        for name in ("features", *groups, *chunks, *sharded):
-            (self._storage / name).sweep()
-        for name in columns:
-            (self._storage / name).sweep()
-            (self._storage / name / "c").sweep()
-        for name, column in sharded.items():
-            (self._storage / name / "c").sweep_rows(functools.partial(self._counted, column))
-
-    def _counted(self, column: str) -> set[int]:
-        """The rows that a column of counts or lengths counts; none where it cannot be read."""
-        try:
-            return set(np.flatnonzero(read_column(array(self._root, column), 0, self.n_tracks) > 0).tolist())
-        except (StoreError, KeyError):
-            return set()
-
-    def _resize(self, n_tracks: int) -> None:
-        """Give every array that counts tracks `n_tracks` rows, and every column the files of their chunks."""
-        columns = self._columns()
-        folders = [self._storage / name for name in (*columns, *self._sharded())]
-        with ThreadPoolExecutor(_FLUSHES) as threads:  # the disk flushes several files in the time of one
-            documents = list(threads.map(lambda folder: set_rows(folder, n_tracks), folders))
-        for name, document in zip(columns, documents[: len(columns)], strict=True):
-            if name not in TABLE_COLUMNS:  # whose chunks are written with the rows themselves
-                self._complete(name, document, n_tracks)
-
-    def _complete(self, name: str, document: Document, n_tracks: int) -> None:
-        """Write those chunks of a column that no row has been written to, up to row `n_tracks`."""
-        column = array(self._root, name)
-        chunk = column.chunks[0]
-        if is_whole(document):
-            fill(column, -(-self.n_tracks // chunk) * chunk, n_tracks)
-            return
-        # Made before columns were marked, when a chunk that is not there was one that nothing had been written to.
-        for number in absent_chunks(column, range(-(-n_tracks // chunk))):
-            fill(column, number * chunk, min((number + 1) * chunk, n_tracks))
-        set_attributes(self._storage / name, {WHOLE: True})
+    def _arrays(self) -> StoreArrays:
+        return StoreArrays(self._storage, self._root, list(self.recipes()))
 
 
 def _features(storage: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:

@@ -1,4 +1,4 @@
-"""The formats that bench/stream.py compares: the store, webdataset's tars and zlib blobs in SQLite.
+"""The formats that bench/stream.py compares: the store, webdataset's tars, litData's chunks and zlib blobs in SQLite.
 
 All hold the same segments. A code is one byte and says less than a float32; so that the rivals do not gain by it, they
 hold the codes' decibels and a random part of a step. zlib packs that as it packs mels from audio, 1.09 to 1.16 to one
@@ -19,7 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loopback.rivals import read_sqlite, read_tars, segment_key, write_sqlite, write_tars
+from loopback.rivals import (
+    read_chunks,
+    read_sqlite,
+    read_tars,
+    segment_key,
+    write_chunks,
+    write_sqlite,
+    write_tars,
+)
 from stream_subject import SEED, Figures, Part, Subject, drain
 from student_clap.store import FeatureStore, Recipe, State, Track, frame_index
 from student_clap.store.layout.codes import dequantise, quantise
@@ -33,10 +41,11 @@ _COPIES = 4
 
 @dataclass(frozen=True)
 class Formats:
-    """The same tracks in three formats."""
+    """The same tracks in four formats."""
 
     ours: Subject
     tars: list[Path]
+    chunks: Path
     sqlite: Path
     n_segments: int
     figures: dict[str, Figures]  # what they cost to write
@@ -80,14 +89,16 @@ def write_formats(folder: Path, subject: Subject, limit: int, n_shards: int) -> 
         size = sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
         figures[name] = {"mb": size / 1e6, "write_cpu_ms_per_segment": 1e3 * cpu_s / n_segments}
 
-    tars, base, store = folder / "tars", folder / "segments.sqlite", folder / "features.zarr"
+    tars, chunks, base, store = (folder / name for name in ("tars", "chunks", "segments.sqlite", "features.zarr"))
     tars.mkdir()
+    chunks.mkdir()
     written("webdataset", tars, lambda: write_tars(tars, tracks(), n_shards, SEED))
+    written("litData", chunks, lambda: write_chunks(chunks, tracks(), SEED))
     written("SQLite + zlib", base, lambda: write_sqlite(base, tracks()))
     decibels = [(n, dequantise(codes, subject.recipe)) for n, codes in strips]
     written("store", store, lambda: _write_store(store, decibels, subject.recipe))
     ours = Subject.of(store, None, subject.batch, subject.segments, subject.device, subject.recipe)
-    return Formats(ours, sorted(tars.iterdir()), base, n_segments, figures)
+    return Formats(ours, sorted(tars.iterdir()), chunks, base, n_segments, figures)
 
 
 def _write_store(path: Path, strips: list[tuple[int, npt.NDArray[np.float32]]], recipe: Recipe) -> None:
@@ -140,6 +151,7 @@ def format_parts(formats: Formats, streams: dict[int, BatchStream], seconds: flo
         parts[f"formats/webdataset/{workers}"] = from_rival(
             lambda **how: read_tars(formats.tars, buffer=4 * size, **how), workers
         )
+        parts[f"formats/litData/{workers}"] = from_rival(lambda **how: read_chunks(formats.chunks, **how), workers)
         parts[f"formats/SQLite + zlib/{workers}"] = from_rival(
             lambda **how: read_sqlite(formats.sqlite, **how), workers
         )

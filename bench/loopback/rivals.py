@@ -1,10 +1,11 @@
-"""Segments as others keep them: float32 arrays, in webdataset's tars and as zlib blobs in SQLite.
+"""Segments as others keep them: float32 arrays, in webdataset's tars, in litData's chunks and as zlib blobs in SQLite.
 
-Both hold [mel, frame] decibels under a key, one per segment, and deliver batches of keys and [segment, 1, mel, frame]
-float32, as their users read them: the tars in sequence through a shuffle buffer, the data base at random. Workers are
+All hold [mel, frame] decibels under a key, one per segment, and deliver batches of keys and [segment, 1, mel, frame]
+float32, as their users read them: the tars in sequence through a shuffle buffer, the chunks in
+random order and each one's segments too, the data base at random. Workers are
 processes from a fork server, as ours are; without any, batches are read as they are asked for.
-Source: https://github.com/webdataset/webdataset (1.0); a cache of mels like the second is part of a relative of this
-project (zlib level 6, one connection, a commit per track).
+Source: https://github.com/webdataset/webdataset (1.0); https://github.com/Lightning-AI/litData (0.2); a cache of mels
+like the third is part of a relative of this project (zlib level 6, one connection, a commit per track).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import webdataset
+from litdata import StreamingDataLoader, StreamingDataset
+from litdata.streaming.writer import BinaryWriter
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
@@ -87,6 +90,39 @@ def read_tars(
     )
     for keys, segments_db in loader:
         yield list(keys), segments_db[:, None]
+
+
+# --- litData
+
+
+def write_chunks(folder: Path, tracks: Iterable[tuple[list[str], Segment]], seed: int) -> None:
+    """Write the tracks' segments, in random order, in chunks of litData's usual size.
+
+    `litdata.optimize` does the same in processes of its own, so that what it costs could not be told.
+
+    Args:
+        folder: for the chunks.
+        tracks: keys and [segment, mel, frame] of each track.
+        seed: of the order.
+    """
+    everything = [pair for keys, segments in tracks for pair in zip(keys, segments, strict=True)]
+    writer = BinaryWriter(str(folder), chunk_bytes="64MB")
+    for place, number in enumerate(np.random.default_rng(seed).permutation(len(everything))):
+        key, segment = everything[number]
+        writer[place] = {"key": key, "mel": segment}
+    writer.done()
+    writer.merge(1)
+
+
+def read_chunks(folder: Path, *, batch: int, workers: int, pin: bool, passes: int = 1) -> Generator[Delivered]:
+    """Every segment once per pass, in batches of `batch`, the last of a worker with what is left."""
+    segments = StreamingDataset(str(folder), shuffle=True, seed=0, drop_last=False)
+    loader = StreamingDataLoader(
+        segments, batch_size=batch, num_workers=workers, pin_memory=pin, **_worker_options(workers)
+    )
+    for _ in range(passes):
+        for found in loader:
+            yield list(found["key"]), found["mel"][:, None]
 
 
 # --- SQLite

@@ -17,7 +17,7 @@ import torch
 
 import stream as bench
 import stream_subject
-from loopback.rivals import read_sqlite, read_tars, segment_key
+from loopback.rivals import read_chunks, read_sqlite, read_tars, segment_key
 from stream_formats import Formats, write_formats
 from stream_subject import Subject, cut_store, drain
 from student_clap.config.schema import ModelConfig
@@ -82,9 +82,11 @@ def test_the_same_segments_come_out_of_all_formats(subject: Subject, formats: Fo
     assert len(stored) == formats.n_segments > 20
     tars = by_key(read_tars(formats.tars, batch=5, buffer=8, workers=0, pin=False))
     sqlite = by_key(read_sqlite(formats.sqlite, batch=5, workers=0, pin=False))
-    assert stored.keys() == tars.keys() == sqlite.keys()
+    chunks = by_key(read_chunks(formats.chunks, batch=5, workers=0, pin=False))
+    assert stored.keys() == tars.keys() == chunks.keys() == sqlite.keys()
     for key, segment in stored.items():
         assert np.array_equal(tars[key], sqlite[key])
+        assert np.array_equal(tars[key], chunks[key])
         # The rivals hold what was not yet rounded.
         apart = np.abs(tars[key] - segment)
         assert 0.4 * recipe.scale_db < apart.max() <= 0.5 * recipe.scale_db
@@ -98,6 +100,7 @@ def test_the_same_segments_come_out_of_all_formats(subject: Subject, formats: Fo
 def test_rivals_read_in_worker_processes_and_without_an_end(formats: Formats) -> None:
     for read in (
         read_tars(formats.tars, batch=5, buffer=8, workers=2, pin=False, passes=1000),
+        read_chunks(formats.chunks, batch=5, workers=2, pin=False, passes=1000),
         read_sqlite(formats.sqlite, batch=5, workers=2, pin=False, passes=1000),
     ):
         keys = [key for batch, _ in itertools.islice(read, 3 * formats.n_segments // 5) for key in batch]
@@ -111,6 +114,7 @@ def test_the_rivals_take_the_room_and_the_time_that_float32_takes(subject: Subje
     figures = formats.figures
     raw_mb = formats.n_segments * segment_mb
     assert raw_mb < figures["webdataset"]["mb"] < 1.5 * raw_mb
+    assert raw_mb < figures["litData"]["mb"] < 1.5 * raw_mb
     # In a data base of a few segments its own pages weigh: what zlib makes of them is tested apart.
     assert 0.8 * raw_mb < figures["SQLite + zlib"]["mb"] < 1.3 * raw_mb
     assert figures["store"]["mb"] < 0.35 * raw_mb
@@ -173,7 +177,14 @@ def test_the_whole_bench_runs(library: Library, tmp_path: Path, monkeypatch: pyt
     assert record["formats"]["tracks"] == 3
     assert all(found["segments_per_s"] > 0 for found in record["figures"].values())
     table = bench.as_markdown(record)
-    for name in ("4 random segments", "all segments", "webdataset", "SQLite + zlib", "copy of a float32 batch"):
+    for name in (
+        "4 random segments",
+        "all segments",
+        "webdataset",
+        "litData",
+        "SQLite + zlib",
+        "copy of a float32 batch",
+    ):
         assert f"| {name} |" in table
     tables = [block.splitlines() for block in table.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3

@@ -23,17 +23,13 @@ from student_clap.store import teachers
 from student_clap.store.arrays import given_vectors
 from student_clap.store.arrays.feature_arrays import (
     NOT_MADE,
-    complete_features,
-    create_features,
 )
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.given_vectors import mark_given
 from student_clap.store.arrays.metadata import (
     as_files,
     describe,
-    read_document,
     set_attributes,
-    write_document,
 )
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.arrays.tracks import (
@@ -49,19 +45,19 @@ from student_clap.store.arrays.tracks import (
     update_column,
     without_vector,
 )
-from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root, recipe_documents
-from student_clap.store.layout.frame_order import from_recipe_attribute
+from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.recipe_store import RecipeStore, features_of
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, RecipeMismatchError, StoreError, UnreadableError
+from student_clap.store.storage.errors import CorruptColumnError, StoreError, UnreadableError
 from student_clap.store.storage.open import open_storage, without_cache
 from student_clap.store.store_arrays import StoreArrays
 
 _ROWS = "tracks"  # attribute of the root: at least this many rows were committed
 
 
-class FeatureStore(SegmentStore):
+class FeatureStore(RecipeStore, SegmentStore):
     """Tracks, teacher vectors and features. Use as a context manager where it is opened for writing."""
 
     def __init__(
@@ -189,7 +185,7 @@ class FeatureStore(SegmentStore):
         """
         storage = open_storage(path)
         root, _ = open_root(storage, "r+")
-        return _features(storage, root, recipe, committed_rows(root))
+        return features_of(storage, root, recipe, committed_rows(root))
 
     @classmethod
     def segment_writer(cls, path: StoragePath, name: str) -> SegmentVectors:
@@ -348,50 +344,6 @@ class FeatureStore(SegmentStore):
 
     # --- features
 
-    def recipes(self) -> dict[str, Recipe]:
-        """The recipes that have a group, by name. Raises StoreError for one that this version cannot read."""
-        folder = self._storage / "features"
-        found = {}
-        for name, document in recipe_documents(folder).items():
-            attributes = document["attributes"]
-            if "recipe" in attributes:
-                try:
-                    found[name], _ = from_recipe_attribute(attributes["recipe"])
-                except (ValueError, TypeError) as error:
-                    raise StoreError(f"{folder / name}: {error}") from error
-        return found
-
-    def stored_fingerprint(self, name: str) -> str:
-        """The fingerprint that is stored with the recipe of that name. Raises CorruptMetadataError."""
-        return str(read_document(self._storage / "features" / name)["attributes"].get("fingerprint", ""))
-
-    def features(self, recipe: Recipe) -> Features:
-        """The features of `recipe`; made if the store is open for writing and has none.
-
-        Raises:
-            RecipeMismatchError: the group of that name was made with other parameters; every one is listed.
-            StoreError: the store has no such features and is open for reading.
-        """
-        stored = self.recipes().get(recipe.name)
-        if stored is None:
-            if self._lock is None:
-                known = ", ".join(self.recipes()) or "none"
-                raise StoreError(
-                    f"{self.path} has no {recipe.name!r} features (it has: {known}); "
-                    "run `student-clap featurize` with this configuration, or set audio.preset to one of those"
-                )
-            self._create_features(recipe)
-        elif stored != recipe:
-            lines = "\n".join(f"  - {line}" for line in stored.differences(recipe))
-            raise RecipeMismatchError(
-                f"the {recipe.name!r} features of {self.path} were made with another recipe:\n{lines}\n"
-                "Use the configuration they were made with, or another store.path."
-            )
-        elif self._lock is not None:
-            group = _group(self._root, f"features/{recipe.name}", self._storage)
-            complete_features(self._storage, group, recipe, self.n_tracks)
-        return _features(self._storage, self._root, recipe, self.n_tracks)
-
     def outdate_features(self, rows: list[int]) -> None:
         """Record that nothing was made of `rows` yet: their audio is new, so featurize makes it.
 
@@ -405,29 +357,9 @@ class FeatureStore(SegmentStore):
 
     # --- inside
 
-    def _create_features(self, recipe: Recipe) -> None:
-        group = self._storage / "features"
-        if not (group / "zarr.json").exists():
-            write_document(group, {"zarr_format": 3, "node_type": "group"})
-        # A group without a recipe was never finished: no shard can be in it.
-        (group / recipe.name).clear()
-        create_features(self._storage, recipe, self.n_tracks)
-
     def columns(self) -> list[zarr.Array[Any]]:
         """The one-dimensional arrays and the teacher's vectors, for code that looks at their chunks."""
         return [array(self._root, name) for name in self._arrays().columns()]
 
     def _arrays(self) -> StoreArrays:
         return StoreArrays(self._storage, self._root, list(self.recipes()))
-
-
-def _features(storage: Storage, root: zarr.Group, recipe: Recipe, n_tracks: int) -> Features:
-    name = f"features/{recipe.name}"
-    return Features(_group(root, name, storage), recipe, n_tracks, storage / name)
-
-
-def _group(root: zarr.Group, name: str, storage: Storage) -> zarr.Group:
-    group = root.get(name)
-    if not isinstance(group, zarr.Group):
-        raise StoreError(f"{storage} has no group {name}; the store is damaged or was made by another program")
-    return group

@@ -37,7 +37,7 @@ def init(directory: Path, *, defaults: bool, force: bool) -> None:
     except click.Abort:
         raise click.ClickException("the answers ended early, and nothing was written") from None
     write_both(directory, answered.vectors, answered.source, answered.settings)
-    echo(f"wrote {directory / CONFIG} and {directory / ENV}, which only you may read")
+    echo(f"wrote {directory / CONFIG} and, for what is secret, {directory / ENV}, which only you may read")
     echo("Next: `student-clap doctor`, then `student-clap ingest`.")
 
 

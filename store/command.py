@@ -47,7 +47,7 @@ def info(config: Config, *, as_json: bool) -> None:
             ("uuid", opened.uuid),
             ("teacher", opened.teacher_name),
             ("tracks", ", ".join([str(opened.n_tracks), *(f"{n} {name}" for name, n in sorted(states.items()))])),
-            ("artists", len(set(opened.strings("artist")))),
+            ("artists", len(set(opened.strings("artist")) - {""})),
         ]
         for name, recipe in opened.recipes().items():
             features = opened.features(recipe)
@@ -99,7 +99,7 @@ def _content(opened: FeatureStore) -> dict[str, Any]:
         "teacher": opened.teacher_name,
         "tracks": opened.n_tracks,
         "states": {state.name.lower(): states.count(state) for state in State if state != State.ABSENT},
-        "artists": len(set(opened.strings("artist"))),
+        "artists": len(set(opened.strings("artist")) - {""}),
         "features": features,
         "segment_vectors": segment_vectors,
     }

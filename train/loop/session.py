@@ -208,7 +208,7 @@ def describe(trainer: Trainer) -> list[str]:
     """The lines that say what is about to be done."""
     selection, table, training = trainer.run.selection, trainer.table, trainer.training
     student, architecture, steps = trainer.student, trainer.origin.model.architecture, trainer.total_steps
-    training_artists = {table.artists[row] for row in selection.training_rows}
+    training_artists = {table.artists[row] for row in selection.training_rows} - {""}
     per_epoch = "all" if training.segments_per_track is None else f"at most {training.segments_per_track} per track"
     device = str(trainer.device)
     if trainer.device.type == "cuda":

@@ -31,16 +31,17 @@ class Column:
         return self.key(row) if self.key is not None else self.text(row).casefold() or None
 
 
-def _best_of(name: str) -> Callable[[RunRow], float | None]:
-    def best(row: RunRow) -> float | None:
-        found = row.history.best(name)
-        return None if found is None else figure(found, name)
-
-    return best
-
-
 def _best_epoch(row: RunRow) -> Metrics | None:
+    """The epoch of best.pt."""
     return row.history.best("val_cosine")
+
+
+def _at_best(name: str) -> Callable[[RunRow], float | None]:
+    def value(row: RunRow) -> float | None:
+        best = _best_epoch(row)
+        return None if best is None else figure(best, name)
+
+    return value
 
 
 def _described_loss(row: RunRow) -> str:
@@ -71,9 +72,9 @@ def _described_parent(row: RunRow) -> str:
 
 
 def _best_column(heading: str, name: str) -> Column:
-    """The best of all epochs."""
-    best = _best_of(name)
-    return Column(heading, lambda row: _cosine(best(row)), best, largest_first=True, number=True)
+    """Of the epoch with the best cosine, whose student is best.pt: a row tells of one student."""
+    value = _at_best(name)
+    return Column(heading, lambda row: _cosine(value(row)), value, largest_first=True, number=True)
 
 
 COLUMNS: dict[str, Column] = {

@@ -139,11 +139,14 @@ def test_figures_that_only_some_runs_have(tmp_path: Path) -> None:
     make_run(tmp_path, "old")
     path = make_run(tmp_path, "new") / "metrics.jsonl"
     with path.open("a") as file:
-        file.write(json.dumps({"epoch": 5, "val_cosine": 0.3, "val_overlap": 0.6, "val_centred": 0.45}) + "\n")
+        file.write(json.dumps({"epoch": 5, "val_cosine": 0.55, "val_overlap": 0.6, "val_centred": 0.45}) + "\n")
+        # Another student's: a row tells of the best one alone.
+        file.write(json.dumps({"epoch": 6, "val_cosine": 0.3, "val_overlap": 0.9, "val_centred": 0.7}) + "\n")
     lines = {line.split()[0]: line.split() for line in ask(tmp_path).stdout.splitlines()}
     assert lines["run"][-4:] == ["centred", "overlap", "time", "state"]
     assert lines["new"][-5:-3] == ["0.4500", "0.6000"]
     assert "0.6000" not in lines["old"]
+    assert "0.9000" not in lines["new"]
 
 
 def test_runs_of_the_first_format(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def info(config: Config, *, as_json: bool) -> None:
             ("uuid", opened.uuid),
             ("teacher", opened.teacher_name),
             ("tracks", ", ".join([str(opened.n_tracks), *(f"{n} {name}" for name, n in sorted(states.items()))])),
-            ("artists", len(set(opened.strings("artist")) - {""})),
+            ("artists", _n_artists(opened)),
         ]
         for name, recipe in opened.recipes().items():
             features = opened.features(recipe)
@@ -99,7 +99,7 @@ def _content(opened: FeatureStore) -> dict[str, Any]:
         "teacher": opened.teacher_name,
         "tracks": opened.n_tracks,
         "states": {state.name.lower(): states.count(state) for state in State if state != State.ABSENT},
-        "artists": len(set(opened.strings("artist")) - {""}),
+        "artists": _n_artists(opened),
         "features": features,
         "segment_vectors": segment_vectors,
     }
@@ -291,3 +291,8 @@ def remove_teacher(config: Config, *, name: str, yes: bool) -> None:
     n_tracks = remove(config.store.path, name)
     of = f"of {n_tracks} tracks" if n_tracks >= 0 else "of a damaged set"
     echo(f"store remove-teacher: segment vectors {of} removed ({one_line(name)})")
+
+
+def _n_artists(store: FeatureStore) -> int:
+    """How many artists there are by name; tracks without one have none in common."""
+    return len(set(store.strings("artist")) - {""})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from loopback.browser import needs_chromium, running_chromium
+
 from .test_table import ask, make_run
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Text(HTMLParser):
@@ -77,11 +77,9 @@ def test_no_runs_are_a_page_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@needs_chromium
 def test_a_heading_sorts_and_a_name_sets_a_run_off(page_file: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_chromium() as browser:
         page = browser.new_page()
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -102,5 +100,4 @@ def test_a_heading_sorts_and_a_name_sets_a_run_off(page_file: Path) -> None:
         page.get_by_text("plain", exact=True).first.click()
         assert page.locator("#runs tr.picked").count() == 1
         assert page.locator(".charts .line.picked").count() == 1
-        browser.close()
     assert faults == []

@@ -22,9 +22,9 @@ def main() -> int:
     """Make it. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="[default: corpus]")
-    parser.add_argument("--work", type=Path, default=Path("corpus/recipes"), metavar="DIR")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="[default: recipes in the corpus]")
     options = parser.parse_args()
-    work, corpus = options.work.resolve(), options.corpus.resolve()
+    work, corpus = (options.work or options.corpus / "recipes").resolve(), options.corpus.resolve()
     work.mkdir(parents=True, exist_ok=True)
     tree = {
         "table": {"path": str(HERE / "corpus" / "teacher.npz"), "tracks": str(HERE / "corpus" / "tracks.csv")},

@@ -113,7 +113,7 @@ def _check_sums(model: Path) -> bool:
 
     same = is_unchanged(model)
     if same is not None:
-        echo(f"{'pass' if same else 'FAIL'}  {'checksum':<14} {'as' if same else 'not what'} {SUMS} beside it says")
+        echo(f"checksum: {'as' if same else 'not what'} {SUMS} beside it says")
     for companion in (card_of(model), model.with_name(SPACE)):
         if companion.is_file() and is_unchanged(companion) is False:
             warn(f"{companion} is not what {SUMS} says; it was changed after export wrote it")

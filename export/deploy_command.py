@@ -73,7 +73,8 @@ def deploy(
     app = look_at_app(config, required=write_settings)
     wanted = needed_rows(app_mel(spec), chosen, app.rows)
     _print_source(spec)
-    _print_settings(app, wanted)
+    if app.rows is not None:
+        _print_settings(app, wanted)
     settings = compare(app.rows, wanted) if app.rows is not None and not write_settings else []
     if fault := check_agreement(model, settings, anyway=anyway) or why_another_folder(directory, app):
         warn(fault)
@@ -96,6 +97,8 @@ def deploy(
     else:
         rest = "only settings were changed" if done.kept_settings else "nothing was changed"
         echo(f"deploy: {directory / chosen} holds these bytes already; {rest}")
+    if app.rows is None:  # what is left to the user comes last
+        _print_settings(app, wanted)
 
 
 @click.command()
@@ -133,8 +136,9 @@ def rollback(
             raise
         _put_settings_back(config, directory, name, app, *former, write=write_settings)
         return
-    wanted, certain = _needed_by_kept(directory, name, restored, app)
-    if wanted:
+    # Where nothing comes back, nothing is said of settings.
+    wanted, certain = ({}, True) if restored is None else _needed_by_kept(directory, name, restored, app)
+    if wanted and app.rows is not None:
         _print_settings(app, wanted)
     judged = app.rows is not None and not write_settings and restored is not None
     settings = compare(app.rows or {}, wanted) if judged else []
@@ -161,6 +165,8 @@ def rollback(
     else:
         back = ", ".join(path.name for path in model.restored)
         echo(f"rollback: {model.live} is again what was kept as {back}; {_kept(model)}")
+        if wanted and app.rows is None:
+            _print_settings(app, wanted)
 
 
 def _folder(config: Config, given: Path | None) -> Path:
@@ -171,8 +177,8 @@ def _folder(config: Config, given: Path | None) -> Path:
     return folder
 
 
-def _needed_by_kept(directory: Path, name: str, restored: Path | None, app: App) -> tuple[Wanted, bool]:
-    """The rows that the model which comes back, or stays, needs; and whether that is known for certain."""
+def _needed_by_kept(directory: Path, name: str, restored: Path, app: App) -> tuple[Wanted, bool]:
+    """The rows that the model which comes back needs; and whether that is known for certain."""
     from student_clap.config.schema import AudioConfig
     from student_clap.export.app.app_config import needed_rows
     from student_clap.export.app.deployment import stamp_of
@@ -182,11 +188,11 @@ def _needed_by_kept(directory: Path, name: str, restored: Path | None, app: App)
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    if restored is not None and (kept := settings_of_kept(directory, name, stamp_of(restored))):
+    if kept := settings_of_kept(directory, name, stamp_of(restored)):
         echo(f"What AudioMuse-AI's settings were while this model was live is kept in {kept[0]}.")
         return kept[1], True
     try:
-        spec = input_spec_of(restored or directory / name, Recipe.from_config(AudioConfig()))
+        spec = input_spec_of(restored, Recipe.from_config(AudioConfig()))
     except ModelError as error:
         warn(f"which CLAP_AUDIO_* settings it needs is not known: {error.message}")
         return {}, False

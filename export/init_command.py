@@ -8,6 +8,7 @@ import click
 
 from student_clap.config.options import message_options
 from student_clap.config.runtime.screen import echo
+from student_clap.config.runtime.signals import Stopped
 from student_clap.config.runtime.terminal import is_dialogue
 
 
@@ -34,6 +35,9 @@ def init(directory: Path, *, defaults: bool, force: bool) -> None:
             if path.exists() and not force and not click.confirm(f"{path} is there. Replace it{keeps}?", err=True):
                 raise click.ClickException(f"{path} was left as it is, and nothing was written")
         answered = ask()
+    except Stopped as stop:
+        echo(f"stopped by {stop}; nothing was written", err=True)
+        raise SystemExit(stop.exit_code) from None
     except click.Abort:
         raise click.ClickException("the answers ended early, and nothing was written") from None
     write_both(directory, answered.vectors, answered.source, answered.settings)

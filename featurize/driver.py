@@ -15,7 +15,7 @@ from typing import Any
 
 from student_clap.config.runtime.screen import echo, progress
 from student_clap.config.runtime.signals import Stopped, stoppable
-from student_clap.config.runtime.text import readable_duration
+from student_clap.config.runtime.text import counted, readable_duration
 from student_clap.config.schema import Config, FeaturizeConfig
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.open import dask_cluster
@@ -82,12 +82,12 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
         error: ClusterError | StoreError | None = None
         if found.jobs:
             echo(
-                f"featurize: {sum(job.strip for job in found.jobs)} tracks to make, recipe {recipe.name} "
+                f"featurize: {counted(sum(job.strip for job in found.jobs), 'track')} to make, recipe {recipe.name} "
                 f"({recipe.n_mels} mels, n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
             )
             try:
                 if teacher is not None:
-                    echo(f"featurize: {sum(job.vectors for job in found.jobs)} tracks for {teacher}")
+                    echo(f"featurize: {counted(sum(job.vectors for job in found.jobs), 'track')} for {teacher}")
                     teacher.begin(found.renewed)
                 _run_on_a_cluster(config.featurize, store, recipe, found.jobs, totals, teacher)
             except Stopped as stop:
@@ -232,7 +232,7 @@ def closing_line(
         stopped_by: what broke the run off.
         teacher: that heard tracks.
     """
-    made = f"{totals.made} tracks made"
+    made = f"{counted(totals.made, 'track')} made"
     if totals.made:
         minutes = totals.audio_s / 60
         made += (

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 from student_clap.config.runtime.screen import progress
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import Config
 from student_clap.ingest.fetch.stage import fetch_audio
 from student_clap.ingest.id_map import IdMap
@@ -51,7 +52,7 @@ def run_ingest(
             _declare_teacher(store, config.teacher.name)
             searched_by_path = config.ingest.source == "folder" or bool(config.ingest.map)
             catalogue = _list_tracks(vectors, store, n_rows, None if vectors_only or not searched_by_path else paths)
-        _tell_changes(catalogue.counts)
+        _tell_changes(catalogue.counts, config)
         if vectors_only:
             return Summary(catalogue.counts, None)
         server_id = vectors.server.server_id
@@ -104,10 +105,15 @@ def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int | None,
     return catalogue
 
 
-def _tell_changes(counts: CatalogueCounts) -> None:
-    """Log the findings about the vectors that a user should know of."""
+def _tell_changes(counts: CatalogueCounts, config: Config) -> None:
+    """Log the findings about the tracks and their vectors that a user should know of."""
+    if counts.nameless:
+        logger.info(
+            "%s without an artist's name, always trained on: validation is by artist", counted(counts.nameless, "track")
+        )
     if counts.bare:
-        logger.info("%d tracks have no vector yet; `student-clap featurize --teacher ONNX` makes them", counts.bare)
+        option = "" if config.teacher.model is not None else " --teacher ONNX"
+        logger.info("%d tracks have no vector yet; `student-clap featurize%s` makes them", counts.bare, option)
     if counts.off_unit:
         logger.warning("%d vectors were not of unit length; they were normalised", counts.off_unit)
     if counts.changed_vectors:

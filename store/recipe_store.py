@@ -53,10 +53,12 @@ class RecipeStore:
         stored = self.recipes().get(recipe.name)
         if stored is None:
             if self._lock is None:
-                known = ", ".join(self.recipes()) or "none"
+                known = list(self.recipes())
+                has = f" (it has: {', '.join(known)})" if known else " yet"
+                other = ", or set audio.preset to one that it has" if known else ""
                 raise StoreError(
-                    f"{self._storage.path} has no {recipe.name!r} features (it has: {known}); "
-                    "run `student-clap featurize` with this configuration, or set audio.preset to one of those"
+                    f"{self._storage.path} has no {recipe.name!r} features{has}; "
+                    f"run `student-clap featurize` with this configuration{other}"
                 )
             self._create_features(recipe)
         elif stored != recipe:

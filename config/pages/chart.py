@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 14.0, 12.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 14.0, 32.0, 46.0
 _DOT, _MANY_POINTS = 3.0, 40
 
 
@@ -113,12 +113,10 @@ def frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, width: int, he
                 '<path class="grid" d="M{} {}v5"/><text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>'
             ).format(x, bottom, x, bottom + 19, number(tick))
         )
-    middle = round((TOP + bottom) / 2, 2)
     parts.append(
         Markup(
-            '<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>'
-            '<text class="axis" transform="translate(12 {}) rotate(-90)" text-anchor="middle">{}</text>'
-        ).format(round((left + right) / 2, 2), height - 8, x_label, middle, y_label)
+            '<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text><text class="axis" x="4" y="14">{}</text>'
+        ).format(round((left + right) / 2, 2), height - 8, x_label, y_label)
     )
     return Markup("").join(parts)
 

@@ -36,6 +36,15 @@ def reason(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things, the noun in its plural unless it is one.
+
+    >>> counted(1, "track"), counted(0, "track"), counted(2000, "artist")
+    ('1 track', '0 tracks', '2000 artists')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def readable_bytes(n_bytes: float) -> str:
     """A size for people.
 

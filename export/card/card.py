@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from student_clap.config.runtime.text import one_line
+from student_clap.config.runtime.text import counted, one_line
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.card.facts import Facts
 from student_clap.export.card.front_matter import front_matter
@@ -146,7 +146,7 @@ def _figures(facts: Facts) -> Iterator[str]:
         return
     of = f"{seen.n_tracks} {seen.on} tracks" if facts.terms.library_facts else f"the {seen.on} tracks"
     if facts.terms.library_facts and seen.n_artists is not None:
-        of += f" by {seen.n_artists} artists"
+        of += f" by {counted(seen.n_artists, 'artist')}"
     chose = (
         "Nothing was chosen by them."
         if seen.on == "test"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from student_clap.config.runtime.screen import echo, progress, warn
+from student_clap.config.runtime.text import counted
 from student_clap.export.demo.library import folder_tracks, own_tunes, with_vectors
 from student_clap.export.demo.stages import StageError, configure, run_stage
 from student_clap.export.demo.world import LoopbackWorld, WorldTrack
@@ -186,7 +187,7 @@ def show_result(run: Path, elapsed_s: float) -> bool:
     student, mean, shuffled = (_cosine(record, name) for name in ("student", "mean_vector", "shuffled"))
     beats = bool(record["verdict"]["beats_baselines"])
     heading("Result")
-    who = f"{record['n_tracks']} tracks of {record['n_artists']} artists that were not trained on"
+    who = f"{record['n_tracks']} tracks of {counted(record['n_artists'], 'artist')} that were not trained on"
     echo(f"Cosine to the teacher over {who} (the best epoch was chosen by them):")
     echo(f"  student             {student:6.3f}")
     echo(f"  mean vector         {mean:6.3f}   one vector for every track: the training tracks' mean")

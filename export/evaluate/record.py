@@ -105,7 +105,7 @@ def make_record(subject: Subject, outcomes: Sequence[HeldOutTrack], library: Lib
         "format_version": FORMAT_VERSION,
         "evaluated_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "on": subject.side,
-        "n_artists": len(set(library.artists)),
+        "n_artists": len(set(library.artists) - {""}),
         "n_segments": sum(outcome.n_segments for outcome in usable),
         "n_from_store": sum(outcome.from_store for outcome in usable),
         "n_training_tracks": len(library.training_teacher),

@@ -75,16 +75,6 @@ def criteria(record: dict[str, Any]) -> list[Criterion]:
     ]
 
 
-def target_lines(record: dict[str, Any]) -> list[str]:
-    """How the student stands to the targets of others, a line for each of those who set them."""
-    by_whom = {name: [t for t in targets(record) if t.asked_by == name] for name in (ORIGINAL, SOUNDSPAN)}
-    original, soundspan = ("; ".join(_stands(record, t) for t in asked) for asked in by_whom.values())
-    return [
-        f"Targets of {ORIGINAL}: {original}.",
-        f"Bars of {SOUNDSPAN} for one space with the teacher's: {soundspan}. {_published()}.",
-    ]
-
-
 def beside(record: dict[str, Any]) -> str:
     """The model that the student is compared with, in words; "" where there is none."""
     against = record["against"]
@@ -243,7 +233,7 @@ def _original_targets(record: dict[str, Any]) -> Criterion:
 
 def _soundspan_targets(record: dict[str, Any]) -> Criterion:
     found = [target for target in targets(record) if target.asked_by == SOUNDSPAN]
-    says = f"{'; '.join(_stands(record, t) for t in found)}. {_published()}."
+    says = f"{'; '.join(_stands(record, t) for t in found)}. {published()}."
     if record["against"] is None:
         says += " --against with DCLAP’s file judges it on the tracks of this page."
     return Criterion(
@@ -255,7 +245,8 @@ def _soundspan_targets(record: dict[str, Any]) -> Criterion:
     )
 
 
-def _published() -> str:
+def published() -> str:
+    """The figures that a target's setter published for DCLAP, in words."""
     return (
         f"For DCLAP {SOUNDSPAN} published a median cosine of {DCLAP_COSINE} and a top-5 overlap of {DCLAP_OVERLAP}, on "
         f"{DCLAP_TRACKS} tracks of another library: not comparable one to one"

@@ -25,6 +25,8 @@ from student_clap.export.setup.answers import (
 )
 from student_clap.ingest.vectors.open import KINDS
 
+_WHOSE = "teacher.name"  # no source of vectors says which model made them
+
 
 @dataclass
 class Answered:
@@ -47,6 +49,7 @@ def ask() -> Answered:
         answered.settings = settings
         if said:
             break
+    answered.settings |= _settings((_WHOSE,), answered.settings)
     echo("\nWhere is the audio?", err=True)
     answered.source = likely or answered.source
     of_vectors = answered.settings

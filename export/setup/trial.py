@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from student_clap.config.runtime.files import temporary_folder
-from student_clap.config.runtime.text import one_line, readable_bytes
+from student_clap.config.runtime.text import counted, one_line, readable_bytes
 from student_clap.config.schema import Config
 from student_clap.config.servers import MEDIA_SERVERS
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
@@ -45,11 +45,11 @@ def try_vectors(config: Config) -> tuple[str, str | None]:
             if n_rows is None:
                 with open_vector_source(config, None) as vectors:
                     n_rows = vectors.count() or 0
-            found = f"{n_rows} tracks, AudioMuse-AI's tables of generation {database.generation}"
+            found = f"{counted(n_rows, 'track')}, AudioMuse-AI's tables of generation {database.generation}"
         return found, next((kind for kind in servers if kind in MEDIA_SERVERS), None)
     with open_vector_source(config, None) as vectors:
         n = vectors.count()
-        return ("vectors are there" if n is None else f"{n} tracks"), None
+        return ("vectors are there" if n is None else counted(n, "track")), None
 
 
 def try_audio(config: Config) -> str:

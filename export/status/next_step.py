@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import Config
 from student_clap.export.status.project import Project
 from student_clap.ingest.vectors.open import kind_of
@@ -42,13 +43,13 @@ def _of_store(config: Config, project: Project) -> Step | None:
     rows = project.rows
     if project.teacher is None or not rows.total:
         return Step("student-clap ingest", "there are no tracks in the store yet")
-    if rows.cached:
+    if rows.fetched:
         # Without vectors of their own the tracks are nothing to learn from.
         lacking = not kind_of(config).has_vectors and not project.segment_sets and config.teacher.model is None
         teacher = " --teacher MODEL.onnx" if lacking else ""
-        return Step(f"student-clap featurize{teacher}", f"{rows.cached} tracks have audio, but no features yet")
-    if rows.waiting and (not rows.featurized or rows.waiting > _FEW * rows.total):
-        return Step("student-clap ingest", f"{rows.waiting} tracks have no audio yet")
+        return Step(f"student-clap featurize{teacher}", f"{_have(rows.fetched)} audio, but no features yet")
+    if rows.listed and (not rows.featurized or rows.listed > _FEW * rows.total):
+        return Step("student-clap ingest", f"{_have(rows.listed)} no audio yet")
     if not rows.featurized:
         return Step("student-clap ingest --verify", "no track could be used; it lists the reasons")
     return None
@@ -88,3 +89,7 @@ def _with_run(command: str, run: RunRow | None, config: Config) -> str:
     if run is None or run.name == default_run_name(config):
         return command
     return f"{command} --run {shlex.quote(run.name)}"
+
+
+def _have(n: int) -> str:
+    return f"{counted(n, 'track')} {'has' if n == 1 else 'have'}"

@@ -47,10 +47,10 @@ class SegmentSet:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of the store by how far they have come; each stands in one of them."""
+    """The rows by how far they have come, in the store's words for their states; each stands in one of them."""
 
-    waiting: int = 0  # no audio yet
-    cached: int = 0  # audio here, no features of the configuration's recipe yet
+    listed: int = 0  # no audio yet
+    fetched: int = 0  # audio here, no features of the configuration's recipe yet
     featurized: int = 0
     failed: int = 0
     gone: int = 0  # from the source
@@ -58,7 +58,7 @@ class Rows:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.waiting + self.cached + self.featurized + self.failed + self.gone
+        return self.listed + self.fetched + self.featurized + self.failed + self.gone
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from student_clap.config.runtime.screen import table
-from student_clap.config.runtime.text import one_line
+from student_clap.config.runtime.text import counted, one_line
 from student_clap.export.status.next_step import Step
 from student_clap.export.status.project import App, Project
 from student_clap.train.comparison.row import RunRow
@@ -46,9 +46,9 @@ def _rows(project: Project) -> Iterator[tuple[str, str]]:
         yield "rows", f"{project.rows.total}" + (f": {by_state}" if by_state else "")
     for of in project.features:
         failed = f", {of.failed} failed" if of.failed else ""
-        yield "features", f"{of.recipe}: {of.made} tracks{failed}, {of.hours:.1f} h"
+        yield "features", f"{of.recipe}: {counted(of.made, 'track')}{failed}, {of.hours:.1f} h"
     for taught in project.segment_sets:
-        yield "segment vectors", f"{taught.teacher}: {taught.vectors} of {taught.tracks} tracks"
+        yield "segment vectors", f"{taught.teacher}: {taught.vectors} of {counted(taught.tracks, 'track')}"
     for failure in project.failures[:_SHOWN_FAILURES]:
         yield "failed", f"{failure.tracks} in {failure.stage}: {failure.reason}"
     if len(project.failures) > _SHOWN_FAILURES:
@@ -59,7 +59,7 @@ def _rows(project: Project) -> Iterator[tuple[str, str]]:
     yield "runs", ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none yet"
     if project.best is not None:
         run = project.best
-        yield "best run", f"{run.name}: cosine {_cosine(run):.4f}, {run.history.done} epochs, {run.state}"
+        yield "best run", f"{run.name}: cosine {_cosine(run):.4f}, {counted(run.history.done, 'epoch')}, {run.state}"
     yield from _app_rows(project.app)
 
 

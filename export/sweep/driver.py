@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from filelock import FileLock, Timeout
 
+from student_clap.config.runtime.text import counted
 from student_clap.export.sweep.process import Ended, Task
 from student_clap.export.sweep.runs import PlannedRun, SweepError
 
@@ -34,7 +35,7 @@ def carry_out_runs(
         How those ended that are not finished now.
     """
     todo = [run for run in runs if not run.is_finished()]
-    say(f"{len(runs)} runs: {len(runs) - len(todo)} are finished, {len(todo)} to do")
+    say(f"{counted(len(runs), 'run')}: {len(runs) - len(todo)} are finished, {len(todo)} to do")
     if held := [run.name for run in todo if run.folder.is_locked()]:
         say(f"waiting for whoever trains {', '.join(held)} now")
     failed = []

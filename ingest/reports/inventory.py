@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from student_clap.config.runtime import screen
-from student_clap.config.runtime.text import one_line, readable_bytes
+from student_clap.config.runtime.text import counted, one_line, readable_bytes
 from student_clap.config.schema import Config
 from student_clap.ingest.cache import partial
 from student_clap.ingest.cache.files import is_cached
@@ -84,6 +84,9 @@ def _track_rows(store: FeatureStore, states: np.ndarray[tuple[int, ...], np.dtyp
     counts = Counter(states.tolist())
     by_state = ", ".join(f"{counts[s]} {s.name.lower()}" for s in State if s != State.ABSENT)
     yield "tracks", f"{store.n_tracks}: {by_state}"
+    artists = Counter(name for _, name in _texts(store, "artist"))
+    nameless = artists.pop("", 0)
+    yield "artists", f"{len(artists)}" + (f", and {counted(nameless, 'track')} without one" if nameless else "")
     servers = Counter(name for _, name in _texts(store, "server_id"))
     if len(servers) > 1:
         yield "servers", ", ".join(f"{name} {n}" for name, n in sorted(servers.items()))
@@ -111,7 +114,8 @@ def _segment_rows(store: FeatureStore) -> Iterator[Row]:
         # counts: [track]
         counts = store.segment_vectors(name).counts()
         if counts.any():
-            yield "segments", f"{name}: {int(counts.sum())} vectors, of {int(np.count_nonzero(counts))} tracks"
+            of = counted(int(np.count_nonzero(counts)), "track")
+            yield "segments", f"{name}: {int(counts.sum())} vectors, of {of}"
 
 
 def _audio_rows(store: FeatureStore, cache_dir: Path) -> Iterator[Row]:
@@ -137,10 +141,13 @@ def _audio_rows(store: FeatureStore, cache_dir: Path) -> Iterator[Row]:
         where = f"{here}, the others {where}" if files["cache"] else "where they lie"
     yield "audio", f"{present}, {files['missing']} missing, {where}"
     if files["removed"]:
-        yield "removed", f"{files['removed']} files whose features are made"
+        yield "removed", f"{counted(files['removed'], 'file')} whose features are made"
     n_partial, n_bytes = partial.usage(cache_dir)
     if n_partial:
-        yield "partial", f"{n_partial} files ({readable_bytes(n_bytes)}), which the next `ingest` goes on with"
+        yield (
+            "partial",
+            f"{counted(n_partial, 'file')} ({readable_bytes(n_bytes)}), which the next `ingest` goes on with",
+        )
 
 
 def _feature_rows(store: FeatureStore) -> Iterator[Row]:

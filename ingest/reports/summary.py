@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from student_clap.config.runtime import screen
-from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.runtime.text import counted, readable_bytes
 from student_clap.ingest.fetch.fetch import FetchCounts
 from student_clap.ingest.rows.catalogue import CatalogueCounts
 
@@ -41,8 +41,8 @@ class Summary:
         changes += [f"{rows.changed_audio} with another file"] if rows.changed_audio else []
         changes += [f"{rows.gone} gone"]
         changes += [f"{rows.back} back"] if rows.back else []
-        parts = [f"{rows.tracks} tracks ({', '.join(changes)})"]
-        parts += [f"segment vectors of {rows.segmented} tracks written"] if rows.segmented else []
+        parts = [f"{counted(rows.tracks, 'track')} ({', '.join(changes)})"]
+        parts += [f"segment vectors of {counted(rows.segmented, 'track')} written"] if rows.segmented else []
         if self.fetch is None:
             parts += ["audio left alone"]
         else:

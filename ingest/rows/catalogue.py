@@ -51,6 +51,7 @@ class CatalogueCounts:
     no_vector: int = 0  # NULL embeddings, which get no row
     bad_vector: int = 0
     off_unit: int = 0  # of another length than 1; normalised
+    nameless: int = 0  # without an artist's name, by source and store
     bare: int = 0  # without a vector yet, of a source that has none
 
 
@@ -107,6 +108,7 @@ class Catalogue:
             if vector is not None:
                 self.counts.bad_vector += vector.unit is None
                 self.counts.off_unit += vector.unit is not None and abs(vector.norm - 1) > UNIT_TOLERANCE
+            self.counts.nameless += not track.artist and (stored is None or not stored.artist)
             if stored is not None:
                 self._seen[stored.row] = True
                 self._compare(stored, track, vector, changes)

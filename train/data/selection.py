@@ -25,6 +25,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import SplitConfig
 from student_clap.store import Features, FeatureStore, Recipe, State
 from student_clap.store.layout.segments import segment_count
@@ -153,7 +154,7 @@ def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) 
         )
     named = {a for a in artists if a.strip()}
     nameless = sum(not a.strip() for a in artists)
-    facts = f"{len(artists)} usable tracks by {len(named)} artists"
+    facts = f"{len(artists)} usable tracks by {counted(len(named), 'artist')}"
     if nameless:
         facts += f", {nameless} of the tracks without an artist's name, which are always trained on"
     if reasons:

@@ -16,6 +16,7 @@ import torch
 from student_clap.config.quantities import memory_bytes
 from student_clap.config.runtime.machine import keep_freed_memory, multiplies_bfloat16
 from student_clap.config.runtime.screen import echo, warn
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.segments import PRODUCTION
@@ -228,9 +229,10 @@ def describe(trainer: Trainer) -> list[str]:
         lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
     if trainer.run.taught is not None:
         lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
+    of = f"{counted(training.batch_size, 'track')} ({counted(training.epochs, 'epoch')} of {trainer.steps_per_epoch})"
     lines += [
         f"student     {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",
-        f"steps       {steps} of {training.batch_size} tracks ({training.epochs} epochs of {trainer.steps_per_epoch})",
+        f"steps       {steps} of {of}",
     ]
     if (parent := Parent.of(trainer.run)) is not None:
         lines.insert(1, f"parent      {parent}")
@@ -271,7 +273,8 @@ def remarks(trainer: Trainer) -> list[str]:
 
 
 def _count(rows: Rows, artists: Collection[str], table: TrackTable) -> str:
-    return f"{len(rows)} tracks by {len(artists)} artists, {table.n_segments(rows)} segments"
+    of = f"{counted(len(rows), 'track')} by {counted(len(artists), 'artist')}"
+    return f"{of}, {counted(table.n_segments(rows), 'segment')}"
 
 
 def summarise(trainer: Trainer) -> str:
@@ -282,5 +285,5 @@ def summarise(trainer: Trainer) -> str:
         f"{trainer.run.best}"
     )
     if progress.unreadable:
-        text += f"; {len(progress.unreadable)} tracks could not be read and were left out"
+        text += f"; {counted(len(progress.unreadable), 'track')} could not be read and were left out"
     return text

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import TrainingConfig
 from student_clap.train.runs.history import History, figure
 
@@ -60,9 +61,9 @@ class Plan:
         """Why the first stage is over, or an empty text."""
         patience = self.early_stopping_patience
         if reached.epochs >= self.epochs:
-            return f"all {self.epochs} epochs are done"
+            return _all_done(self.epochs)
         if patience and reached.epochs - reached.best_epoch >= patience:
-            none = f"no better validation {self.monitor} in {patience} epochs"
+            none = f"no better validation {self.monitor} in {counted(patience, 'epoch')}"
             return f"{none}, stopped early after epoch {reached.epochs}"
         return ""
 
@@ -70,7 +71,7 @@ class Plan:
         """Why there is nothing left to do, or an empty text."""
         if reached.projecting_since >= 0:
             total = self.total_epochs(reached.projecting_since)
-            return f"all {total} epochs are done" if reached.epochs >= total else ""
+            return _all_done(total) if reached.epochs >= total else ""
         return "" if self.projection_epochs else self.first_stage_over(reached)
 
     def reached(self, history: History) -> Reached:
@@ -86,3 +87,7 @@ class Plan:
             if self.projection_epochs and self.first_stage_over(now):
                 return Reached(history.done, best_epoch, projecting_since=epoch)
         return Reached(history.done, best_epoch)
+
+
+def _all_done(epochs: int) -> str:
+    return "the one epoch is done" if epochs == 1 else f"all {epochs} epochs are done"

@@ -38,6 +38,15 @@ COLOURS = """() => [getComputedStyle(document.body).backgroundColor,
     ...['h1', 'h2', 'p', 'td', 'li'].map(name => getComputedStyle(document.querySelector(name)).color)]"""
 
 
+OVERLAPS = """() => [...document.querySelectorAll('svg.chart')].flatMap(chart => {
+    const texts = [...chart.querySelectorAll('text')].map(text => [text, text.getBoundingClientRect()]);
+    return texts.filter(([text]) => text.classList.contains('axis')).flatMap(([title, a]) => texts
+        .filter(([text, b]) => text !== title)
+        .filter(([text, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+        .map(([text]) => title.textContent + ' / ' + text.textContent));
+})"""
+
+
 def luminance(colour: str) -> float:
     """Of `rgb(r, g, b)`, as WCAG defines it."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
@@ -114,6 +123,8 @@ def test_no_width_needs_sideways_scrolling(browser: Any, page_file: Path, width:
     # Nor does any table scroll within itself, as the figures of a library of this size fit.
     boxes = page.locator(".scroll").evaluate_all("boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length")
     assert boxes == 0
+    # No title of an axis lies on another text of its chart.
+    assert page.evaluate(OVERLAPS) == []
     # The verdict is what one sees first.
     assert page.locator("h1").bounding_box()["y"] < 200
     # Light letters on a dark page or dark ones on a light page, with the contrast that WCAG asks for (4.5).
@@ -121,6 +132,17 @@ def test_no_width_needs_sideways_scrolling(browser: Any, page_file: Path, width:
     assert (page_colour < 0.05) == (scheme == "dark")
     for letter in letters:
         assert (max(letter, page_colour) + 0.05) / (min(letter, page_colour) + 0.05) >= 4.5
+    opened.close()
+
+
+@needs_chromium
+def test_on_a_desk_no_table_scrolls_beside_another_model(browser: Any, tmp_path: Path) -> None:
+    page = tmp_path / "beside.html"
+    page.write_text(render_report(evaluation(other_noise=0.2), EPOCHS), encoding="utf-8")
+    opened = Opened(browser, page, 1280)
+    boxes = opened.page.locator(".scroll")
+    assert boxes.count() > 3
+    assert boxes.evaluate_all("boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length") == 0
     opened.close()
 
 

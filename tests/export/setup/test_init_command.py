@@ -67,6 +67,7 @@ def test_database_and_server_are_tried_and_both_files_written(
         folder,
         *("database", *of_database, "wrong-password", "y"),
         *("", "", "", "", "", database.password),  # an empty answer keeps the last one
+        "dclap-epoch-36",
         *("", *of_media, "wrong-token", "y", "", "", "", media.token),  # the database says that it is a Jellyfin
     )
     assert done.exit_code == 0, done.output
@@ -80,6 +81,7 @@ def test_database_and_server_are_tried_and_both_files_written(
         "jellyfin",
         database.port,
     )
+    assert config.teacher.name == "dclap-epoch-36"
     assert config.jellyfin.token is not None
     assert config.jellyfin.token.get_secret_value() == media.token
     for secret in (database.password, media.token, "wrong-password", "wrong-token"):
@@ -93,7 +95,7 @@ def test_folder_and_table_and_going_on_with_what_is_not_there_yet(
     monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "a.wav", np.zeros(48_000), 48_000)
     table = tmp_path / "vectors.npz"
-    done = init(folder, "9", "3", "vectors.npz", "n", "folder", ".")
+    done = init(folder, "9", "3", "vectors.npz", "n", "", "folder", ".")
     assert done.exit_code == 0, done.output
     assert "answer with a number from 1 to" in done.stderr
     assert f"works: {tmp_path / 'a.wav'} is audio" in done.stderr
@@ -102,7 +104,7 @@ def test_folder_and_table_and_going_on_with_what_is_not_there_yet(
     assert (config.ingest.source, config.folder.path) == ("folder", tmp_path)
 
 
-@pytest.mark.parametrize("answers", [(), ("database",), ("table", "x.npz", "n", "folder")])
+@pytest.mark.parametrize("answers", [(), ("database",), ("table", "x.npz", "n", "", "folder")])
 def test_answers_that_end_early_leave_nothing(folder: Path, answers: tuple[str, ...]) -> None:
     done = init(folder, *answers)
     assert done.exit_code == 1
@@ -133,7 +135,7 @@ def test_ctrl_c_while_writing_waits_for_both_files(folder: Path, monkeypatch: py
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(write, "write_bytes_atomically", stopped)
-    init(folder, "table", "x.npz", "n", "folder", "/nowhere", "n")
+    init(folder, "table", "x.npz", "n", "", "folder", "/nowhere", "n")
     assert sorted(path.name for path in folder.iterdir()) == [".env", "config.yaml"]
 
 
@@ -148,7 +150,7 @@ def test_ctrl_c_at_a_hidden_answer_ends_with_130_and_gives_the_terminal_back(tmp
         heard += _until(ours, "audiomuse.token")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, heard
-        rest = _until(ours, "stopped by SIGINT")
+        rest = _until(ours, "stopped by SIGINT; nothing was written")
     os.close(ours)
     assert "Traceback" not in heard + rest
     assert not (tmp_path / "new").exists()

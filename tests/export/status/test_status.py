@@ -74,7 +74,7 @@ def test_the_project_at_a_glance(project: Path) -> None:
     assert done.exit_code == 0
     lines = [line.split("  ", 1) for line in done.stdout.splitlines()]
     shown = {parts[0].strip(): parts[-1].strip() for parts in lines}
-    assert shown["rows"] == "9: 2 waiting, 1 cached, 2 featurized, 3 failed, 1 gone"
+    assert shown["rows"] == "9: 2 listed, 1 fetched, 2 featurized, 3 failed, 1 gone"
     assert shown["features"].startswith("audiomuse: 2 tracks, 1 failed, 0.3 h")
     assert "2 in ingest: ... is not audio: it has N bytes" in done.stdout
     assert "1 in featurize audiomuse: silence" in done.stdout
@@ -84,7 +84,7 @@ def test_the_project_at_a_glance(project: Path) -> None:
 
 def test_json_holds_all_of_it(project: Path) -> None:
     found = json.loads(run("--json", "--config", project / "config.yaml").stdout)
-    assert found["rows"] == {"total": 9, "waiting": 2, "cached": 1, "featurized": 2, "failed": 3, "gone": 1}
+    assert found["rows"] == {"total": 9, "listed": 2, "fetched": 1, "featurized": 2, "failed": 3, "gone": 1}
     assert found["failures"][0] == {"stage": "ingest", "reason": "... is not audio: it has N bytes", "tracks": 2}
     assert found["best_run"] == "tinyclap-audiomuse"
     assert {run["name"]: run["cosine"] for run in found["runs"]}["another-store"] == 0.9
@@ -155,13 +155,13 @@ def test_the_next_step_of_the_store(tmp_path: Path) -> None:
     assert step(tmp_path, Rows(), teacher=None, configured=False) == "student-clap init"
     assert step(tmp_path, Rows(), teacher=None, config={"database": {}}) == "student-clap doctor"
     assert step(tmp_path, Rows(), teacher=None) == "student-clap ingest"
-    assert step(tmp_path, Rows(waiting=5)) == "student-clap ingest"
-    assert step(tmp_path, Rows(waiting=50, cached=1)) == "student-clap featurize"
-    assert step(tmp_path, Rows(waiting=50, featurized=50)) == "student-clap ingest"
-    assert step(tmp_path, Rows(waiting=1, featurized=50)) == "student-clap train"
+    assert step(tmp_path, Rows(listed=5)) == "student-clap ingest"
+    assert step(tmp_path, Rows(listed=50, fetched=1)) == "student-clap featurize"
+    assert step(tmp_path, Rows(listed=50, featurized=50)) == "student-clap ingest"
+    assert step(tmp_path, Rows(listed=1, featurized=50)) == "student-clap train"
     assert step(tmp_path, Rows(failed=9)) == "student-clap ingest --verify"
     none = {"ingest": {"vectors": "none"}}
-    assert step(tmp_path, Rows(cached=5), config=none) == "student-clap featurize --teacher MODEL.onnx"
+    assert step(tmp_path, Rows(fetched=5), config=none) == "student-clap featurize --teacher MODEL.onnx"
 
 
 def test_the_next_step_of_the_runs(tmp_path: Path) -> None:

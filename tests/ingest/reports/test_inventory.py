@@ -87,8 +87,8 @@ def test_verify_tells_apart_where_files_are_and_what_was_removed(make_world: Any
     assert found["audio"].startswith("2 files present (")
     assert "2 missing, 1 of them (" in found["audio"]
     assert found["audio"].endswith(f"where they lie, the others in {world.home / 'audio'}")
-    assert found["removed"] == "1 files whose features are made"
-    assert found["partial"] == "1 files (3.0 kB), which the next `ingest` goes on with"
+    assert found["removed"] == "1 file whose features are made"
+    assert found["partial"] == "1 file (3.0 kB), which the next `ingest` goes on with"
 
 
 def test_a_report_that_is_to_fetch_is_refused(make_world: Any) -> None:

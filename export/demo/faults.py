@@ -19,7 +19,8 @@ from urllib.parse import unquote
 from student_clap.export.demo.dialects.subsonic import failed
 
 if TYPE_CHECKING:
-    from student_clap.export.demo.mediaserver import Body, Handler
+    from student_clap.export.demo.body import Body
+    from student_clap.export.demo.mediaserver import Handler
 
 FaultKind = Literal[
     "status",  # `status`, with a line of text

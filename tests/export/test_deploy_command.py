@@ -94,6 +94,17 @@ def test_deploy_says_what_to_set(models: Path, tmp_path: Path) -> None:
     assert "nothing stood there before" in done.stdout
 
 
+def test_what_is_left_to_the_user_comes_after_what_was_done(models: Path, tmp_path: Path) -> None:
+    onnx.save(model(), str(tmp_path / "m.onnx"))
+    for command in (("deploy", "--anyway", tmp_path / "m.onnx"), ("rollback", "--anyway")):
+        done = run(*command, "--to", models)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.index(f"{command[0]}: ") < done.stdout.index("This SQL, run in AudioMuse-AI's database")
+    again = run("rollback", "--to", models)
+    assert again.stdout.startswith("rollback: nothing was changed; the last rollback has taken a model away already")
+    assert "SQL" not in again.output
+
+
 def test_rollback_of_nothing(models: Path) -> None:
     done = run("rollback", "--to", models)
     assert done.exit_code == 1

@@ -60,7 +60,9 @@ def test_before_ingest(folder: Path, command: str) -> None:
 def test_train_before_featurize(folder: Path) -> None:
     with ingested(folder):
         pass
-    assert "has no 'audiomuse' features (it has: none); run `student-clap featurize`" in refused(folder, "train")
+    assert "has no 'audiomuse' features yet; run `student-clap featurize` with this configuration\n" in refused(
+        folder, "train"
+    )
     with FeatureStore.open(folder / "data" / "features.zarr", "r+") as store:
         store.features(Recipe.from_config(AudioConfig()))
     said = refused(folder, "train")

@@ -20,7 +20,7 @@ def vector(seed: int) -> memoryview:
     return memoryview(vector_bytes(unit_vector(seed)))
 
 
-def track(name: str, embedding: memoryview | None = None, title: str = "", artist: str = "") -> SourceTrack:
+def track(name: str, embedding: memoryview | None = None, title: str = "", artist: str = "Somebody") -> SourceTrack:
     return SourceTrack(name, f"fp_{name}", title, artist, "", "", embedding)
 
 

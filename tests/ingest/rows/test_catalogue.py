@@ -105,6 +105,13 @@ def test_a_text_that_the_source_does_not_know_stays(store: FeatureStore) -> None
     assert [store.strings(n) for n in ("item_id", "title", "artist")] == [["fp_a"], ["Title"], ["Another"]]
 
 
+def test_tracks_without_an_artist_are_counted_by_what_source_and_store_know(store: FeatureStore) -> None:
+    batch = [track("a", vector(1), artist=""), track("b", vector(2), artist="B"), track("c", vector(3), artist="")]
+    assert bring_in(store, batch).nameless == 2
+    later = [track("a", vector(1), artist="A"), track("b", vector(2), artist=""), track("c", vector(3), artist="")]
+    assert bring_in(store, later).nameless == 1
+
+
 def test_features_of_a_changed_vector_stay_valid(store: FeatureStore) -> None:
     bring_in(store, [track("a", vector(1)), track("b", vector(2))])
     store.update_tracks([0], audio=["a.flac"], state=[State.FETCHED])

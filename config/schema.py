@@ -243,7 +243,7 @@ class FeaturizeConfig(Section):
     tracks_per_task: Annotated[PositiveInt, Unit("tracks")] = 2
     """Tracks that a worker is given at a time."""
     memory_limit: MemorySize = "2GB"
-    """Memory of a worker; a track of 600 s needs 0.45 GB."""
+    """Memory of a worker; a track of 600 s takes up to 0.6 GB."""
     cluster: Annotated[str, Choice("student_clap.featurize.cluster.registry")] = "local"
     """Where workers are started: on this machine, or by a batch system."""
     jobs: PositiveInt = 1

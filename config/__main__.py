@@ -5,7 +5,7 @@ The interpreter's own start is the one moment at which Ctrl-C is still Python's.
 
 from __future__ import annotations
 
-from student_clap.config.runtime.leaving import leave_at_once
+from student_clap.config.runtime.leaving import leave, leave_at_once
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -15,6 +15,9 @@ def run(arguments: list[str] | None = None) -> None:
 
     try:
         main(arguments, prog_name="student-clap")
+    except SystemExit as end:
+        leave_at_once()
+        leave(end)
     finally:
         leave_at_once()
 

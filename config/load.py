@@ -71,7 +71,7 @@ def load_config(
         )
         if environment is None:
             env_file = path.parent / ".env"
-            stored = dotenv_values(env_file) if env_file.exists() else {}
+            stored = _read_env_file(env_file)
             environment = {**{k: v for k, v in stored.items() if v is not None}, **os.environ}
         faults: list[str] = []
         tree = _substitute(tree, environment, needs, (), faults)
@@ -89,6 +89,17 @@ def load_config(
     if overrides and not all(from_file):
         where = f"{where} with --set" if any(from_file) else "--set"
     raise ConfigError(where, found)
+
+
+def _read_env_file(path: Path) -> dict[str, str | None]:
+    """The variables of an .env; none where there is none. Raises ConfigError where it is not UTF-8."""
+    try:
+        return dict(dotenv_values(path)) if path.exists() else {}
+    except UnicodeDecodeError as error:
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise ConfigError(
+            str(path), [f"line {line} or one before is not UTF-8; save the file in that encoding"]
+        ) from None
 
 
 def masked(config: Config) -> dict[str, Any]:

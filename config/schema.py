@@ -326,6 +326,19 @@ class Config(Section):
         _ = self.objective
         return self
 
+    def hurried(self, limit_s: int) -> Self:
+        """A copy for those who wait at a screen: database and media server have `limit_s` to answer, and one try."""
+        database, ingest = self.database, self.ingest
+        limits = {
+            "connect_timeout_s": min(database.connect_timeout_s, limit_s),
+            "statement_timeout_s": min(database.statement_timeout_s, limit_s),
+        }
+        changed = {
+            "database": database.model_copy(update=limits),
+            "ingest": ingest.model_copy(update={"timeout_s": min(ingest.timeout_s, float(limit_s)), "retries": 0}),
+        }
+        return self.model_copy(update=changed)
+
     @property
     def objective(self) -> LossConfig:
         """`loss`, with the weights that the training section gives by their original names.

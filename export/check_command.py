@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=600,  # a teacher with ten minutes of audio on a slow machine
     show_default=True,
     metavar="SECONDS",
@@ -47,7 +47,7 @@ def check(
     *,
     with_app: bool,
     providers: tuple[str, ...],
-    timeout_s: float,
+    timeout_s: int,
     as_json: bool,
 ) -> None:
     """Hold MODEL, any ONNX file, against the drop-in contract, clause by clause.
@@ -113,7 +113,9 @@ def _check_sums(model: Path) -> bool:
 
     same = is_unchanged(model)
     if same is not None:
-        echo(f"checksum: {'as' if same else 'not what'} {SUMS} beside it says")
+        echo(
+            f"checksum: as {SUMS} beside it says" if same else f"FAIL  {'checksum':<14} not what {SUMS} beside it says"
+        )
     for companion in (card_of(model), model.with_name(SPACE)):
         if companion.is_file() and is_unchanged(companion) is False:
             warn(f"{companion} is not what {SUMS} says; it was changed after export wrote it")

@@ -27,13 +27,14 @@ def init(directory: Path, *, defaults: bool, force: bool) -> None:
         _templates(directory, force=force)
         return
     from student_clap.export.setup.questions import ask
-    from student_clap.export.setup.write import CONFIG, ENV, write_both
+    from student_clap.export.setup.write import CONFIG, ENV, former_env, write_both
 
     try:
         for path in (directory / CONFIG, directory / ENV):
             keeps = "; other lines stay" if path.name == ENV else ""
             if path.exists() and not force and not click.confirm(f"{path} is there. Replace it{keeps}?", err=True):
                 raise click.ClickException(f"{path} was left as it is, and nothing was written")
+        former_env(directory)
         answered = ask()
     except Stopped as stop:
         echo(f"stopped by {stop}; nothing was written", err=True)

@@ -121,7 +121,8 @@ def _execute(tasks: Sequence[Task], jobs: int, cluster: FeaturizeConfig | None) 
     from student_clap.export.sweep.cluster import carry_out_on
     from student_clap.featurize.cluster.open import dask_cluster
 
-    with dask_cluster(cluster, _say) as connected:
+    # No more jobs than there are runs.
+    with dask_cluster(cluster.model_copy(update={"jobs": min(jobs, len(tasks))}), _say) as connected:
         yield from carry_out_on(connected, tasks, _say)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from student_clap.config.runtime.screen import echo, progress
 from student_clap.config.runtime.signals import Stopped, stoppable
+from student_clap.config.runtime.terminal import is_terminal
 from student_clap.config.runtime.text import counted, readable_duration
 from student_clap.config.schema import Config, FeaturizeConfig
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
@@ -145,7 +146,7 @@ class _Told:
         self._done += 1
         self._segments += outcome.taught.n_segments if outcome.taught is not None else 0
         now = time.monotonic()
-        if sys.stderr.isatty() or now - self._said_at < _SAY_EVERY_S or self._done == self._n_jobs:
+        if is_terminal(sys.stderr) or now - self._said_at < _SAY_EVERY_S or self._done == self._n_jobs:
             return ""
         self._said_at = now
         took_s = now - self._first_at

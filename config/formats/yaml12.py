@@ -124,6 +124,9 @@ def parse_scalar(text: str) -> Any:
         raise InvalidYamlError(str(error.problem)) from None
 
 
+_NO_FOLDING = 1 << 31  # columns: a text stays on its line, wherever that line is put
+
+
 def dump_yaml(tree: dict[str, Any]) -> str:
     """YAML text of plain values, keys in their order; `load_yaml` reads back the same."""
     stream = io.StringIO()
@@ -136,6 +139,7 @@ def _yaml() -> YAML:
     yaml.Resolver = _Resolver
     yaml.Constructor = _Constructor
     yaml.default_flow_style = False
+    yaml.width = _NO_FOLDING
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.representer.ignore_aliases = lambda _: True
     return yaml

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 14.0, 32.0, 46.0
 _DOT, _MANY_POINTS = 3.0, 40
+_LARGEST = 1e300  # the difference of two such numbers is one, too
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ def curves(
     width: int = 480,
     height: int = 300,
 ) -> Markup:
-    """Lines over a common x, points marked where they are few, `mark` if it lies inside. Skips what is not finite."""
+    """Lines over a common x, points marked where they are few, `mark` if it lies inside.
+
+    Skips what is not finite, or beyond 1e300.
+    """
     kept = [s for s in (_finite(s) for s in series) if s.x]
     if not kept:
         return Markup("")
@@ -159,7 +163,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def _finite(series: Series) -> Series:
-    kept = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    kept = [(x, y) for x, y in zip(series.x, series.y, strict=True) if abs(x) < _LARGEST and abs(y) < _LARGEST]
     return Series(series.name, series.style, [x for x, _ in kept], [y for _, y in kept])
 
 

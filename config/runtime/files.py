@@ -72,7 +72,11 @@ def link_atomically(source: Path, target: Path) -> None:
     except OSError:
         write_bytes_atomically(target, source.read_bytes())
     else:
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -127,7 +131,10 @@ def read_regular_file(path: Path, limit_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         check_regular(descriptor, path, limit_bytes)
-        content: bytes = file.read(limit_bytes + 1)
+        # As much as there is, since memory for what is asked is taken beforehand; then what was added meanwhile.
+        content: bytes = file.read(min(limit_bytes, os.fstat(descriptor).st_size) + 1)
+        while len(content) <= limit_bytes and (more := file.read(min(limit_bytes + 1 - len(content), 1 << 20))):
+            content += more
     if len(content) > limit_bytes:
         raise _too_large(path, limit_bytes)
     return content

@@ -7,9 +7,31 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # What asks a process to end in order. SIGUSR1 is a batch system's warning that the time limit is near.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+_abandoned = False
+
+
+def abandon_threads() -> None:
+    """From here on the process ends with its main thread: Python waits for the threads of pools, some without end."""
+    global _abandoned  # noqa: PLW0603  the process has one end
+    _abandoned = True
+
+
+def leave(end: SystemExit) -> None:
+    """End the process as `end` says; by raising it again, unless threads were abandoned."""
+    if not _abandoned:
+        raise end
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue  # closed, or nobody reads it
+    os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def exit_code(signal_number: int) -> int:

@@ -38,14 +38,21 @@ def available_cores(group: Path = _CONTROL_GROUP) -> int:
     return max(1, min(cores, math.ceil(quota_us / period_us)))
 
 
-def free_memory_bytes() -> int:
-    """Memory that this process can still take: what is available, within the limit of its control group."""
+def free_memory_bytes(group: Path = _CONTROL_GROUP) -> int:
+    """Memory that this process can still take: what is available, within the limit of its control group.
+
+    Args:
+        group: folder of the process's control group.
+    """
     found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        limit, used = ((_CONTROL_GROUP / name).read_text(encoding="utf-8") for name in _CGROUP_MEMORY)
-        found.append(max(0, int(limit) - int(used)))
+        limit, used = ((group / name).read_text(encoding="utf-8") for name in _CGROUP_MEMORY)
+        # What was read from files counts as used, and is given up before anything else.
+        statistics = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        files = sum(int(line.split()[1]) for line in statistics if line.startswith("inactive_file "))
+        found.append(max(0, int(limit) - int(used) + files))
     except (OSError, ValueError):
         pass  # another system, or a group without a limit ("max")
     return min(found) if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

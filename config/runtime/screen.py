@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from student_clap.config.runtime.system_errors import naming
-from student_clap.config.runtime.terminal import Lines, moves_its_cursor
+from student_clap.config.runtime.terminal import Lines, is_terminal, moves_its_cursor
 from student_clap.config.runtime.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def echo_judged(judgement: str, colour: str, message: object) -> None:
 
 def shows_colours() -> bool:
     """Whether stdout is a terminal that shows colours, and the user has not said NO_COLOR (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal(sys.stdout) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def drop_output() -> None:
     """From here on drop what is printed: Python writes the rest at its end, and would complain of a full disk again."""
-    with suppress(OSError, ValueError):
+    with suppress(AttributeError, OSError, ValueError):  # a stream that is closed is None
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.dup2(nothing, sys.stderr.fileno())
@@ -259,10 +259,12 @@ def new_bar(**options: Any) -> tqdm[Any]:
     """
     from tqdm import tqdm
 
-    if sys.stderr.isatty() and not moves_its_cursor():
+    if is_terminal(sys.stderr) and not moves_its_cursor():
         lines = {"ncols": _LINE_COLUMNS, "mininterval": _LINE_EVERY_S, "delay": _FIRST_LINE_S, "dynamic_ncols": False}
         options = {**options, **lines, "file": Lines(sys.stderr)}
-    return tqdm(**{"file": sys.stderr, "disable": True if _manner.loudness < 0 else None, **options})
+    return tqdm(
+        **{"file": sys.stderr, "disable": True if _manner.loudness < 0 or sys.stderr is None else None, **options}
+    )
 
 
 @contextmanager

@@ -9,7 +9,12 @@ from typing import TextIO
 
 def is_dialogue() -> bool:
     """Whether somebody is there to answer: both stdin and stderr are a terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; one that is closed (`2>&-`) is none, and not there."""
+    return stream is not None and stream.isatty()
 
 
 def moves_its_cursor() -> bool:

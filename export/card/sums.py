@@ -7,8 +7,11 @@ Cost: reads the files.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +52,29 @@ class _Line:
 
 def add_sums(folder: Path, names: Iterable[str]) -> None:
     """Enter the files `names` of `folder`, which were just written. Raises OSError."""
+    with _alone(folder):
+        _add(folder, names)
+
+
+def _add(folder: Path, names: Iterable[str]) -> None:
     ours = {name: _Line.of_file(folder / name) for name in names}
     kept = [
         line for line in _read(folder) if line.name not in ours and (not line.name or (folder / line.name).exists())
     ]
     lines = sorted([*kept, *ours.values()], key=lambda line: line.name)
     write_bytes_atomically(folder / SUMS, "".join(f"{line.text}\n" for line in lines).encode("utf-8", _AS_FOUND))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, where the file system knows locks: another one's line would be lost."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_unchanged(file: Path) -> bool | None:

@@ -19,7 +19,7 @@ import click
 
 from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.signals import children_ignore_interrupts
-from student_clap.config.runtime.text import readable_duration
+from student_clap.config.runtime.text import one_line, readable_duration
 from student_clap.export.check.request import Request
 
 _COMMAND = (sys.executable, "-P", "-m", "student_clap.export.check.trial")
@@ -73,12 +73,25 @@ def _until_done(
                 f"{request.model}: the process that tried it died (code {code}): the model asks for more memory than "
                 "there is, or breaks onnxruntime"
             )
-        message: dict[str, Any] = parse_json(line)
+        message = _parsed(line)
+        if message is None:
+            raise TrialError(
+                f"{request.model}: the process that tried it gave {one_line(line, 100)!r} in the place of an answer"
+            )
         if "error" in message:
             raise TrialError(str(message["error"]))
         if "done" in message:
             return
         yield message
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """An answer; None where it is none, as of a process that was killed while it wrote."""
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _read(stream: IO[str], lines: queue.Queue[str]) -> None:

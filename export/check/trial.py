@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import numpy as np
@@ -35,9 +35,12 @@ _TRIED_SEGMENTS = 4  # of the audio file, for the contract
 Array = npt.NDArray[np.float32]
 
 
+_answers: TextIO = sys.stdout  # `main` keeps the pipe for answers alone
+
+
 def say(**message: Any) -> None:
     """Send one answer."""
-    print(json.dumps(message), flush=True)
+    print(json.dumps(message), file=_answers, flush=True)
 
 
 def try_model(request: Request) -> None:
@@ -84,6 +87,9 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Try the model that stdin names."""
+    global _answers  # noqa: PLW0603  the one pipe of this process
+    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what an execution provider's library prints goes where errors go
     request = Request.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,7 +1,7 @@
 """Every check in a thread of its own, all of them within one time limit.
 
 Guarantee: one that does not end in time, or ends in an error that nobody foresaw, is a finding like any other; what it
-had found before stays. A thread that is given up ends with the process.
+had found before stays. A thread that is given up ends with the process, which does not wait for it.
 Cost: as long as the slowest check, the subject's limit at most.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from student_clap.config.runtime.leaving import abandon_threads
 from student_clap.config.runtime.packages import why_missing
 from student_clap.config.runtime.system_errors import in_words
 from student_clap.config.runtime.text import one_line, reason
@@ -71,6 +72,7 @@ def examine(subject: Subject, checks: Sequence[Check]) -> Iterator[Examined]:
         in_time = ended.wait(subject.left_s())
         done = Examined(one.check, list(one.findings))  # a copy: a thread that is given up may go on
         if not in_time:
+            abandon_threads()
             late = f"it was not done within {subject.limit_s:.1f} s"
             remedy = "look at the machine or server that it asks, then try again"
             done.findings.append(refused(f"{late}; {remedy}", one.check.late))

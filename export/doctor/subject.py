@@ -59,7 +59,7 @@ class Subject:
         self.limit_s = limit_s
         self._end = time.monotonic() + limit_s
         self.settings = settings
-        self.config = _hurried(settings.config)
+        self.config = settings.config.hurried(PATIENCE_S)
         self.database: Once[DatabaseFacts] = Once(self._database)
         self.media: Once[MediaFacts] = Once(self._media)
         self.store: Once[FeatureStore | None] = Once(self._store)
@@ -127,15 +127,3 @@ class Subject:
 
         path = self.config.store.path
         return FeatureStore.open(path) if FeatureStore.is_at(path) else None
-
-
-def _hurried(config: Config) -> Config:
-    """`config` with time limits of a few seconds."""
-    database, ingest = config.database, config.ingest
-    wait_s, query_s = min(database.connect_timeout_s, PATIENCE_S), min(database.statement_timeout_s, PATIENCE_S)
-    answer_s = min(ingest.timeout_s, float(PATIENCE_S))
-    changed = {
-        "database": database.model_copy(update={"connect_timeout_s": wait_s, "statement_timeout_s": query_s}),
-        "ingest": ingest.model_copy(update={"timeout_s": answer_s, "retries": 0}),
-    }
-    return config.model_copy(update=changed)

@@ -39,6 +39,11 @@ def is_path(key: str) -> bool:
     return Path in allowed_types(section_of(key).model_fields[key.partition(".")[2]].annotation)
 
 
+def takes_numbers(key: str) -> bool:
+    """Whether the answer is a whole number."""
+    return int in allowed_types(section_of(key).model_fields[key.partition(".")[2]].annotation)
+
+
 def hint(key: str) -> str:
     """What is asked for: the key's first sentence in docs/config.md."""
     text = section_of(key).model_fields[key.partition(".")[2]].description or key
@@ -85,6 +90,10 @@ def database_answers(url: str) -> dict[str, str]:
         raise ValueError("the URL's host or port cannot be read") from None
     if parts.scheme not in ("postgresql", "postgres") or not parts.hostname:
         raise ValueError("expected a host, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    if parts.query:
+        raise ValueError(
+            "what stands behind the URL's ? has no setting; leave it out, and set libpq's own variables (PGSSLMODE)"
+        )
     found["database"] = parts.path.strip("/") or None
     return {f"database.{name}": unquote(str(value)) for name, value in found.items() if value is not None}
 

@@ -33,7 +33,7 @@ def try_vectors(config: Config) -> tuple[str, str | None]:
         click.ClickException: they cannot be had; the message says why.
         ValueError: the teacher's folder holds several models.
     """
-    config = _hurried(config)
+    config = config.hurried(PATIENCE_S)
     if not kind_of(config).has_vectors:
         return (_teacher(config.teacher.model) if config.teacher.model is not None else "no teacher yet"), None
     if kind_of(config).section == "database":
@@ -54,7 +54,7 @@ def try_vectors(config: Config) -> tuple[str, str | None]:
 
 def try_audio(config: Config) -> str:
     """Fetch one track. Returns what was found. Raises click.ClickException: there is none; the message says why."""
-    config = _hurried(config)
+    config = config.hurried(PATIENCE_S)
     if not MEDIA_SERVERS[config.ingest.source].remote:
         return _first_of_folder(config)
     with open_server(config, threading.Event()) as server, temporary_folder() as folder:
@@ -85,10 +85,3 @@ def _teacher(model: Path) -> str:
     teacher = Teacher(model, threads=1, provider="cpu")
     takes = "samples" if teacher.hop_samples is None else f"a mel of {teacher.recipe.n_mels} bands"
     return f"{model} is a teacher that takes {takes}"
-
-
-def _hurried(config: Config) -> Config:
-    """`config` with time limits that a user at a prompt can wait for."""
-    database = config.database.model_copy(update={"connect_timeout_s": PATIENCE_S, "statement_timeout_s": PATIENCE_S})
-    ingest = config.ingest.model_copy(update={"timeout_s": float(PATIENCE_S), "retries": 0})
-    return config.model_copy(update={"database": database, "ingest": ingest})

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+import click
+
 from student_clap.config.formats.fill_in import filled, without
 from student_clap.config.formats.yaml12 import dump_yaml
-from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
+from student_clap.config.runtime.files import why_not_writable, write_bytes_atomically, write_text_atomically
 from student_clap.config.runtime.signals import StopRequest
-from student_clap.export.setup.answers import in_env_file, variable
+from student_clap.export.setup.answers import in_env_file, takes_numbers, variable
 
 CONFIG, ENV, ENV_EXAMPLE = "config.yaml", ".env", ".env.example"
 _RIGHTS = 0o600  # of .env
@@ -30,12 +32,27 @@ def template(name: str) -> str:
 
 def write_both(folder: Path, vectors: str, source: str, answers: Mapping[str, str]) -> None:
     """Write config.yaml and .env into `folder`. Raises OSError where the system refuses."""
-    env = folder / ENV
-    before = env.read_text(encoding="utf-8") if env.exists() else ""
+    env, before = folder / ENV, former_env(folder)
     config, environment = config_text(vectors, source, answers), env_text(before, answers)
     with StopRequest():
         write_bytes_atomically(env, environment.encode(), rights=_RIGHTS)
         write_text_atomically(folder / CONFIG, config)
+
+
+def former_env(folder: Path) -> str:
+    """The text of the .env that is there; to be asked before the questions.
+
+    Raises:
+        click.ClickException: it is not UTF-8, or a file cannot be written into the folder.
+    """
+    env = folder / ENV
+    for path in (env, folder / CONFIG):
+        if not path.exists() and (fault := why_not_writable(path)):
+            raise click.ClickException(fault)
+    try:
+        return env.read_text(encoding="utf-8") if env.exists() else ""
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{env} is not UTF-8; save it in that encoding, and nothing is lost") from None
 
 
 def config_text(vectors: str, source: str, answers: Mapping[str, str]) -> str:
@@ -48,7 +65,7 @@ def config_text(vectors: str, source: str, answers: Mapping[str, str]) -> str:
     text = re.sub(r"^  \w+: \$\{(\w+)\}\n", lambda line: line[0] if line[1] in named else "", text, flags=re.MULTILINE)
     values: dict[str, object] = {"ingest.vectors": vectors, "ingest.source": source}
     for key, answer in answers.items():
-        values[key] = f"${{{variable(key)}}}" if in_env_file(key) else _scalar(answer)
+        values[key] = f"${{{variable(key)}}}" if in_env_file(key) else _scalar(key, answer)
     return filled(text, values)
 
 
@@ -63,9 +80,9 @@ def env_text(before: str, answers: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in [*kept, *(f"{name}={_quoted(value)}" for name, value in ours.items())])
 
 
-def _scalar(answer: str) -> str:
-    """A plain value as YAML has it."""
-    if re.fullmatch(r"[0-9]+", answer):
+def _scalar(key: str, answer: str) -> str:
+    """A plain value as YAML has it: a number where the key takes one, else a text."""
+    if takes_numbers(key) and re.fullmatch(r"[0-9]+", answer):
         return answer
     return dump_yaml({"x": answer}).removeprefix("x: ").strip()
 

@@ -144,8 +144,7 @@ def _app(config: Config) -> App:
     folder, database = config.audiomuse.model_dir, config.database
     if folder is None and not database.is_named:
         return App()
-    hurried = {"connect_timeout_s": PATIENCE_S, "statement_timeout_s": PATIENCE_S}
-    found = look_at_app(config.model_copy(update={"database": database.model_copy(update=hurried)}), required=False)
+    found = look_at_app(config.hurried(PATIENCE_S), required=False)
     why_not = found.why_not if database.is_named else ""
     loads = "" if found.rows is None else found.rows.get(MODEL_PATH, APP_DEFAULTS[MODEL_PATH])
     live = None

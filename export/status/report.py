@@ -18,7 +18,7 @@ _SHOWN_FAILURES = 5
 
 def lines(project: Project, step: Step) -> str:
     """A table of names and values, and what to do next."""
-    return f"{table(list(_rows(project)))}\n\nnext: {step.command}\n      {one_line(step.why)}"
+    return f"{table(list(_rows(project)))}\n\nnext: {one_line(step.command, 2000)}\n      {one_line(step.why)}"
 
 
 def as_json(project: Project, step: Step) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -24,12 +24,15 @@ from student_clap.featurize.cluster.connection import Cluster, ClusterError
 if TYPE_CHECKING:
     from distributed import Future
 
+    from student_clap.featurize.cluster.jobs import BatchJobs
+
 RESOURCE = "GPU"
 # A worker of a batch job reads Dask's settings from its environment.
 ANNOUNCEMENT = ("DASK_DISTRIBUTED__WORKER__RESOURCES", f'{{"{RESOURCE}": 1}}')
 ANNOUNCES = "export {}='{}'".format(*ANNOUNCEMENT)
 _LOOK_EVERY_S = 1.0
 _SAY_EVERY_S = 30.0
+_MOST_LOSSES = 5  # Dask gives up a task whose worker was lost twice; so often it is handed to it again
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ def carry_out_on(cluster: Cluster, tasks: Sequence[Task], say: Callable[[str], N
     workers = _Workers(cluster, say)
     waiting, running = deque(tasks), dict["Future[Ended]", Task]()
     done: SimpleQueue[Future[Ended]] = SimpleQueue()
+    losses = Counter[str]()
     try:
         while waiting or running:
-            workers.look()
+            workers.look(len(waiting) + len(running))
             while waiting and (address := workers.free(len(running))):
                 task = waiting.popleft()
                 future = cluster.client.submit(
@@ -72,10 +76,22 @@ def carry_out_on(cluster: Cluster, tasks: Sequence[Task], say: Callable[[str], N
                 continue
             cluster.check()
             workers.gave_back(future)
-            yield _ended(future, running.pop(future))
+            task = running.pop(future)
+            if _lost_its_workers(future) and losses[task.run] < _MOST_LOSSES:
+                losses[task.run] += 1
+                say(f"{task.run}: two workers were lost under it; it goes on at another from what it saved")
+                waiting.appendleft(task)
+            else:
+                yield _ended(future, task)
     finally:
         for future in running:
             future.cancel()
+
+
+def _lost_its_workers(future: Future[Ended]) -> bool:
+    from distributed import KilledWorker
+
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _ended(future: Future[Ended], task: Task) -> Ended:
@@ -120,12 +136,20 @@ class _Workers:
         self._cluster, self._say = cluster, say
         self._gpus: dict[str, int] = {}  # address -> GPUs; 0 of a worker that gets no run
         self._held: dict[str, set[Any]] = {}  # address -> futures that were given to it
+        self._jobs: dict[str, str] = {}  # address -> the batch job of a worker
         self._alone_since = time.monotonic()
         self._said_at = 0.0
         self._looked_at = -_LOOK_EVERY_S
 
-    def look(self) -> None:
-        """See who came and went. Raises ClusterError where there is nothing to hope for."""
+    def look(self, left: int) -> None:
+        """See who came and went.
+
+        Args:
+            left: how many runs have not ended.
+
+        Raises:
+            ClusterError: there is nothing to hope for.
+        """
         now = time.monotonic()
         if now - self._looked_at < _LOOK_EVERY_S:
             return
@@ -133,11 +157,14 @@ class _Workers:
         present = self._cluster.threads()
         for address in self._gpus.keys() - present.keys():
             del self._gpus[address]
+            self._jobs.pop(address, None)
             self._held.pop(address, None)
         for address in present.keys() - self._gpus.keys():
             self._gpus[address] = self._met(address)
         jobs = self._cluster.jobs
         if jobs is not None:
+            jobs.most = left
+            self._let_go_of_idle(jobs, left)
             jobs.keep()
         if any(self._gpus.values()):
             self._alone_since = now
@@ -155,6 +182,16 @@ class _Workers:
             self._said_at = now
             why = jobs.state() if jobs is not None else f"{len(present)} are there, none announces {RESOURCE}=1"
             self._say(f"waiting for workers at {self._cluster.address}: {why}")
+
+    def _let_go_of_idle(self, jobs: BatchJobs, left: int) -> None:
+        """End the jobs that have a GPU and no run, where there are more of them than runs."""
+        there = [address for address, gpus in self._gpus.items() if gpus and address in self._jobs]
+        if len(there) <= left:
+            return
+        busy = self._cluster.client.processing()  # also what Dask itself has given to another worker
+        for address in [address for address in there if not busy.get(address)][: len(there) - left]:
+            self._gpus[address] = 0
+            jobs.let_go(self._jobs[address])
 
     def free(self, running: int) -> str:
         """The worker that has the most room; "" where none has."""
@@ -187,4 +224,5 @@ class _Workers:
             return 0
         if jobs is not None and introduction.job:
             jobs.came(introduction.job)
+            self._jobs[address] = introduction.job
         return introduction.gpus

@@ -24,7 +24,13 @@ def call(command: str, *arguments: str, script: str | None = None) -> subprocess
     """
     try:
         return subprocess.run(
-            [command, *arguments], input=script or "", capture_output=True, text=True, timeout=_ANSWER_S, check=False
+            [command, *arguments],
+            input=script or "",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # users' comments and variables are of any bytes
+            timeout=_ANSWER_S,
+            check=False,
         )
     except FileNotFoundError:
         raise ClusterError(

@@ -86,6 +86,7 @@ class BatchJobs:
         self._judged: dict[str, str] = {}  # the states of which `_why` tells
         self._why = ""
         self.wanted = True  # whether jobs that end are replaced
+        self.most = config.jobs  # that there is work for
 
     @property
     def expected(self) -> bool:
@@ -97,8 +98,13 @@ class BatchJobs:
         self._came.add(job)
         self._failed_to_start.clear()
 
+    def let_go(self, job: str) -> None:
+        """Cancel a job for which there is no work left."""
+        self._states.pop(job, None)
+        self.system.cancel((job,))
+
     def keep(self) -> None:
-        """See that so many jobs as asked for are there."""
+        """See that so many jobs as asked for are there, or as there is work for."""
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_S and self._submitted:
             return
@@ -106,7 +112,7 @@ class BatchJobs:
         self._look()
         if len(self._failed_to_start) >= _MOST_FAILED_STARTS:
             return
-        while self.wanted and len(self._states) < self._config.jobs:
+        while self.wanted and len(self._states) < min(self._config.jobs, self.most):
             self._submit()
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from student_clap.config.runtime import screen
+from student_clap.config.runtime.terminal import is_terminal
 from student_clap.config.runtime.text import readable_bytes, readable_duration
 
 logger = logging.getLogger(__name__)
@@ -89,4 +90,4 @@ class AudioProgress:
 def audio_progress(total: int, received: Callable[[], int], failed: Callable[[], int]) -> Iterator[AudioProgress]:
     """An AudioProgress for the length of the block; see there for the arguments."""
     with screen.progress("track", total, label="audio") as bar:
-        yield AudioProgress(total, received, failed, bar, log_lines=not sys.stderr.isatty())
+        yield AudioProgress(total, received, failed, bar, log_lines=not is_terminal(sys.stderr))

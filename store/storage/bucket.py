@@ -151,6 +151,12 @@ class Entry:
         return cls(name, int(found["size"]), found["last_modified"], found["e_tag"])
 
     @property
+    def row(self) -> int | None:
+        """The row whose shard it is, in a listing of an array's `c`; None of what is no shard."""
+        row, _, chunk = self.name.partition("/")
+        return int(row) if chunk == "0/0" and row.isdecimal() else None
+
+    @property
     def version(self) -> str:
         """Another for another content: the ETag, or the time to the second where the object store gives none."""
         tag = (self.e_tag or "").removeprefix("W/").strip('"')
@@ -290,8 +296,7 @@ class BucketStorage(Storage):
 
     def row_sizes(self) -> dict[int, int]:
         """Row -> bytes."""
-        parts = ((entry.name.split("/"), entry.size) for entry in self.entries())
-        return {int(name[0]): size for name, size in parts if name[0].isdecimal() and name[1:] == ["0", "0"]}
+        return {entry.row: entry.size for entry in self.entries() if entry.row is not None}
 
     def absent(self, names: Sequence[str]) -> list[str]:
         """Those that are not there."""

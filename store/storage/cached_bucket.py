@@ -39,8 +39,8 @@ class Arrays:
         """Those of one array. Raises StoreError where the bucket cannot be listed."""
         with self._lock:
             if array not in self._opened:
-                entries = ((entry.name.split("/"), entry) for entry in (self.root / array / "c").entries())
-                versions = {int(name[0]): _version(entry) for name, entry in entries if name[1:] == ["0", "0"]}
+                entries = (self.root / array / "c").entries()
+                versions = {entry.row: _version(entry) for entry in entries if entry.row is not None}
                 self._opened[array] = Copies(self.cache, self.root.path, array, versions)
             return self._opened[array]
 

@@ -84,7 +84,7 @@ class LocalCache:
         with self._trying(), self._counting():
             folder.mkdir(parents=True, exist_ok=True)
             _hold(valid, folder)
-        self._arrays[folder] = valid
+            self._arrays[folder] = valid
         return folder
 
     def reserve(self, n_bytes: int) -> bool:
@@ -119,8 +119,8 @@ class LocalCache:
                     count.used -= before
             except BaseException:
                 with suppress(OSError):
-                    temporary.unlink()
-                    self.give_back(sum(len(part) for part in parts))
+                    temporary.unlink(missing_ok=True)
+                self.give_back(sum(len(part) for part in parts))
                 raise
 
     def remove(self, path: Path) -> bool:

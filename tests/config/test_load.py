@@ -232,3 +232,10 @@ def test_secrets_are_masked_in_the_dump_and_in_errors(write):
 def test_configuration_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_config(None, environment={}).training.epochs = 3
+
+
+def test_an_env_file_that_is_not_utf_8_is_one_fault(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}", encoding="utf-8")
+    (tmp_path / ".env").write_bytes(b"A=1\nFOO=caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"\.env:\n.*is not UTF-8; save the file in that encoding"):
+        load_config(tmp_path / "config.yaml")

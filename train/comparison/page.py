@@ -60,7 +60,7 @@ def runs_page(rows: Sequence[RunRow], title: str) -> str:
         charts=[chart for key, label in _CURVES if (chart := _overlaid(rows, key, label))],
         compared=[one_line(row.name) for row in compared],
         differing=[
-            (key, ["–" if value is None else one_line(as_text(value)) for value in values])
+            (one_line(key), ["–" if value is None else one_line(as_text(value)) for value in values])
             for key, values in (differences(compared) if compared else {}).items()
         ],
     )
@@ -82,4 +82,4 @@ def _overlaid(rows: Sequence[RunRow], key: str, label: str) -> Markup:
 
 def _sort_key(value: Any) -> str:
     """A cell's value for the script: a number, or a text; an empty one comes last."""
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else json.dumps(value)

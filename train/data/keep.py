@@ -13,6 +13,7 @@ Guarantee: the batches and their numbers are the same with each.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ from torch import Tensor
 from student_clap.config.runtime.machine import available_cores, free_memory_bytes
 from student_clap.config.runtime.parallel import in_order
 from student_clap.config.runtime.screen import progress, warn
-from student_clap.config.runtime.text import reason
+from student_clap.config.runtime.text import readable_bytes, reason
 from student_clap.store import Features
 from student_clap.store.layout.strip import strip_frames
 from student_clap.train.data.cache import (
@@ -181,7 +182,14 @@ def _load(
     """The strips that fit into `room` columns, side by side on the device, and each row's first column."""
     first_columns = offsets_within(frames, rows, room)
     chosen = [int(row) for row in rows if first_columns[row] >= 0]
-    codes = torch.empty((features.recipe.n_mels, int(frames[chosen].sum())), dtype=torch.uint8, device=device)
+    shape = (features.recipe.n_mels, int(frames[chosen].sum()))
+    try:
+        codes = torch.empty(shape, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:
+        raise click.ClickException(
+            f"{device} has no room for the {readable_bytes(math.prod(shape))} of training.cache: device; set a smaller"
+            " training.cache_size, or none, and it takes what is free"
+        ) from None
 
     def read(row: int) -> npt.NDArray[np.uint8] | None:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from student_clap.config.runtime.files import link_atomically, write_bytes_atomically
+from student_clap.config.runtime.files import link_atomically, read_regular_file, write_bytes_atomically
 
 
 def no_links(*_: Any, **__: Any) -> None:
@@ -36,3 +36,25 @@ def test_a_file_that_is_not_there_leaves_the_other_name_as_it_was(tmp_path: Path
     with pytest.raises(FileNotFoundError):
         link_atomically(tmp_path / "best", kept)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one"]
+
+
+def test_a_link_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"s")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(OSError, match=r"target|irectory"):
+        link_atomically(tmp_path / "source", tmp_path / "target")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_a_small_file_takes_no_memory_for_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 1000)
+    assert read_regular_file(path, 1 << 60) == b"x" * 1000  # a read of so much would be a MemoryError
+    assert read_regular_file(path, 1000) == b"x" * 1000
+    with pytest.raises(OSError, match="larger than 999 bytes"):
+        read_regular_file(path, 999)
+    monkeypatch.setattr(
+        "student_clap.config.runtime.files.check_regular", lambda *_: None
+    )  # it grew since it was looked at
+    with pytest.raises(OSError, match="larger than 10 bytes"):
+        read_regular_file(path, 10)

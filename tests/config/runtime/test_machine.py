@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from student_clap.config.runtime.machine import available_cores
+from student_clap.config.runtime.machine import available_cores, free_memory_bytes
 
 PROGRAM = """
 import resource, sys
@@ -44,3 +44,13 @@ def test_a_container_s_quota_limits_its_cores(tmp_path: Path, quota: str, cores:
     everything = available_cores(tmp_path)  # there is no such group
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert available_cores(tmp_path) == (cores or everything)
+
+
+@pytest.mark.parametrize(("limit", "free"), [("1000000", 900_000), ("max", None), ("10", 0)])
+def test_what_was_read_from_files_is_free_memory(tmp_path: Path, limit: str, free: int | None) -> None:
+    everything = free_memory_bytes(tmp_path)  # there is no such group
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("950000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 850000\ninactive_file 850000\nactive_file 0\n")
+    found = free_memory_bytes(tmp_path)
+    assert found == free if free is not None else found > everything / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,13 @@ def test_a_changed_file_and_one_that_is_not_named(tmp_path: Path) -> None:
     assert is_unchanged(tmp_path / "b") is None
     (tmp_path / "a").write_text("another")
     assert is_unchanged(tmp_path / "a") is False
+
+
+def test_two_writers_lose_no_line(tmp_path: Path) -> None:
+    for n in range(8):
+        (tmp_path / f"{n}.onnx").write_bytes(bytes([n]))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: add_sums(tmp_path, [f"{n}.onnx"]), range(8)))
+    assert len((tmp_path / SUMS).read_text(encoding="utf-8").splitlines()) == 8
+    assert all(is_unchanged(tmp_path / f"{n}.onnx") for n in range(8))
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -417,3 +418,25 @@ def test_no_secret_shows(world: World) -> None:
     assert "\x1b" not in done.stdout
     text += done.output
     assert [secret for secret in secrets if secret in text] == []
+
+
+def test_a_pool_that_hangs_keeps_no_process(tmp_path: Path) -> None:
+    program = (
+        "import time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from student_clap.export.doctor import examine, subject\n"
+        "from student_clap.export.doctor.check import Area, Check\n"
+        "def look(_):\n"
+        "    ThreadPoolExecutor(1).submit(time.sleep, 600).result()\n"
+        "    yield\n"
+        "examine.all_checks = lambda: [Check('hangs', Area.MACHINE, look)]\n"
+        "subject.LIMIT_S = 1.0\n"
+        "from student_clap.config.__main__ import run\n"
+        "run(['doctor'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert "was not done within" in done.stdout
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""

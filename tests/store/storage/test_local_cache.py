@@ -242,3 +242,11 @@ def test_what_could_not_be_fetched_takes_no_room(tmp_path):
     assert copies.fetch(0, lambda: (larger, new)) == larger
     assert read(copies, 0) == larger
     assert counted(tmp_path) == stored(tmp_path) > 2 * SIZE
+
+
+def test_what_could_not_be_written_takes_no_room(tmp_path):
+    cache = LocalCache(tmp_path, 3 * FILE)
+    folder = cache.open_array(STORE, ARRAY, set())
+    assert cache.reserve(100)
+    cache.keep(folder / "no-such-folder" / "0.a", [b"x" * 100])  # it says so, and goes on without copies
+    assert counted(tmp_path) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -101,3 +102,17 @@ def test_a_heading_sorts_and_a_name_sets_a_run_off(page_file: Path) -> None:
         assert page.locator("#runs tr.picked").count() == 1
         assert page.locator(".charts .line.picked").count() == 1
     assert faults == []
+
+
+def test_numbers_that_no_axis_has_room_for_and_names_of_any_bytes(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs, "plain", (0.1, 0.5))
+    odd = make_run(runs, "odd\udce9", (0.2, 0.3), model={"architecture": "\ud800"})
+    history = odd / "metrics.jsonl"
+    lines = [{**json.loads(line), "train_loss": loss} for line, loss in zip(
+        history.read_text(encoding="utf-8").splitlines(), (1.7e308, -1.7e308), strict=True
+    )]  # fmt: skip
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    result = ask(runs, "--html", str(tmp_path / "page.html"))
+    assert result.exit_code == 0, result.output
+    assert "nan" not in (tmp_path / "page.html").read_text(encoding="utf-8").partition("<svg")[2]

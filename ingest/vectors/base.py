@@ -14,6 +14,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store import FeatureStore
 
@@ -36,11 +37,13 @@ class MusicServer:
     is_default: bool
 
     def __str__(self) -> str:
+        """For messages: on one line, whatever it is called."""
+        name, server_id = one_line(self.name), one_line(self.server_id)
         if not self.server_type:
-            return self.name
+            return name
         if self.name == self.server_id == DEFAULT_SERVER_ID:
-            return f"{self.name} ({self.server_type})"
-        return f"{self.name} ({self.server_type}, id {self.server_id}{', default' if self.is_default else ''})"
+            return f"{name} ({self.server_type})"
+        return f"{name} ({self.server_type}, id {server_id}{', default' if self.is_default else ''})"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from student_clap.config.runtime.text import reason
+from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config
 from student_clap.ingest.vectors.base import DEFAULT_SERVER_ID, MusicServer, SourceTrack
 from student_clap.ingest.vectors.table_columns import IDS, TEXT_NAMES, Block, Table, TableError, check_ids
@@ -165,7 +165,8 @@ def read_texts(file: Path) -> dict[str, dict[str, str]]:
 def _columns(file: Path, header: list[str]) -> dict[str, int]:
     """`track_id` and attributes of SourceTrack -> position."""
     if IDS not in header:
-        raise TableError(f"table.tracks {file} has no column {IDS!r} in its first line; it has {', '.join(header)}")
+        known = one_line(", ".join(header))
+        raise TableError(f"table.tracks {file} has no column {IDS!r} in its first line; it has {known}")
     columns: dict[str, int] = {}
     for at, name in enumerate(header):
         attribute = IDS if name == IDS else TEXT_NAMES.get(name)

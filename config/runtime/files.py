@@ -167,6 +167,6 @@ def why_not_writable(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder; expected a file"
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         return f"{path}: {above} is not a folder that can be written to"
     return ""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from student_clap.config.formats.yaml12 import dump_yaml
-from student_clap.config.load import ConfigError, load_config, masked
+from student_clap.config.load import ConfigError, is_secret, load_config, masked
+from student_clap.config.schema import Config
+from student_clap.config.section import allowed_types
 
 # The original README's configuration, word for word.
 ORIGINAL = """
@@ -239,3 +242,14 @@ def test_an_env_file_that_is_not_utf_8_is_one_fault(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=1\nFOO=caf\xe9\n")
     with pytest.raises(ConfigError, match=r"\.env:\n.*is not UTF-8; save the file in that encoding"):
         load_config(tmp_path / "config.yaml")
+
+
+def test_every_secret_of_the_schema_is_known_by_its_name() -> None:
+    secrets = [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key, inner in field.annotation.model_fields.items()  # type: ignore[union-attr]  # every field is a section
+        if SecretStr in allowed_types(inner.annotation)
+    ]
+    assert len(secrets) > 5
+    assert all(is_secret(key) for key in secrets)

@@ -266,6 +266,8 @@ class TrainingConfig(Section):
             )
         if self.cuda_graph and self.gradient_checkpointing:
             raise ValueError("cuda_graph and gradient_checkpointing exclude each other; choose one")
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError("compile and gradient_checkpointing exclude each other; choose one")
         return self
 
     def warmup(self, steps_per_epoch: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from student_clap.config.learning import LOSS_PRESETS, LOSS_TERMS, LossConfig, TrainingConfig
 from student_clap.config.load import ConfigError, load_config
@@ -34,3 +35,9 @@ def test_a_track_s_segments_fit_into_a_micro_batch(tmp_path: Path) -> None:
 def test_presets_name_terms_that_there_are() -> None:
     assert all(set(preset) <= set(LOSS_TERMS) for preset in LOSS_PRESETS.values())
     assert set(LossConfig().weights) == set(LOSS_TERMS)
+
+
+@pytest.mark.parametrize("other", ["cuda_graph", "compile"])
+def test_what_cannot_be_with_gradient_checkpointing(other: str) -> None:
+    with pytest.raises(ValidationError, match=f"{other} and gradient_checkpointing exclude each other"):
+        TrainingConfig.model_validate({other: True, "gradient_checkpointing": True})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from student_clap.config.learning import LOSS_TERMS
-from student_clap.train.runs.history import History, figure
+from student_clap.train.runs.history import History, Metrics, figure
 from student_clap.train.runs.plan import Plan
 from student_clap.train.runs.reader import RUN_FORMAT, RunError, RunFolder
 
@@ -62,6 +62,15 @@ class RunRow:
         plan = Plan.from_description(self.section("training"))
         return None if plan is None else plan.total_epochs()
 
+    @property
+    def best_epoch(self) -> Metrics | None:
+        """The epoch of best.pt, by what the run monitors; None before the first that was validated."""
+        plan = Plan.from_description(self.section("training"))
+        if plan is None:
+            return self.history.best("val_cosine")
+        wanted = plan.reached(self.history).best_epoch
+        return next((epoch for epoch in self.history.epochs if epoch["epoch"] == wanted), None)
+
     def settings(self) -> dict[str, Any]:
         """Everything that makes the run what it is, ``section.key`` to value."""
         found: dict[str, Any] = {}
@@ -77,7 +86,7 @@ class RunRow:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for other programs."""
-        best, epochs = self.history.best("val_cosine"), self.history.epochs
+        best, epochs = self.best_epoch, self.history.epochs
         return {
             "name": self.name,
             "state": self.state,

@@ -15,7 +15,6 @@ from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.text import readable_duration
 from student_clap.train.comparison.row import RunRow
 from student_clap.train.runs.history import Metrics, figure
-from student_clap.train.runs.plan import Plan
 
 Judged = Literal["best", "last"]
 FIGURES = {  # heading -> key of metrics.jsonl
@@ -72,11 +71,9 @@ class Summary:
 
 
 def _judged_epoch(row: RunRow, judged: Judged) -> Metrics | None:
-    plan = Plan.from_description(row.section("training"))
-    wanted = row.history.done
-    if judged == "best" and plan is not None:
-        wanted = plan.reached(row.history).best_epoch
-    return next((epoch for epoch in row.history.epochs if epoch["epoch"] == wanted), None)
+    if judged == "best":
+        return row.best_epoch
+    return next((epoch for epoch in row.history.epochs if epoch["epoch"] == row.history.done), None)
 
 
 def best_of(summaries: Sequence[Summary]) -> dict[str, str]:

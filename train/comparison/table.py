@@ -12,7 +12,7 @@ from student_clap.config.learning import LOSS_TERMS
 from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.text import one_line, readable_duration
 from student_clap.train.comparison.row import RunRow, as_text, whole_number
-from student_clap.train.runs.history import Metrics, figure
+from student_clap.train.runs.history import figure
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,9 @@ class Column:
         return self.key(row) if self.key is not None else self.text(row).casefold() or None
 
 
-def _best_epoch(row: RunRow) -> Metrics | None:
-    """The epoch of best.pt."""
-    return row.history.best("val_cosine")
-
-
 def _at_best(name: str) -> Callable[[RunRow], float | None]:
     def value(row: RunRow) -> float | None:
-        best = _best_epoch(row)
+        best = row.best_epoch
         return None if best is None else figure(best, name)
 
     return value
@@ -95,8 +90,8 @@ COLUMNS: dict[str, Column] = {
     "cosine": _best_column("cosine", "val_cosine"),
     "at": Column(
         "at",
-        lambda row: "" if (best := _best_epoch(row)) is None else str(best["epoch"]),
-        lambda row: None if (best := _best_epoch(row)) is None else best["epoch"],
+        lambda row: "" if (best := row.best_epoch) is None else str(best["epoch"]),
+        lambda row: None if (best := row.best_epoch) is None else best["epoch"],
         number=True,
     ),
     "last": Column(

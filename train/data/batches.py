@@ -92,6 +92,7 @@ class TrackReader:
         segment_targets: whether the teacher's vectors of segments are read where there are any. Random segments are
             then drawn from the starts that they are known for.
         segment_teacher: whose; None: the only ones.
+        taught_rows: whose tracks' are read; None: all that there are.
         random_numbers: whether they are drawn, for the changes of training segments; else they are zeros.
         kept: what is in memory already, or will be once it was read.
     """
@@ -106,6 +107,7 @@ class TrackReader:
         shift_s: float = 0.0,
         segment_targets: bool = False,
         segment_teacher: str | None = None,
+        taught_rows: npt.NDArray[np.int64] | None = None,
         random_numbers: bool = True,
         kept: Kept = NOTHING_KEPT,
     ) -> None:
@@ -114,6 +116,7 @@ class TrackReader:
         self._parting = Parting(recipe, seed, segments_per_track, shift_s, random_numbers)
         self._segment_targets = segment_targets
         self._segment_teacher = segment_teacher
+        self._taught_rows = taught_rows
         self._kept = kept
         self._opened: _Opened | None = None
 
@@ -187,7 +190,8 @@ class TrackReader:
     def _index(self, parts: Sequence[Part]) -> npt.NDArray[np.int32]:
         """`Batch.index` of some tracks whose columns lie side by side."""
         before = itertools.accumulate((part.n_columns for part in parts), initial=0)
-        pieces = [part.pieces + offset for part, offset in zip(parts, before, strict=False)]
+        # A resident track's pieces count from the device's first column, those of the others from the batch's.
+        pieces = [p.pieces if p.resident else p.pieces + offset for p, offset in zip(parts, before, strict=False)]
         index = index_of(np.concatenate([np.empty((0, 3), np.int64), *pieces]), self._recipe)
         if self._kept.first_columns is not None:
             shipped = np.repeat([not part.resident for part in parts], [len(part.starts) for part in parts])
@@ -201,7 +205,9 @@ class TrackReader:
             if whose is None and self._segment_targets:
                 whose = choose_teacher(store, None, store.teacher_name)
             vectors = None if self._kept.vectors is None else self._kept.vectors.open()
-            taught = SegmentTargets(store.segment_vectors(whose), vectors) if self._segment_targets and whose else None
+            taught = None
+            if self._segment_targets and whose:
+                taught = SegmentTargets(store.segment_vectors(whose), vectors, self._taught_rows)
             features = store.features(self._recipe)
             strips = None if self._kept.strips is None else self._kept.strips.open()
             self._opened = _Opened(features, taught, strips)
@@ -270,12 +276,22 @@ def _pick(codes: Tensor, index: Tensor) -> Tensor:
     return codes.index_select(1, index.reshape(-1)).reshape(codes.shape[0], *index.shape)
 
 
-def plan_micro_batches(segments_of: Sequence[int], limit: int) -> list[range]:
+def plan_micro_batches(segments_of: Sequence[int], limit: int, *, pairs: bool = False) -> list[range]:
     """Cut a batch into runs of whole tracks of at most `limit` segments; a track with more goes alone.
+
+    With `pairs` the first and the second track stay together, the third and the fourth, and so on, where every such
+    pair has at most `limit` segments.
 
     >>> plan_micro_batches([3, 3, 9, 1], 6)
     [range(0, 2), range(2, 3), range(3, 4)]
+    >>> plan_micro_batches([2, 2, 2, 2, 2], 6), plan_micro_batches([2, 2, 2, 2, 2], 6, pairs=True)
+    ([range(0, 3), range(3, 5)], [range(0, 2), range(2, 5)])
     """
+    if pairs:
+        of_pairs = [sum(segments_of[at : at + 2]) for at in range(0, len(segments_of), 2)]
+        if max(of_pairs, default=0) <= limit:
+            n = len(segments_of)
+            return [range(2 * p.start, min(2 * p.stop, n)) for p in plan_micro_batches(of_pairs, limit)]
     found: list[range] = []
     begin, total = 0, 0
     for track, count in enumerate(segments_of):

@@ -84,20 +84,34 @@ def describe_teacher(store: FeatureStore, name: str | None) -> dict[str, Any] | 
     return {"name": vectors.name, "model": vectors.model, "hop_samples": vectors.hop_samples}
 
 
+def counts_of(vectors: SegmentVectors, only: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int32]:
+    """[track] how many vectors each has; 0 of rows that are not among `only`, unless that is None."""
+    counts = vectors.counts()
+    if only is None:
+        return counts
+    found = np.zeros_like(counts)
+    known = only[only < len(counts)]
+    found[known] = counts[known]
+    return found
+
+
 class SegmentTargets:
     """The segment vectors of one teacher, as targets.
 
     Args:
         vectors: the teacher's.
         kept: where they are kept that were read once.
+        only: rows whose vectors are taken; None: all.
 
     Raises:
         CorruptColumnError: they cannot be counted.
     """
 
-    def __init__(self, vectors: SegmentVectors, kept: BlockCache | None = None) -> None:
+    def __init__(
+        self, vectors: SegmentVectors, kept: BlockCache | None = None, only: npt.NDArray[np.int64] | None = None
+    ) -> None:
         self._vectors, self._kept = vectors, kept
-        self._counts = vectors.counts()
+        self._counts = counts_of(vectors, only)
 
     def grid(self, row: int, n_samples: int, recipe: Recipe) -> Starts | None:
         """[segment] where the segments begin that `row` has vectors of; None where it has none for its length."""

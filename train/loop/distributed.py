@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
 from student_clap.train.data.order import share
+from student_clap.train.students.student import SegmentBatchNorm
 
 LAUNCHED = "STUDENT_CLAP_LAUNCHED"  # an environment variable that `train.launch` sets
 _TIMEOUT = timedelta(minutes=30)  # a process may wait while another one makes checkpoints
@@ -99,7 +100,9 @@ class Distributed:
         begin = 0
         for parameter in wanted:
             size = parameter.numel()
-            parameter.grad = flat[begin : begin + size].view_as(parameter)
+            if parameter.grad is not None:
+                # Into the gradient as it lies: a fused optimiser wants its parameter's strides (channels_last).
+                parameter.grad.copy_(flat[begin : begin + size].view_as(parameter))
             begin += size
 
     def wait(self) -> None:
@@ -131,11 +134,20 @@ def join_processes(device: str) -> Iterator[Distributed]:
             f"WORLD_SIZE is set but {', '.join(missing)} is not; start several processes with torchrun, or unset it"
         )
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+    own = _own_gpu() if on_gpu else None
+    if own is not None:
+        torch.cuda.set_device(own)  # where collectives put what has no device of its own; else all are on the first
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, device_id=own)
     try:
         yield Distributed(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _own_gpu() -> torch.device | None:
+    """This process's GPU; None where there are not enough, which `resolve_device` says."""
+    number = int(os.environ["LOCAL_RANK"])
+    return torch.device("cuda", number) if number < torch.cuda.device_count() else None
 
 
 def by_bare_torchrun() -> bool:
@@ -180,15 +192,45 @@ class SyncedNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the base of 
         return normed.to(input.dtype)
 
 
+class ActivatedNorm(SyncedNorm):
+    """One with a dropout and an activation behind it, under the names of timm's `BatchNormAct2d`."""
+
+    def __init__(self, norm: SyncedNorm, drop: nn.Module, act: nn.Module) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device=norm.weight.device)
+        self.load_state_dict(norm.state_dict())
+        self.drop, self.act = drop, act
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[batch, channel, ...] -> the same shape."""
+        out: Tensor = self.act(self.drop(super().forward(input)))
+        return out
+
+
 def synchronise_norms(module: nn.Module) -> None:
-    """Replace every BatchNorm in `module` by one over all processes."""
+    """Replace every BatchNorm in `module` by one over all processes.
+
+    Raises:
+        click.ClickException: there is one that does more than normalise, in a way that is not known.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             synced = SyncedNorm(child.num_features, child.eps, child.momentum)
             synced.load_state_dict(child.state_dict())
-            setattr(module, name, synced.to(child.weight.device))
+            setattr(module, name, _with_what_follows(child, synced.to(child.weight.device)))
         else:
             synchronise_norms(child)
+
+
+def _with_what_follows(norm: nn.Module, synced: SyncedNorm) -> SyncedNorm:
+    """timm's norms have an activation, and a dropout, inside."""
+    if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, SegmentBatchNorm):
+        return synced
+    drop, act = (getattr(norm, part, None) for part in ("drop", "act"))
+    if not isinstance(drop, nn.Module) or not isinstance(act, nn.Module):
+        raise click.ClickException(
+            f"a norm of the type {type(norm).__name__} cannot be shared by several processes; train this student in one"
+        )
+    return ActivatedNorm(synced, drop, act)
 
 
 class SharedDropout(nn.Dropout):

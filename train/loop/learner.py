@@ -12,6 +12,8 @@ from student_clap.config.schema import TrainingConfig
 from student_clap.train.loop.ema import EMA
 from student_clap.train.students.student import Student
 
+_HOW = ("fused", "foreach", "capturable")  # entries of an optimiser's groups that change no number
+
 
 class Learner:
     """A student that is trained.
@@ -64,7 +66,13 @@ class Learner:
         self.student.load_state_dict(content["student"])
         if self.ema is not None:
             self.ema.student.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        # How a step is computed is this machine's affair, not the checkpoint's: a CPU's run may go on on a GPU.
+        stored = content["optimizer"]
+        groups = [
+            {**before, **{name: own[name] for name in _HOW if name in own}}
+            for before, own in zip(stored["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        self.optimizer.load_state_dict({**stored, "param_groups": groups})
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give these weights to the student and to its average."""

@@ -143,7 +143,15 @@ class Trainer:
         taught, segments = self.run.taught, None
         if taught and config.objective.bank_of == "segments":
             segments = FeatureStore.open(reading_path(config.store)).segment_vectors(taught["name"])
-        loss = build_loss(config.objective, teacher, selection.training_rows, training.seed, self.device, segments)
+        loss = build_loss(
+            config.objective,
+            teacher,
+            selection.training_rows,
+            training.seed,
+            self.device,
+            segments,
+            self.run.taught_rows,
+        )
         forward = make_forward(self.student, training)
         step = Step(
             self.student,
@@ -266,7 +274,11 @@ class Trainer:
     # --- an epoch
 
     def _is_validated(self, epoch: int) -> bool:
-        return epoch % self.training.validate_every == 0 or epoch >= min(self.training.epochs, self.total_epochs)
+        if epoch % self.training.validate_every == 0 or epoch >= min(self.training.epochs, self.total_epochs):
+            return True
+        # An end for want of better figures is judged by one of its own.
+        ends = Reached(epoch, self.progress.best_epoch, self.progress.projecting_since)
+        return not self.projecting and bool(Plan.of(self.training).first_stage_over(ends))
 
     def _train_epoch(self, stream: BatchStream, stop: StopRequest, display: Display) -> None:
         progress, training = self.progress, self.training
@@ -331,6 +343,8 @@ class Trainer:
         """Record the epoch. The checkpoint comes last: what a killed run wrote before it is written again."""
         metrics = epoch_metrics(self.progress, self.learner.rate, validation, validation_s)
         self.progress = next_epoch(self.progress)
+        for rows in self.distributed.gather(self.progress.unreadable):
+            self.progress.unreadable += [row for row in rows if row not in self.progress.unreadable]
         best = validation is not None and judge(self.progress, self.training, validation)
         if self.distributed.is_main:
             append_metrics(self.run.metrics, metrics)

@@ -136,6 +136,8 @@ def _divergence(pairs: Pairs, references: Tensor, temperature: float) -> Tensor:
 
 
 def _consistency(c: Comparison) -> Tensor:
+    if not len(c.means):  # a process without a track of this micro-batch
+        return c.vectors.sum(dim=1)
     owners = c.targets.weights.argmax(dim=0)
     return c.targets.weights @ (1 - F.cosine_similarity(c.vectors, c.means[owners], dim=-1))
 

@@ -16,6 +16,7 @@ from student_clap.config.formats.npz import open_npz
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.train.data.order import derive_seed, sample_rows
+from student_clap.train.data.segment_targets import counts_of
 from student_clap.train.loop.loss import Loss
 
 
@@ -26,6 +27,7 @@ def build_loss(
     seed: int,
     device: torch.device,
     segments: SegmentVectors | None = None,
+    taught_rows: npt.NDArray[np.int64] | None = None,
 ) -> Loss:
     """The loss with the reference vectors that its terms need.
 
@@ -36,6 +38,7 @@ def build_loss(
         seed: picks them.
         device: where they go.
         segments: the teacher's vectors of segments, for a bank of these.
+        taught_rows: whose tracks' are taken; None: all that there are.
 
     Raises:
         click.ClickException: the text vectors cannot be used.
@@ -44,7 +47,7 @@ def build_loss(
     if settings.weights["bank"]:
         of_segments = None
         if settings.bank_of == "segments" and segments is not None:
-            of_segments = sample_segments(segments, rows, settings.bank_size, seed)
+            of_segments = sample_segments(segments, rows, settings.bank_size, seed, taught_rows)
         references["bank"] = (
             teacher[sample_rows(rows, settings.bank_size, seed)] if of_segments is None else of_segments
         )
@@ -54,7 +57,11 @@ def build_loss(
 
 
 def sample_segments(
-    segments: SegmentVectors, rows: npt.NDArray[np.int64], limit: int, seed: int
+    segments: SegmentVectors,
+    rows: npt.NDArray[np.int64],
+    limit: int,
+    seed: int,
+    taught_rows: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.float32] | None:
     """At most `limit` of the segment vectors of `rows`, as many of each track as that allows; None: there are none.
 
@@ -63,6 +70,7 @@ def sample_segments(
         rows: training rows; at most `limit` of those that have vectors are read.
         limit: of the result.
         seed: picks rows and segments.
+        taught_rows: as in `build_loss`.
 
     Returns:
         [entry, 512] of unit length.
@@ -70,7 +78,7 @@ def sample_segments(
     Raises:
         CorruptShardError: the vectors of a track are damaged or gone.
     """
-    counts = segments.counts()
+    counts = counts_of(segments, taught_rows)
     taught = rows[counts[rows] > 0]
     if not len(taught):
         return None

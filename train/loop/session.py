@@ -24,7 +24,7 @@ from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.augment import is_random
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.keep import Sharers, keep
-from student_clap.train.data.segment_targets import learnt_teacher
+from student_clap.train.data.segment_targets import counts_of, learnt_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
@@ -137,7 +137,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
         features,
         np.concatenate([selection.training_rows, selection.validation_rows]),
         trainer.table.n_samples,
-        store.segment_vectors(taught["name"]).counts() if taught else None,
+        counts_of(store.segment_vectors(taught["name"]), trainer.run.taught_rows) if taught else None,
         trainer.device,
         Sharers(trainer.distributed.gather, makes=trainer.distributed.is_first_here),
     ) as keeping:
@@ -152,6 +152,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
             shift_s=config.augmentation.shift_s,
             segment_targets=taught is not None,
             segment_teacher=taught["name"] if taught else None,
+            taught_rows=trainer.run.taught_rows,
             random_numbers=is_random(config.augmentation),
             kept=keeping.kept,
         )
@@ -182,6 +183,11 @@ def resolve_device(name: str, distributed: Distributed | None = None) -> torch.d
         and name in ("auto", "cuda")
     ):
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    elif distributed is not None and distributed.world_size > 1 and name.startswith("cuda:"):
+        raise click.ClickException(
+            f"training.device {name!r}: {distributed.world_size} processes cannot share a GPU; set it to cuda, and each"
+            " takes one of its own"
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     expected = click.ClickException(f"training.device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
@@ -285,5 +291,6 @@ def summarise(trainer: Trainer) -> str:
         f"{trainer.run.best}"
     )
     if progress.unreadable:
-        text += f"; {counted(len(progress.unreadable), 'track')} could not be read and were left out"
+        were = "was" if len(progress.unreadable) == 1 else "were"
+        text += f"; {counted(len(progress.unreadable), 'track')} could not be read and {were} left out"
     return text

@@ -136,7 +136,7 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         here = batch.to(self._device)
         teacher = teacher[here.at]
-        parts = _micro_batches(batch.segments_of, self._training.micro_batch)
+        parts = _micro_batches(batch.segments_of, self._training.micro_batch, pairs=bool(self._augmentation.mixup))
         # Of each process: its tracks, and the segments of its micro-batches.
         counted = self._distributed.gather(
             (len(batch.rows), [part.segments.stop - part.segments.start for part in parts])
@@ -265,7 +265,8 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _micro_batches(segments_of: tuple[int, ...], limit: int) -> list[_MicroBatch]:
+def _micro_batches(segments_of: tuple[int, ...], limit: int, *, pairs: bool) -> list[_MicroBatch]:
+    """Micro-batches of at most `limit` segments; with `pairs` the tracks that a mixture takes stay together."""
     firsts = [0, *np.cumsum(segments_of).tolist()]
     return [
         _MicroBatch(
@@ -273,7 +274,7 @@ def _micro_batches(segments_of: tuple[int, ...], limit: int) -> list[_MicroBatch
             slice(firsts[tracks.start], firsts[tracks.stop]),
             segments_of[tracks.start : tracks.stop],
         )
-        for tracks in plan_micro_batches(segments_of, limit)
+        for tracks in plan_micro_batches(segments_of, limit, pairs=pairs)
     ]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from student_clap.config.formats.json_text import read_json
@@ -63,6 +64,8 @@ class Run(RunFolder):
     selection: Selection
     resumed: bool  # it was there already
     taught: Mapping[str, Any] | None = None  # the segment vectors that are learnt: name, model, hop_samples
+    # Rows that had such vectors when the run began; those of a later pass are the next run's. None: of an older run.
+    taught_rows: npt.NDArray[np.int64] | None = None
 
 
 def lock_run(directory: Path) -> FileLock:
@@ -113,7 +116,10 @@ def begin_run(
         click.ClickException: checkpoints of another run lie there, or the disk refuses.
     """
     taught = describe_teacher(store, learnt_teacher(store, config))
-    run = Run(directory, selection, resumed=False, taught=taught)
+    taught_rows = np.empty(0, np.int64)
+    if taught is not None:
+        taught_rows = np.flatnonzero(store.segment_vectors(taught["name"]).counts()).astype(np.int64)
+    run = Run(directory, selection, resumed=False, taught=taught, taught_rows=taught_rows)
     # A parent alone is of a run that was killed while it began.
     strangers = sorted(path.name for path in directory.glob("*.pt") if path != run.parent)
     if strangers:
@@ -135,6 +141,7 @@ def begin_run(
         training_rows=selection.training_rows,
         validation_rows=selection.validation_rows,
         test_rows=selection.test_rows,
+        taught_rows=taught_rows,
     )
     description = {
         "format": RUN_FORMAT,
@@ -172,7 +179,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     folder = RunFolder(directory)
     try:
         description = read_json(folder.description)
-        selection = _read_selection(folder, dict(description["left_out"]))
+        selection, taught_rows = _read_selection(folder, dict(description["left_out"]))
         taught = learnt_vectors(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -189,7 +196,7 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
     if training != description["training"]:
         _write(folder.config, dump_yaml(masked(config)))
         _write(folder.description, _json({**description, "training": training}))
-    return Run(directory, selection, resumed=True, taught=taught)
+    return Run(directory, selection, resumed=True, taught=taught, taught_rows=taught_rows)
 
 
 def learnt_vectors(description: Mapping[str, Any], config: Config, store: FeatureStore) -> Mapping[str, Any] | None:
@@ -210,12 +217,16 @@ def learnt_vectors(description: Mapping[str, Any], config: Config, store: Featur
     return describe_teacher(store, next((vectors.name for vectors in sets if not vectors.set.folder), None))
 
 
-def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> Selection:
-    """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks."""
+def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> tuple[Selection, npt.NDArray[np.int64] | None]:
+    """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks.
+
+    And the rows that had segment vectors when the run began; None of one from before they were noted.
+    """
     split = read_json(folder.split)
     with open_npz(folder.tracks) as rows:
         older = "validation_rows" not in rows.names
-        return Selection(
+        taught_rows = rows["taught_rows"] if "taught_rows" in rows.names else None
+        selection = Selection(
             training_rows=rows["training_rows"],
             validation_rows=rows["held_out_rows" if older else "validation_rows"],
             test_rows=np.empty(0, np.int64) if older else rows["test_rows"],
@@ -223,6 +234,7 @@ def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> Selection:
             test_artists=() if older else tuple(split["test_artists"]),
             left_out=left_out,
         )
+    return selection, taught_rows
 
 
 def _differences(

@@ -401,3 +401,16 @@ def test_the_table_needs_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'zarr', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S, env={**os.environ})
+
+
+def test_the_epoch_of_best_pt_is_that_of_the_figure_that_the_run_monitors(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "neighbours", training={"epochs": 3, "monitor": "overlap"})
+    lines = [
+        {"epoch": 1, "val_cosine": 0.4, "val_overlap": 0.9, "val_centred": 0.1},
+        {"epoch": 2, "val_cosine": 0.5, "val_overlap": 0.7, "val_centred": 0.2},
+        {"epoch": 3, "val_cosine": 0.6, "val_overlap": 0.8, "val_centred": 0.3},
+    ]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = row(directory).as_json()
+    assert (found["best_cosine_epoch"], found["best_cosine"], found["best"]["val_centred"]) == (1, 0.4, 0.1)
+    assert " 1 " in ask(tmp_path).stdout.splitlines()[1]

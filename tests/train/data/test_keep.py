@@ -38,7 +38,12 @@ WHOLE = 10**9
 
 
 def batches_of(
-    library: Library, mode: str, size_bytes: int | None = WHOLE, workers: int = 0, epochs: int = 2
+    library: Library,
+    mode: str,
+    size_bytes: int | None = WHOLE,
+    workers: int = 0,
+    epochs: int = 2,
+    order: slice = slice(None),
 ) -> tuple[Keeping, list[Batch], list[torch.Tensor]]:
     """Two epochs of a few segments, and all segments once; batches and their decibels."""
     store = FeatureStore.open(library.store_path)
@@ -54,8 +59,9 @@ def batches_of(
             segment_targets=True,
             kept=keeping.kept,
         )
-        requests = [r for epoch in range(epochs) for r in requests_for(rows, n_samples, 2, epoch)]
-        requests += requests_for(rows, n_samples, 2, None)
+        asked = rows[order]
+        requests = [r for epoch in range(epochs) for r in requests_for(asked, n_samples, 2, epoch)]
+        requests += requests_for(asked, n_samples, 2, None)
         with BatchStream(reader, workers=workers, pin=False) as stream:
             found = list(stream.read(requests))
         decibels = [make_segments(b.codes, b.index, library.recipe, keeping.resident) for b in found]
@@ -89,12 +95,13 @@ def test_batches_are_the_same_whatever_is_kept(library: Library, mode: str, work
         assert mode != "device" or other.codes.shape[1] == 0  # nothing is shipped
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["kept ones first", "kept ones last"])
 @pytest.mark.parametrize("mode", ["memory", "device"])
-def test_what_has_no_room_is_read_from_the_store(library: Library, mode: str) -> None:
-    _, _, plain = batches_of(library, "none")
-    keeping, _, _ = batches_of(library, mode)
+def test_what_has_no_room_is_read_from_the_store(library: Library, mode: str, order: slice) -> None:
+    _, _, plain = batches_of(library, "none", order=order)
+    keeping, _, _ = batches_of(library, mode, order=order)
     room = keeping.n_bytes * 2 // 3
-    part, _, decibels = batches_of(library, mode, size_bytes=room)
+    part, _, decibels = batches_of(library, mode, size_bytes=room, order=order)
     assert 0 < part.share < 1
     assert part.n_bytes <= room
     assert f"{part.share:.0%} of the library; the rest is read" in part.description

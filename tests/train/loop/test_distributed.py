@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 import torch
 from torch import nn
 
 from student_clap.config.schema import Config
-from student_clap.train.loop.distributed import Distributed, SyncedNorm, synchronise_norms
+from student_clap.train.loop import distributed as module
+from student_clap.train.loop.distributed import Distributed, SyncedNorm, join_processes, synchronise_norms
 from student_clap.train.runs.checkpoint import load_student
 
 if TYPE_CHECKING:
@@ -86,7 +88,8 @@ def test_two_processes_have_the_losses_of_one(library: Library) -> None:
 def test_a_process_may_have_no_track_of_a_batch(library: Library) -> None:
     # Batches of one track: every one leaves a process without.
     config = library.config(
-        training={"batch_size": 1, "segments_per_track": 2, "epochs": 1, "warmup_epochs": 0, "micro_batch": 2}
+        loss={"consistency": 0.2},
+        training={"batch_size": 1, "segments_per_track": 2, "epochs": 1, "warmup_epochs": 0, "micro_batch": 2},
     )
     (metrics,) = train(library, config, "sparse", 2)
     assert metrics["step"] == 12
@@ -122,3 +125,78 @@ def test_a_synced_norm_has_the_names_and_values_of_the_one_it_replaces(tmp_path:
         assert synced(x[:0]).shape == (0, 8)
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's `BatchNormAct2d`: normalises, then drops out and activates."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        out: torch.Tensor = self.act(self.drop(super().forward(input)))
+        return out
+
+
+class Unknown(nn.BatchNorm2d):
+    """One of which nothing is known."""
+
+
+def test_what_a_norm_does_besides_it_does_synchronised(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        plain, synced = (nn.Sequential(nn.Conv2d(2, 4, 3), Activated(4)) for _ in range(2))
+        synced.load_state_dict(plain.state_dict())
+        synchronise_norms(synced)
+        assert synced.state_dict().keys() == plain.state_dict().keys()
+        x = torch.randn(6, 2, 5, 5)
+        expected = plain(x)
+        assert (expected == 0).any()
+        torch.testing.assert_close(synced(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(synced.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+        with pytest.raises(click.ClickException, match="a norm of the type Unknown cannot be shared"):
+            synchronise_norms(nn.Sequential(Unknown(4)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_summed_gradients_lie_as_their_parameters_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.dist, "all_reduce", lambda values: values.mul_(2))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, bias=False)).to(memory_format=torch.channels_last)
+    network(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    network[0].bias.grad = None  # of a process without a track
+    before = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+    Distributed(0, 2).sum_gradients(network.parameters())
+    for parameter, one in zip(network.parameters(), before, strict=True):
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter) if one is None else 2 * one)
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(2, "cuda:1"), (1, None)])
+def test_each_process_takes_its_own_gpu_before_it_meets_the_others(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, own: str | None
+) -> None:
+    happened: list[tuple[str, Any]] = []
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "h",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: happened.append(("set", str(device))))
+    monkeypatch.setattr(
+        module.dist,
+        "init_process_group",
+        lambda *how, device_id, **_: happened.append((how[0], device_id and str(device_id))),
+    )
+    for name, value in {"get_rank": 1, "get_world_size": 2, "destroy_process_group": None}.items():
+        monkeypatch.setattr(module.dist, name, lambda value=value: value)
+    with join_processes("cuda") as processes:
+        assert processes.rank == 1
+    assert happened == ([("set", own)] if own else []) + [("nccl", own)]

@@ -15,6 +15,7 @@ from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.loop import Interrupted, Trainer
 from student_clap.train.loop.session import open_display, open_stream, open_trainer, summarise
 from student_clap.train.runs.checkpoint import Progress, load_student
+from student_clap.train.students.registry import build_student
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
@@ -80,3 +81,16 @@ def test_a_second_stage_that_is_interrupted_goes_on_as_if_it_had_not_been(
     assert lines_of(stopped) == lines_of(whole)
     one, other = whole.student.state_dict(), stopped.student.state_dict()
     assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_how_a_step_is_computed_is_this_machine_s_affair() -> None:
+    torch.manual_seed(0)
+    config = Config.model_validate({"model": {"cnn_channels": (8, 16, 32), "hidden_dim": 32}})
+    learner = Learner(build_student(config.model, 128), config.training)
+    saved = {"student": learner.student.state_dict(), "optimizer": learner.optimizer.state_dict()}
+    for fused in (True, False):
+        for group in saved["optimizer"]["param_groups"]:
+            group.update(fused=fused, foreach=not fused, capturable=True)
+        learner.load(saved)
+        for group in learner.optimizer.param_groups:
+            assert (group["fused"], group["foreach"], group["capturable"]) == (None, None, False)

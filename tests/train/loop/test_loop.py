@@ -17,10 +17,12 @@ import torch
 
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, State
+from student_clap.store.layout.segments import segment_count
 from student_clap.train.data.parts import BatchRequest
 from student_clap.train.loop import step
 from student_clap.train.loop.checkpoints import Checkpoints
 from student_clap.train.loop.display import Display
+from student_clap.train.loop.distributed import Distributed
 from student_clap.train.loop.loop import Interrupted, Trainer
 from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, resolve_device, summarise
 from student_clap.train.loop.validation import Validation
@@ -237,6 +239,39 @@ def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch)
     assert patient.progress.best_epoch == 6
 
 
+def test_nothing_is_stopped_early_that_was_not_judged(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    cosines = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(Trainer, "validate", lambda *_: judged(next(cosines)))
+    config = library.config(training={"epochs": 50, "early_stopping_patience": 3, "validate_every": 4})
+    trainer = train(config)
+    # After three epochs for want of a figure, after four as it is their turn, after six for want of a better one.
+    assert [line["epoch"] for line in losses(trainer.run.path) if "val_cosine" in line] == [3, 4, 6]
+    assert (trainer.progress.epoch, trainer.progress.best_epoch) == (6, 3)
+    assert trainer.run.best.is_file()
+    assert "best validation cosine 0.3000 after epoch 3" in summarise(trainer)
+
+
+def test_a_run_learns_the_segment_vectors_that_it_began_with(library: Library) -> None:
+    rng = np.random.default_rng(3)
+
+    def teach(rows: list[int]) -> None:
+        with FeatureStore.open(library.store_path, "r+") as store:
+            lengths = store.features(library.recipe).n_samples()
+            counts = [segment_count(int(lengths[row]), library.recipe) for row in rows]
+            store.write_segment_teacher(rows, [rng.normal(size=(n, 512)).astype(np.float16) for n in counts])
+
+    teach([0, 2, 4, 6])
+    config = library.config(loss={"bank_of": "segments"}, training={"epochs": 2})
+    for name in ("whole", "stopped"):
+        one = library.config(loss={"bank_of": "segments"}, training={"epochs": 2 if name == "whole" else 1})
+        train(one, name)
+    teach([1, 3, 5, 7, 8, 9])  # the pass goes on
+    assert_same_weights(
+        weights(train(library.config(loss={"bank_of": "segments"}, training={"epochs": 2}), "stopped")),
+        weights(train(config, "whole")),
+    )
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_tracks_and_spares_the_checkpoint(library: Library) -> None:
     config = library.config(training={"epochs": 2, "warmup_epochs": 0})
     with (
@@ -278,7 +313,7 @@ def test_a_shard_that_is_gone_is_left_out_named_and_counted(library: Library, ca
     trainer = train(library.config())
     assert caplog.text.count("track default/t006 is left out") == 1
     assert trainer.progress.unreadable == [6]
-    assert summarise(trainer).endswith("1 tracks could not be read and were left out")
+    assert summarise(trainer).endswith("1 track could not be read and was left out")
 
 
 @pytest.mark.parametrize(
@@ -326,6 +361,11 @@ def test_devices() -> None:
     for name in ("cuda:99", "meta", "gpu"):
         with pytest.raises(click.ClickException, match=name):
             resolve_device(name)
+
+
+def test_processes_do_not_share_a_gpu() -> None:
+    with pytest.raises(click.ClickException, match="2 processes cannot share a GPU; set it to cuda"):
+        resolve_device("cuda:1", Distributed(0, 2))
 
 
 @pytest.mark.parametrize("architecture", ["hybrid-s", "hybrid-m"])

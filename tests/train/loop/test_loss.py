@@ -157,3 +157,11 @@ def test_the_weights_are_the_preset_s_and_what_stands_beside_it() -> None:
         LossConfig.model_validate(NOTHING)
     with pytest.raises(ValueError, match="text_vectors names no file"):
         LossConfig.model_validate({"text": 1.0})
+
+
+def test_a_process_without_a_track_has_nothing_to_be_consistent_with() -> None:
+    vectors = unit(0, 512).requires_grad_()
+    nothing = Targets(unit(0, 512), unit(0, 512), torch.empty(0, 0))
+    losses, _ = Loss(loss_of(cosine=1.0, consistency=0.5))(vectors, nothing)
+    assert losses.shape == (0,)
+    losses.sum().backward()  # the norms of all processes are waited for in it

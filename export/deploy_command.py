@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from student_clap.export.app.app_config import Wanted
     from student_clap.export.app.deployment import Deployment
     from student_clap.export.app.installation import App, Installed
+    from student_clap.export.app.kept_settings import Unfinished
     from student_clap.featurize.onnx.input_spec import InputSpec
 
 _TO = click.option(
@@ -124,25 +125,30 @@ def rollback(
     from student_clap.export.app import deployment
     from student_clap.export.app.app_config import compare
     from student_clap.export.app.installation import check_agreement, install, look_at_app
-    from student_clap.export.app.kept_settings import last_settings
+    from student_clap.export.app.kept_settings import last_settings, last_unfinished
 
     config, directory = with_database() if write_settings else config, _folder(config, directory)
     name = deployment.choose_kept_name(directory, name, kept_name)
-    app = look_at_app(config, required=write_settings)
+    app, unfinished = look_at_app(config, required=write_settings), last_unfinished(directory, name)
     try:
         restored = deployment.next_to_restore(directory, name, kept_name)
     except deployment.DeployError:
+        if unfinished is not None and unfinished.restored == (kept_name or ""):
+            said = _settle(config, directory, name, app, unfinished, write=write_settings)
+            echo(f"rollback: {said}; {directory / name} stays as the last rollback has left it")
+            return
         if kept_name is not None or (former := last_settings(directory, name)) is None:
             raise
         _put_settings_back(config, directory, name, app, *former, write=write_settings)
         return
     # Where nothing comes back, nothing is said of settings.
-    wanted, certain = ({}, True) if restored is None else _needed_by_kept(directory, name, restored, app)
+    needed = _Needed({}) if restored is None else _needed_by_kept(directory, name, restored, app)
+    wanted = needed.rows
     if wanted and app.rows is not None:
         _print_settings(app, wanted)
     judged = app.rows is not None and not write_settings and restored is not None
     settings = compare(app.rows or {}, wanted) if judged else []
-    if fault := check_agreement(restored or directory / name, settings, anyway=anyway or not certain):
+    if fault := check_agreement(restored or directory / name, settings, anyway=anyway or not needed.certain):
         warn(fault)
     done = install(
         directory,
@@ -150,54 +156,132 @@ def rollback(
         lambda stamp: deployment.rollback(directory, name, kept_name, stamp),
         (config.database, wanted) if write_settings and wanted and restored is not None else None,
         deployment.WITHDRAWN if restored is None else deployment.mark_of_leaving(restored),
+        None if restored is None else restored.name,
     )
     _print_change(done)
     model = done.model
-    if model is None or model.withdrawn is not None:
-        again = ["student-clap", "rollback", "--to", str(directory)]
-        again += ["--kept", model.withdrawn.name] if model is not None and model.withdrawn is not None else []
-        echo(
-            "rollback: nothing was changed; the last rollback has taken a model away already, and"
-            f" `{shlex.join(again)}` brings it back"
-        )
+    if model is None:
+        return
+    if model.withdrawn is not None:
+        said = _settle(config, directory, name, app, unfinished, write=write_settings)
+        again = shlex.join(["student-clap", "rollback", "--to", str(directory), "--kept", model.withdrawn.name])
+        echo(f"rollback: {said}; the last rollback has taken a model away already, and `{again}` brings it back")
     elif not model.changed:
         echo(f"rollback: {model.live} is what {kept_name} holds already; nothing was changed")
     else:
         back = ", ".join(path.name for path in model.restored)
         echo(f"rollback: {model.live} is again what was kept as {back}; {_kept(model)}")
         if wanted and app.rows is None:
-            _print_settings(app, wanted)
+            _print_settings(app, wanted, by_rows=needed.by_rows)
 
 
 def _folder(config: Config, given: Path | None) -> Path:
-    """AudioMuse-AI's model folder: the one that was given, else the configuration's."""
+    """AudioMuse-AI's model folder: the one that was given, else the configuration's. Raises DeployError."""
+    from student_clap.export.app.deployment import check_folder
+
     folder = given or config.audiomuse.model_dir
     if folder is None:
         raise click.UsageError("name AudioMuse-AI's model folder: --to DIR, or audiomuse.model_dir in config.yaml")
+    check_folder(folder)
     return folder
 
 
-def _needed_by_kept(directory: Path, name: str, restored: Path, app: App) -> tuple[Wanted, bool]:
-    """The rows that the model which comes back needs; and whether that is known for certain."""
-    from student_clap.config.schema import AudioConfig
-    from student_clap.export.app.app_config import needed_rows
+class _Needed(NamedTuple):
+    """What a model that comes back needs."""
+
+    rows: Wanted
+    certain: bool = True  # else a guess by its shape
+    by_rows: bool = False  # the app is set by its rows, and not by its environment: they were changed before
+
+
+def _needed_by_kept(directory: Path, name: str, restored: Path, app: App) -> _Needed:
+    """The rows that the model which comes back needs.
+
+    A file that says which mel it was made for is believed before kept settings: those know only of changes that were
+    made by deploy and rollback, under this name.
+    """
+    from student_clap.export.app.app_config import needed_rows, with_kept
     from student_clap.export.app.deployment import stamp_of
     from student_clap.export.app.kept_settings import settings_of_kept
     from student_clap.export.model.app_settings import app_mel
     from student_clap.featurize.onnx.graph import ModelError
+
+    kept = settings_of_kept(directory, name, stamp_of(restored))
+    if kept is not None:
+        echo(f"What AudioMuse-AI's settings were while this model was live is kept in {kept[0]}.")
+    try:
+        spec = _spec(restored)
+    except ModelError as error:
+        if kept is not None:
+            return _Needed(kept[1], by_rows=True)
+        warn(f"which CLAP_AUDIO_* settings it needs is not known: {error.message}")
+        return _Needed({}, certain=False)
+    if kept is None:
+        _print_source(spec)
+        return _Needed({} if spec.waveform else needed_rows(app_mel(spec), name, app.rows), spec.declared)
+    if not spec.declared or spec.waveform:
+        echo("The file does not say which mel it was made for; settings that were not changed since stay as they are.")
+        return _Needed(kept[1], by_rows=True)
+    return _Needed(with_kept(needed_rows(app_mel(spec), name, app.rows), kept[1]), by_rows=True)
+
+
+def _spec(model: Path) -> InputSpec:
+    from student_clap.config.schema import AudioConfig
     from student_clap.featurize.onnx.input_spec import input_spec_of
     from student_clap.store import Recipe
 
-    if kept := settings_of_kept(directory, name, stamp_of(restored)):
-        echo(f"What AudioMuse-AI's settings were while this model was live is kept in {kept[0]}.")
-        return kept[1], True
+    return input_spec_of(model, Recipe.from_config(AudioConfig()))
+
+
+def _settle(config: Config, directory: Path, name: str, app: App, unfinished: Unfinished | None, *, write: bool) -> str:
+    """The model is in its place already; write what the app is not set to yet. Returns what was changed, in words."""
+    from student_clap.export.app.app_config import changes_to, compare
+    from student_clap.export.app.deployment import mark_of_leaving
+    from student_clap.export.app.installation import check_agreement, install
+    from student_clap.export.app.kept_settings import forget_unfinished
+
+    nothing, live = "nothing was changed", directory / name
+    if app.rows is None:
+        if unfinished is not None:
+            warn(
+                "the last rollback broke off, and whether it has changed AudioMuse-AI's settings is not known: name its"
+                f" database and use --write-settings, which writes what {unfinished.path} says"
+            )
+        return nothing
+    wanted = unfinished.wanted if unfinished is not None else _needed_by_live(live, app)
+    settings = compare(app.rows, wanted)
+    if not write:
+        if fault := check_agreement(live, settings, anyway=True):
+            warn(f"{fault}. --write-settings changes the rows of its table app_config")
+        return nothing
+    if unfinished is None:  # what means the same stays, so that a second call changes nothing
+        wanted = {setting.key: setting.needed for setting in settings if not setting.agrees}
+    done = None
+    if changes_to(app.rows, wanted):
+        _print_settings(app, wanted)
+        restored = unfinished.restored if unfinished is not None else ""
+        done = install(directory, name, None, (config.database, wanted), mark_of_leaving(Path(restored)), restored)
+        _print_change(done)
+    else:
+        forget_unfinished(directory, name)
+    return nothing if done is None else "only settings were changed"
+
+
+def _needed_by_live(live: Path, app: App) -> Wanted:
+    """The rows that the live model needs; {} where its file does not say, or the app loads one of another name."""
+    from student_clap.export.app.app_config import compare, needed_rows
+    from student_clap.export.model.app_settings import MODEL_PATH, app_mel
+    from student_clap.featurize.onnx.graph import ModelError
+
     try:
-        spec = input_spec_of(restored, Recipe.from_config(AudioConfig()))
-    except ModelError as error:
-        warn(f"which CLAP_AUDIO_* settings it needs is not known: {error.message}")
-        return {}, False
-    _print_source(spec)
-    return ({}, False) if spec.waveform else (needed_rows(app_mel(spec), name, app.rows), spec.declared)
+        spec = _spec(live)
+    except ModelError:
+        return {}
+    if spec.waveform or not spec.declared:
+        return {}
+    needed = needed_rows(app_mel(spec), live.name, app.rows)
+    loaded = all(setting.agrees for setting in compare(app.rows or {}, needed) if setting.key == MODEL_PATH)
+    return needed if loaded else {}
 
 
 def _put_settings_back(
@@ -213,7 +297,7 @@ def _put_settings_back(
             f"{directory} keeps no {name} that differs from the live one, but AudioMuse-AI's former settings, in"
             f" {path}: --write-settings puts them back. Nothing was changed"
         )
-    _print_change(install(directory, name, None, (config.database, wanted), WITHDRAWN))
+    _print_change(install(directory, name, None, (config.database, wanted), WITHDRAWN, ""))
     echo(f"rollback: AudioMuse-AI's settings are again those of {path}; {directory / name} stays where it is")
 
 
@@ -224,8 +308,8 @@ def _print_source(spec: InputSpec) -> None:
         echo(f"The file does not say which mel it was made for; the following goes by {spec.source}.")
 
 
-def _print_settings(app: App, wanted: Wanted) -> None:
-    """Print whether app and model agree; where the app's settings are not known, how to set them."""
+def _print_settings(app: App, wanted: Wanted, *, by_rows: bool = False) -> None:
+    """Print whether app and model agree; where the app's settings are not known, how to set them, `by_rows` alone."""
     from student_clap.export.app.app_config import RESTART, compare, sql_of
     from student_clap.export.app.installation import settings_table
     from student_clap.export.model.app_settings import APP_DEFAULTS, MODEL_PATH
@@ -236,7 +320,9 @@ def _print_settings(app: App, wanted: Wanted) -> None:
         return
     whole = set(APP_DEFAULTS) - {MODEL_PATH} <= set(wanted)  # else: only what a change of settings has touched
     variables = {key: value for key, value in wanted.items() if value is not None and value != APP_DEFAULTS[key]}
-    if whole and not variables:
+    if by_rows:
+        pass
+    elif whole and not variables:
         echo("AudioMuse-AI's defaults fit this model: set no CLAP_AUDIO_* variable, and remove any that is set.")
     elif whole:
         echo("Set exactly these CLAP_AUDIO_* variables for AudioMuse-AI, and remove any other that is set:")

@@ -172,7 +172,7 @@ def _write_database(config: Config, options: _Options, settings: Settings, embed
         )
     if plan.rows:
         echo(_AFTERWARDS, err=True)
-        back = shlex.join(["student-clap", "reembed", "--restore", str(plan.dump or options.dumps_folder)])
+        back = shlex.join(["student-clap", "reembed", "--restore", str(plan.back(options.dumps_folder))])
         echo(f"Back again: {back}", err=True)
     done, already = outcomes[ExchangeOutcome.DONE], plan.already + outcomes[ExchangeOutcome.ALREADY]
     echo(

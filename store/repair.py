@@ -7,7 +7,8 @@ Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import zarr
@@ -23,11 +24,16 @@ from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import member_folders, read_member
 from student_clap.store.layout.frame_order import from_recipe_attribute
 from student_clap.store.storage.base import Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError
+from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError, UnreadableError
 from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
 _IDENTITY = ("track_id", "server_id")
+# What stands for a lost value where that is not the fill value. Listed: ingest looks for the audio, and finds the files
+# that are there. Given: a vector of ours would else pass for a source's for ever; a source's that is withdrawn as ours
+# is brought again by ingest.
+_REFILLED = {"state": int(State.LISTED), GIVEN: 1}
+_FIRST_TRIED = 16  # shards that say with which codecs they were made
 _LEFT = ("damaged column", "damaged metadata", "stale recipe", "wrong vector", "unreadable file")
 
 
@@ -112,9 +118,7 @@ def _repair_columns(store: FeatureStore, *, deep: bool) -> int:
         if chunk.column in _IDENTITY or chunk.kind == "unreadable file":
             continue
         column = members[chunk.column]
-        # Listed: ingest looks for the audio, and finds the files that are there.
-        fill = State.LISTED if chunk.column == "state" else column.fill_value
-        column[chunk.begin : chunk.end] = fill
+        column[chunk.begin : chunk.end] = _REFILLED.get(chunk.column, column.fill_value)
         repaired += 1
     return repaired
 
@@ -168,17 +172,33 @@ def _as_new(storage: Storage, folder: Storage, n_tracks: int) -> Document | None
 
 
 def _with_the_shards_codec(document: Document, folder: Storage) -> Document:
-    """The document with that chain of codecs with which the first shard can be read."""
-    rows = (folder / "c").row_sizes()
-    if not rows:
-        return document
-    shard = (folder / "c" / f"{min(rows)}/0/0").read_bytes()
-    for chain in SUPPORTED.values():
-        document["codecs"][0]["configuration"]["codecs"] = chain
-        shards = ShardFormat.of(document)
-        if shards is not None and shards.can_read(shard):
-            break
+    """The document with that chain of codecs with which a shard can be read; as it is where none of them can.
+
+    Raises UnreadableError where the system does not give a shard and no other one answers.
+    """
+    refused = None
+    for shard in _spread(sorted((folder / "c").row_sizes())):
+        try:
+            data = (folder / "c" / f"{shard}/0/0").read_bytes()
+        except UnreadableError as error:
+            refused = refused or error
+            continue
+        for chain in SUPPORTED.values():
+            tried = deepcopy(document)
+            tried["codecs"][0]["configuration"]["codecs"] = chain
+            shards = ShardFormat.of(tried)
+            if shards is not None and shards.can_read(data):
+                return tried
+    if refused is not None:
+        raise refused
     return document
+
+
+def _spread(rows: Sequence[int]) -> Iterator[int]:
+    """All rows, but some from all over first: where a stretch of shards is damaged, one of the first answers."""
+    step = max(1, len(rows) // _FIRST_TRIED)
+    for begin in range(step):
+        yield from rows[begin::step]
 
 
 def remove_teacher(path: StoragePath, name: str) -> int:

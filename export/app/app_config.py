@@ -111,6 +111,17 @@ def compare(rows: Mapping[str, str], wanted: Wanted) -> list[Setting]:
     return [Setting(key, rows.get(key), wanted[key]) for key in KEYS if key in wanted]
 
 
+def with_kept(needed: Wanted, kept: Wanted) -> dict[str, str | None]:
+    """The rows that a model needs, each as it was kept where that meant the same.
+
+    Args:
+        needed: by the model's file; its path is the only key that is not the file's to say.
+        kept: what rows held while the model was live; perhaps not all of them.
+    """
+    fits = {key: value for key, value in kept.items() if key == MODEL_PATH or Setting(key, needed[key], value).agrees}
+    return {**needed, **fits}
+
+
 def changes_to(rows: Mapping[str, str], wanted: Wanted) -> dict[str, str | None]:
     """The rows to write so that every row holds what is wanted, whatever the environment says."""
     found = {key: value for key, value in wanted.items() if rows.get(key) != value}

@@ -85,7 +85,7 @@ def choose_kept_name(directory: Path, given: str | None, kept_name: str | None =
     Raises:
         DeployError: no such folder, nothing is kept, or several models are and none was named.
     """
-    _check_folder(directory)
+    check_folder(directory)
     if given is not None:
         return given
     if kept_name is not None and (match := _STAMPED.fullmatch(kept_name)):
@@ -204,13 +204,14 @@ def _to_restore(live: Path, kept_name: str | None) -> list[Path] | Deployment:
     return group
 
 
-def _check_folder(directory: Path) -> None:
+def check_folder(directory: Path) -> None:
+    """Raise DeployError where there is no such folder."""
     if not directory.is_dir():
         raise DeployError(f"there is no folder {directory}; --to names AudioMuse-AI's model folder")
 
 
 def _live(directory: Path, name: str) -> Path:
-    _check_folder(directory)
+    check_folder(directory)
     if (directory / name).is_dir():
         raise DeployError(f"{directory / name} is a folder; expected a model")
     return directory / name

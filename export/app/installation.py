@@ -19,7 +19,7 @@ from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import Config, DatabaseConfig
 from student_clap.export.app.app_config import Setting, Wanted, changed_rows, read_app_config
 from student_clap.export.app.deployment import Deployment, next_stamp
-from student_clap.export.app.kept_settings import keep_settings
+from student_clap.export.app.kept_settings import forget_unfinished, keep_settings, keep_unfinished
 from student_clap.export.model.app_settings import MODEL_FOLDER, MODEL_PATH
 from student_clap.ingest.vectors.connection import DatabaseError
 
@@ -132,6 +132,7 @@ def install(
     act: Callable[[str], Deployment] | None,
     rows: tuple[DatabaseConfig, Wanted] | None,
     mark: str = "",
+    restored: str | None = None,
 ) -> Installed:
     """Change the model's file, and with it the app's settings.
 
@@ -141,6 +142,7 @@ def install(
         act: changes the file and keeps what leaves under the time that it is given; None changes settings only.
         rows: the database and what its rows shall hold; None leaves settings alone.
         mark: stands behind the time of the settings that are kept.
+        restored: of a rollback, the kept model that comes back; what it is to write is then kept until it is committed.
 
     Raises:
         DeployError, DatabaseError: the system or the database refuses.
@@ -148,14 +150,20 @@ def install(
     stamp = next_stamp(directory)
     if rows is None:
         return Installed(None if act is None else act(stamp))
+    kept, written = None, []
     with changed_rows(*rows) as before:
-        kept = keep_settings(directory, name, stamp, before, mark) if before else None
         try:
+            if before:
+                kept = keep_settings(directory, name, stamp, before, mark)
+                written.append(kept)
+                if restored is not None:
+                    written.append(keep_unfinished(directory, name, stamp, restored, rows[1]))
             done = None if act is None else act(stamp)
         except BaseException:
-            if kept is not None:
-                kept.unlink(missing_ok=True)
+            for path in written:
+                path.unlink(missing_ok=True)
             raise
+    forget_unfinished(directory, name)
     return Installed(done, kept)
 
 

@@ -64,13 +64,12 @@ def fitting_features(store: FeatureStore, spec: InputSpec) -> Features | None:
     return store.features(spec.recipe) if fits else None
 
 
-def library_tracks(store: FeatureStore, features: Features | None, server: str | None) -> list[LibraryTrack]:
+def library_tracks(store: FeatureStore, features: Features | None) -> list[LibraryTrack]:
     """The rows of the store that have not left the library.
 
     Args:
         store: open.
         features: the strips that fit the model.
-        server: id of the one server whose tracks are wanted; None takes all.
     """
     names = ("server_id", "track_id", "item_id", "title", "artist", "audio", "error")
     columns = {name: store.strings(name) for name in names}
@@ -78,7 +77,7 @@ def library_tracks(store: FeatureStore, features: Features | None, server: str |
     return [
         LibraryTrack(row=row, n_samples=int(samples[row]), **{name: column[row] for name, column in columns.items()})
         for row, state in enumerate(store.states().tolist())
-        if state != State.GONE and server in (None, columns["server_id"][row])
+        if state != State.GONE
     ]
 
 

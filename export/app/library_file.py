@@ -136,14 +136,15 @@ class LibraryFile:
         return len(kept)
 
     def load(self) -> LibraryVectors:
-        """The finished file."""
+        """What is there, the parts included; of several vectors of a track the last counts."""
         rows: dict[Key, int] = {}
-        blocks = [np.empty((0, EMBEDDING_DIM), np.float32)]
+        blocks, n_vectors = [np.empty((0, EMBEDDING_DIM), np.float32)], 0
         for table in self._tables(["server_id", "track_id", "vector"]):
             # block: [track, 512]
             block = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            rows.update({key: len(rows) + at for at, key in enumerate(_keys(table))})
+            rows.update({key: at for at, key in enumerate(_keys(table), n_vectors)})
             blocks.append(block.reshape(-1, EMBEDDING_DIM))
+            n_vectors += len(blocks[-1])
         return LibraryVectors(rows, np.concatenate(blocks))
 
     def _files(self) -> list[Path]:

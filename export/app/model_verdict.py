@@ -14,6 +14,7 @@ import click
 from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
+from student_clap.export.evaluate.figures import tells
 from student_clap.export.evaluate.record import Evaluated, side_of
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.export.model.session import StudentSession
@@ -74,6 +75,8 @@ def shared_index(model: Path, evaluated: Evaluated) -> str:
     """
     if evaluated.record is None:
         return _trained(model) or f"{_UNKNOWN}: {evaluated.why_not}; `student-clap evaluate` measures it."
+    if not tells("recall@1", evaluated.record["n_tracks"]):
+        return f"{_UNKNOWN}: it was evaluated on one track, which every vector finds."
     means = evaluated.record["student"]["means"]
     tracks = f"{evaluated.record['n_tracks']} {side_of(evaluated.record)} tracks"
     forth, back = means["recall@1"], means["reverse_recall@1"]

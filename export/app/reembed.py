@@ -76,7 +76,7 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
     session = StudentSession(settings.model)
     with FeatureStore.open(reading_path(config.store)) as store:
         features = None if settings.from_audio else fitting_features(store, spec)
-        tracks = library_tracks(store, features, None)
+        tracks = library_tracks(store, features)
         if not tracks:
             raise click.ClickException(f"{store.path} has no tracks; `student-clap ingest` lists the library first")
         metadata = vectors_metadata(settings.model, session.metadata, spec) | {
@@ -247,7 +247,7 @@ def _question(table: ClapTable, plan: Plan, dumps: Path, model: Path) -> str:
         + (f", and {plan.inserts} rows are added for items that have none" if plan.inserts else "")
         + ".",
         f"{plan.already} rows hold theirs already; {len(plan.kept)} rows keep the vector that they have.",
-        f"The vectors that are replaced are dumped first, to {plan.dump or dumps}.",
+        f"The vectors that are replaced are dumped first, to {plan.back(dumps)}.",
     ]
     return "\n".join(text)
 

@@ -53,8 +53,12 @@ class Plan:
     inserts: int = 0  # of rows: items that have no row yet
     already: int = 0  # rows that hold their new vector
     kept: list[tuple[Item, str]] = field(default_factory=list)  # rows that keep an old vector, and why
-    dump: Path | None = None  # the new dump; None where older ones have every row
-    n_dumped: int = 0
+    dump: Path | None = None  # the new dump, of the rows that older ones lack; None where they have every row
+    n_dumped: int = 0  # rows of the new dump
+
+    def back(self, dumps: Path) -> Path:
+        """What puts every row back: the new dump where it has them all, else the folder of all dumps."""
+        return self.dump if self.dump is not None and self.n_dumped == len(self.rows) else dumps
 
     @property
     def updates(self) -> int:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 _FORMAT = "clap_embedding-dump-1"
 _ROW_GROUP = 1000
 _SUFFIX = ".dump.parquet"
+_TIME = "%Y%m%dT%H%M%S%fZ"
+# Each + puts a dump behind the one without it: so they were named once, where the clock had not got past the newest.
+_STAMPED = re.compile(r"(?P<time>\d{8}T\d{12}Z)(?P<later>\+*)-")
 
 
 class DumpError(click.ClickException):
@@ -190,10 +193,10 @@ def dumps_in(given: Path) -> list[Dump]:
     """The dump `given`, or those in the folder `given`, newest first. Raises DumpError where there is none."""
     if not given.is_dir():
         return [open_dump(given)]
-    found = [open_dump(path) for path in sorted(given.glob(f"*{_SUFFIX}"), reverse=True)]
+    found = [open_dump(path) for path in sorted(given.glob(f"*{_SUFFIX}"))]
     if not found:
         raise DumpError(f"there is no dump in {given} (*{_SUFFIX})")
-    return found
+    return sorted(found, key=_place, reverse=True)
 
 
 def covered(folder: Path, database: Identity) -> set[bytes]:
@@ -216,10 +219,22 @@ def mark(row: DumpedRow) -> bytes:
 
 
 def new_dump_path(folder: Path, database: Identity) -> Path:
-    """A name that sorts behind every dump in `folder`."""
+    """A name whose time is behind those of all names in `folder`, also where the clock is not. Raises DumpError."""
     name = re.sub(r"[^\w.-]", "_", database.name)
-    newest = max((path.name.split("-")[0] for path in folder.glob(f"*{_SUFFIX}")), default="")
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    stamp = datetime.now(UTC).strftime(_TIME)
+    newest = max(
+        (match["time"] for path in folder.glob(f"*{_SUFFIX}") if (match := _STAMPED.match(path.name))), default=""
+    )
     if stamp <= newest:  # the clock went back
-        stamp = f"{newest}+"
+        try:
+            stamp = (datetime.strptime(newest, _TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)).strftime(_TIME)
+        except (ValueError, OverflowError) as error:
+            raise DumpError(f"a dump in {folder} is called {newest}-*, which is not a time; rename it") from error
     return folder / f"{stamp}-{name}{_SUFFIX}"
+
+
+def _place(dump: Dump) -> tuple[str, int]:
+    """Sorts dumps by age: by the time in their names, which grows whatever the clock does; else by their own."""
+    if match := _STAMPED.match(dump.path.name):
+        return match["time"], len(match["later"])
+    return datetime.fromisoformat(dump.written_at).strftime(_TIME), 0

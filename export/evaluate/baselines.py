@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.export.evaluate.figures import KEY_FIGURES, Compared, Figure, measure, track_scores
+from student_clap.export.evaluate.figures import KEY_FIGURES, Compared, Figure, measure, tells, track_scores
 from student_clap.train.loop import metrics
 from student_clap.train.loop.metrics import Scores
 
@@ -155,8 +155,7 @@ def _key_figure(record: Mapping[str, Any], figure: Figure) -> KeyFigure:
         student,
         mean_vector,
         shuffled,
-        # Where all other tracks are neighbours, every predictor finds them all.
-        telling=not figure.key.startswith("overlap") or used < record["n_tracks"] - 1,
+        telling=tells(figure.key, record["n_tracks"]),
         interval=record["intervals"].get(figure.key),
         other=other["means"].get(figure.key) if (other := record.get("against")) else None,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from student_clap.export.evaluate.query_scores import tells_queries
 from student_clap.export.evaluate.rank_agreement import (
     KENDALL_K,
     NDCG_K,
@@ -87,14 +88,13 @@ class Figure:
     scores: Callable[[Compared], Scores | None] | None = None  # [track], NaN where not defined; None: not defined
     whole: Callable[[Compared], Any] | None = None  # a number, or several by name
     k: int | None = None  # neighbours that are asked for; of few tracks fewer count
+    own: bool = False  # how a track is found among all tracks
     spread: bool = False  # of the scores also median, 5th percentile and extremes are recorded, under `key`
     tile: Tile | None = None
 
 
-def _each(
-    key: str, name: str, meaning: str, scores: Callable[[Compared], Scores | None], tile: Tile | None = None
-) -> Figure:
-    return Figure(key, (Row(name, meaning, interval=key),), scores, tile=tile)
+def _found(key: str, name: str, meaning: str, scores: Callable[[Compared], Scores], tile: Tile | None = None) -> Figure:
+    return Figure(key, (Row(name, meaning, interval=key),), scores, own=True, tile=tile)
 
 
 def _spread(key: str, name: str, meaning: str, scores: Callable[[Compared], Scores], tile: Tile) -> Figure:
@@ -161,10 +161,9 @@ FIGURES: tuple[Figure, ...] = (
         )
         for k in NDCG_K
     ),
-    _each(
+    Figure(
         "spearman",
-        "Spearman, per track",
-        "of a track’s similarities to all others",
+        (Row("Spearman, per track", "of a track’s similarities to all others", interval="spearman"),),
         lambda c: c.neighbours.get("spearman"),
     ),
     Figure(
@@ -178,18 +177,18 @@ FIGURES: tuple[Figure, ...] = (
         lambda c: c.neighbours.get("kendall"),
         k=KENDALL_K,
     ),
-    _each(
+    _found(
         "recall@1",
         "Cross-model retrieval R@1",
         "student query, teacher gallery",
         lambda c: c.own.first,
         Tile("Cross-model retrieval R@1", "student vector finds the same track first among teacher vectors"),
     ),
-    _each("reciprocal_rank", "Cross-model retrieval MRR", "mean of 1 / rank", lambda c: c.own.reciprocal),
-    _each("rank", "Cross-model retrieval, mean rank", "1 is best, {n_tracks} worst", lambda c: c.own.rank),
-    _each("reverse_recall@1", "Reverse R@1", "teacher query, student gallery", lambda c: c.reverse.first),
-    _each("reverse_reciprocal_rank", "Reverse MRR", "mean of 1 / rank", lambda c: c.reverse.reciprocal),
-    _each("reverse_rank", "Reverse, mean rank", "1 is best, {n_tracks} worst", lambda c: c.reverse.rank),
+    _found("reciprocal_rank", "Cross-model retrieval MRR", "mean of 1 / rank", lambda c: c.own.reciprocal),
+    _found("rank", "Cross-model retrieval, mean rank", "1 is best, {n_tracks} worst", lambda c: c.own.rank),
+    _found("reverse_recall@1", "Reverse R@1", "teacher query, student gallery", lambda c: c.reverse.first),
+    _found("reverse_reciprocal_rank", "Reverse MRR", "mean of 1 / rank", lambda c: c.reverse.reciprocal),
+    _found("reverse_rank", "Reverse, mean rank", "1 is best, {n_tracks} worst", lambda c: c.reverse.rank),
     Figure(
         "distribution",
         (
@@ -204,6 +203,21 @@ FIGURES: tuple[Figure, ...] = (
     ),
 )
 KEY_FIGURES = tuple(figure for figure in FIGURES if figure.tile is not None)
+_BY_KEY = {figure.key: figure for figure in FIGURES}
+
+
+def tells(key: str, n_tracks: int) -> bool:
+    """Whether a figure can tell predictors apart: not where a ranking counts as many tracks as there are to rank.
+
+    Then every predictor scores the same, so the figure is neither won nor lost, and no bound is met by it.
+
+    >>> tells("ndcg@10", 2), tells("ndcg@10", 3), tells("recall@1", 1), tells("recall@1", 2), tells("cosine", 1)
+    (False, True, False, True, True)
+    """
+    figure = _BY_KEY[key]
+    if figure.k is not None:
+        return metrics.clipped_k(figure.k, n_tracks) < n_tracks - 1
+    return tells_queries(n_tracks) if figure.own else True
 
 
 def track_scores(compared: Compared) -> dict[str, Scores]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.evaluate.baselines import compare, conclude, shuffle_of
-from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, K, measure, track_scores
+from student_clap.export.evaluate.figures import FIGURES, KEY_FIGURES, Compared, K, measure, tells, track_scores
 from student_clap.export.evaluate.intervals import METHOD, interval, mean_intervals
 from student_clap.export.evaluate.query_scores import centroid_queries, direction_queries, gallery_k, query_scores
 from student_clap.export.evaluate.rank_agreement import NDCG_K
@@ -213,7 +213,10 @@ def _of_vectors(vectors: Vectors, teacher: Vectors, training: Vectors, scores: d
     means, intervals, shuffle = means_of(scores), _intervals(scores), shuffle_of(len(vectors))
     return {
         "intervals": intervals,
-        "within_5_percent": {f"ndcg@{k}": _within(means.get(f"ndcg@{k}"), intervals.get(f"ndcg@{k}")) for k in NDCG_K},
+        "within_5_percent": {
+            key: _within(means.get(key) if tells(key, len(vectors)) else None, intervals.get(key))
+            for key in (f"ndcg@{k}" for k in NDCG_K)
+        },
         "pseudo_queries": {
             "centroids": _pseudo(vectors, teacher, centroid_queries(training), shuffle),
             "directions": _pseudo(vectors, teacher, direction_queries(training), shuffle),
@@ -236,10 +239,10 @@ def _intervals(scores: dict[str, Scores]) -> dict[str, Any]:
 
 
 def _within(value: float | None, bounds: tuple[float, float] | None) -> dict[str, Any]:
-    """Whether nDCG is at least 0.95, and whether its whole interval is."""
+    """Whether nDCG is at least `WITHIN`, None where it is not known; and whether its whole interval says the same."""
     return {
-        "met": value is not None and value >= WITHIN,
-        "certain": bounds is not None and (bounds[0] >= WITHIN or bounds[1] < WITHIN),
+        "met": None if value is None else value >= WITHIN,
+        "certain": value is not None and bounds is not None and (bounds[0] >= WITHIN or bounds[1] < WITHIN),
         "needed": WITHIN,
     }
 

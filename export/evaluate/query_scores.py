@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.export.evaluate.rank_agreement import first_shared, ndcgs, spearman
-from student_clap.train.loop.metrics import Scores, unit
+from student_clap.train.loop.metrics import TIE, Scores, kth_largest, unit
 
 OVERLAP_K = (10, 50, 100)
 NDCG_K = 100
@@ -34,6 +34,11 @@ def gallery_k(k: int, n_tracks: int) -> int:
     return min(k, max(1, n_tracks // 2))
 
 
+def tells_queries(n_tracks: int) -> bool:
+    """Whether rankings of so many tracks can differ."""
+    return n_tracks > 1
+
+
 def query_scores(found: Scores, wanted: Scores) -> dict[str, Scores]:
     """Every figure of every query.
 
@@ -45,14 +50,14 @@ def query_scores(found: Scores, wanted: Scores) -> dict[str, Scores]:
         Name -> [query]: `overlap@k`; `recall@k`: of the teacher's first five, how many of the k that could be are
         among the student's first k; `ap@10`: average precision with the same five; `ndcg@100` with the teacher's
         scores as gains, negative ones 0; `spearman` over all tracks; `bias_mean` and `bias_sd` over the tracks of
-        student minus teacher.
+        student minus teacher. Where tracks tie for the teacher's last place each is right; where they tie for the
+        student's it is the expected value of a random order.
     """
     n = wanted.shape[1]
     difference = found - wanted
-    relevant = gallery_k(RELEVANT, n)
     return {
         **{f"overlap@{k}": first_shared(found, wanted, gallery_k(k, n)) for k in OVERLAP_K},
-        **_of_relevant(ranked(found), ranked(wanted)[:, :relevant]),
+        **_of_relevant(found, wanted >= kth_largest(wanted, gallery_k(RELEVANT, n)) - TIE),
         f"ndcg@{NDCG_K}": ndcgs(found, wanted, [gallery_k(NDCG_K, n)])[0],
         "spearman": spearman(found, wanted),
         "bias_mean": difference.mean(axis=1),
@@ -136,15 +141,31 @@ def direction_queries(teacher: npt.NDArray[np.floating]) -> Scores:
     return signs[:, None] * directions
 
 
-def _of_relevant(found: Ranking, relevant: Ranking) -> dict[str, Scores]:
-    """Recall and average precision; found: [query, rank], relevant: [query, few] tracks in any order."""
-    # hit: [query, rank]
-    hit = (found[:, :PRECISION_K, None] == relevant[:, None, :]).any(axis=2)
-    few = relevant.shape[1]
-    hits = np.cumsum(hit, axis=1)
-    precision = hits / np.arange(1, hit.shape[1] + 1)
-    result: dict[str, Scores] = {
-        f"recall@{k}": hits[:, min(k, hit.shape[1]) - 1] / min(k, few, hit.shape[1]) for k in RECALL_K
-    }
-    result[f"ap@{PRECISION_K}"] = (precision * hit).sum(axis=1) / few
+def _of_relevant(found: Scores, relevant: npt.NDArray[np.bool_]) -> dict[str, Scores]:
+    """Recall and average precision of finding the relevant tracks, both [query, track]; tied ones in random order."""
+    n = found.shape[1]
+    # chance: [query][rank] of a relevant track at that rank; both: [query][rank, rank] at both of two ranks
+    chances = [_chances(f, r, gallery_k(PRECISION_K, n)) for f, r in zip(found, relevant, strict=True)]
+    result = {}
+    for k in RECALL_K:
+        depth = gallery_k(k, n)
+        result[f"recall@{k}"] = np.array([chance[:depth].sum() / depth for chance, _ in chances])
+    # A hit at rank i counts the hits up to it, its own included, over i.
+    precisions = [(np.tril(both).sum(axis=1) / np.arange(1, len(both) + 1)).sum() for _, both in chances]
+    most = np.minimum(relevant.sum(axis=1), gallery_k(PRECISION_K, n))
+    result[f"ap@{PRECISION_K}"] = np.array(precisions) / most
     return result
+
+
+def _chances(found: Scores, relevant: npt.NDArray[np.bool_], k: int) -> tuple[Scores, Scores]:
+    """[rank], [rank, rank]: of one query, the chance that each of the first `k` ranks, and each two, are relevant."""
+    order = np.argsort(-found, kind="stable")
+    scores, hits = found[order], relevant[order]
+    group = np.concatenate([[0], np.cumsum(scores[:-1] - scores[1:] > TIE)])
+    size, right = np.bincount(group), np.bincount(group, hits)
+    first = group[:k]
+    chance = (right / size)[first]
+    within = (right * (right - 1) / np.maximum(size * (size - 1), 1))[first]
+    both = np.where(first[:, None] == first[None, :], within[:, None], chance[:, None] * chance[None, :])
+    np.fill_diagonal(both, chance)
+    return chance, both

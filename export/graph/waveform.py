@@ -152,11 +152,13 @@ def synthetic_signals(recipe: Recipe) -> list[Array]:
 def real_pieces(store: FeatureStore, preferred: Sequence[int], cache_dir: Path, recipe: Recipe) -> list[Array]:
     """[sample] a segment out of the middle of up to `FILES` tracks whose audio is there; `preferred` rows first."""
     audio = store.strings("audio")
-    rows = [*preferred, *(row for row in range(len(audio)) if row not in set(preferred))]
+    first = dict.fromkeys(preferred)
     pieces: list[Array] = []
-    for row in rows:
+    for row in (*first, *(row for row in range(len(audio)) if row not in first)):
+        if len(pieces) == FILES:
+            break
         path = cache_dir / audio[row]
-        if len(pieces) == FILES or not audio[row] or not path.is_file():
+        if not audio[row] or not path.is_file():
             continue
         try:
             samples = decode(path, recipe.max_samples)

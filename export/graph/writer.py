@@ -25,7 +25,7 @@ from student_clap.config.presets import MEL_PRESETS
 from student_clap.config.runtime.files import temporary_folder, write_bytes_atomically
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.graph.folding import fold, operator_counts
+from student_clap.export.graph.folding import fold
 from student_clap.export.graph.parity import Parity, compare
 from student_clap.export.model.contract import check_contract, failures
 from student_clap.export.model.metadata import (
@@ -67,11 +67,6 @@ class Exported:
     n_parameters: int
     model: onnx.ModelProto
     parity: Parity
-
-    @property
-    def operators(self) -> dict[str, int]:
-        """Operator -> how many."""
-        return operator_counts(self.model)
 
 
 def write_student(

@@ -24,9 +24,8 @@ def closing_lines(record: dict[str, Any], page: Path) -> list[str]:
     refused = "" if conclusion.beats_baselines else " deploy and reembed --write-database refuse it."
     cosine, overlap = (f for f in key_figures(record) if f.key in ("cosine", f"overlap@{K}"))
     figures = f"{cosine}; {overlap}"
-    if record["text"] is not None:
-        within = "within" if record["text"]["within_5_percent"]["met"] else "not within"
-        figures += f"; text search {within} 5 % of the teacher"
+    if record["text"] is not None and (met := record["text"]["within_5_percent"]["met"]) is not None:
+        figures += f"; text search {'within' if met else 'not within'} 5 % of the teacher"
     tracks = (
         f"{record['n_tracks']} {side_of(record)} tracks ({record['n_from_store']} from the store),"
         f" {len(record['left_out'])} left out"

@@ -115,3 +115,12 @@ def test_rollback_of_nothing(models: Path) -> None:
     named = run("rollback", "--to", models, "--as", NAME)
     assert named.exit_code == 1
     assert "there is nothing to restore" in named.stderr
+
+
+def test_a_folder_that_is_not_there_is_named(models: Path, exported: Path) -> None:
+    done = run("deploy", "--anyway", exported, "--to", models / "absent")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: there is no folder {models / 'absent'}; --to names AudioMuse-AI's model folder"
+    )
+    assert done.stdout == ""

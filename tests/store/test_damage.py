@@ -152,7 +152,9 @@ def test_repair_repairs_what_the_stages_can_make_again(filled, recipe, victim, w
         assert opened.states().tolist() == [1] * 5
 
 
-def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make_codes, make_older_features):
+@pytest.fixture
+def first_codec(filled, recipe, make_codes, make_older_features) -> Path:
+    """The store with strips as the first ones were made, by Blosc."""
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -171,10 +173,67 @@ def test_metadata_of_the_first_codec_are_made_again_with_it(filled, recipe, make
         strip = make_codes((11 + row) * SECONDS, row)
         codes[row, :, : strip.shape[1]] = strip
     group["mel"][:3] = codes
-    (filled / "features/audiomuse/mel/zarr.json").write_bytes(b"{")
+    return filled
+
+
+def test_metadata_of_the_first_codec_are_made_again_with_it(first_codec, recipe, make_codes):
+    (first_codec / "features/audiomuse/mel/zarr.json").write_bytes(b"{")
+    repair_path(first_codec, deep=True)
+    assert verify_path(first_codec, deep=True) == ([], 5)
+    assert np.array_equal(FeatureStore.open(first_codec).features(recipe).strip(2), make_codes(13 * SECONDS, 2))
+
+
+@pytest.mark.parametrize("store_of", ["filled", "first_codec"])
+@pytest.mark.parametrize("left", ["nothing", "half", "another's bytes"])
+@pytest.mark.parametrize("rows", [[0], [0, 1], [2]])
+def test_a_damaged_shard_costs_its_own_track_alone_where_the_metadata_are_damaged_too(
+    request, recipe, make_codes, store_of, left, rows
+):
+    path = request.getfixturevalue(store_of)
+    for row in rows:
+        shard = path / f"features/audiomuse/mel/c/{row}/0/0"
+        whole = shard.read_bytes()
+        shard.write_bytes({"nothing": b"", "half": whole[: len(whole) // 2]}.get(left, bytes(len(whole))))
+    (path / "features/audiomuse/mel/zarr.json").write_bytes(b"{")
+    repaired = repair_path(path, deep=True)
+    assert (repaired.metadata, repaired.tracks, repaired.left) == (1, len(rows), ())
+    features = FeatureStore.open(path).features(recipe)
+    assert np.flatnonzero(features.made()).tolist() == [row for row in range(3) if row not in rows]
+    for row in set(range(3)) - set(rows):
+        assert np.array_equal(features.strip(row), make_codes((11 + row) * SECONDS, row))
+
+
+def test_where_no_shard_can_be_read_the_metadata_are_a_new_store_s(filled, recipe, make_codes):
+    path = filled / "features/audiomuse/mel/zarr.json"
+    before = path.read_bytes()
+    for row in range(3):
+        (filled / f"features/audiomuse/mel/c/{row}/0/0").write_bytes(b"")
+    path.write_bytes(b"{")
+    assert repair_path(filled, deep=True).tracks == 3
+    assert path.read_bytes() == before
+    with FeatureStore.open(filled, "r+") as store:
+        features = store.features(recipe)
+        features.write_strip(0, make_codes(11 * SECONDS), 11 * SECONDS)
+        features.commit([0], [11 * SECONDS], [""])
+        assert np.array_equal(features.strip(0), make_codes(11 * SECONDS))
+
+
+def test_a_shard_that_the_system_does_not_give_is_no_sign_of_its_codecs(filled, recipe, make_codes):
+    path = filled / "features/audiomuse/mel"
+    before = (path / "zarr.json").read_bytes()
+    shards = [path / f"c/{row}/0/0" for row in range(3)]
+    for shard in shards[:2]:
+        shard.rename(shard.with_name("whole"))
+        shard.mkdir()  # a folder in its place
+    (path / "zarr.json").write_bytes(b"{")
+    aside = shards[2].read_bytes()
+    shards[2].write_bytes(b"")
+    with pytest.raises(click.ClickException, match="/c/0/0/0"):
+        repair_path(filled, deep=True)
+    assert (path / "zarr.json").read_bytes() == b"{"
+    shards[2].write_bytes(aside)
     repair_path(filled, deep=True)
-    assert verify_path(filled, deep=True) == ([], 5)
-    assert np.array_equal(FeatureStore.open(filled).features(recipe).strip(2), make_codes(13 * SECONDS, 2))
+    assert (path / "zarr.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("older", [False, True])

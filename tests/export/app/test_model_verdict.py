@@ -180,6 +180,8 @@ def test_the_figure_of_an_index_of_old_and_new_vectors(model: Path) -> None:
     write(record_of(model), model)
     found = shared_index(model, find_evaluation(model))
     assert "Measured on 40 held-out tracks" in found
+    write({**record_of(model), "n_tracks": 1}, model)
+    assert "is not known: it was evaluated on one track" in shared_index(model, find_evaluation(model))
     assert (
         "62.5% of cases (cross-model retrieval R@1 0.625), an old vector its own new one in 50.0% (R@1 0.500)" in found
     )

@@ -138,6 +138,9 @@ def test_what_changed_since_gets_a_dump_of_its_own(world: World) -> None:
     assert "12 rows written" in done.stdout
     first, second = world.dumps()
     assert open_dump(second).n_rows == 1
+    # The new dump has one row of twelve, so the way back is the folder.
+    assert f"--restore {first.parent}\n" in done.stderr
+    assert f"are dumped first, to {first.parent}." in done.stderr
     assert_written(world)
     # A folder of dumps goes back all the way, newest first.
     assert "put 13 rows back from 2 dumps" not in back.stdout
@@ -145,6 +148,21 @@ def test_what_changed_since_gets_a_dump_of_its_own(world: World) -> None:
     assert world.table() == before | {world.item_of("t03"): analysed}
     world.restore(first, "--overwrite")
     assert world.table() == before
+
+
+def test_a_folder_goes_back_newest_first_also_where_the_clock_went_back(world: World) -> None:
+    before = world.table()
+    world.run("--write-database", "--yes")
+    (first,) = world.dumps()
+    first.rename(first.with_name("29990101T000000000000Z-x.dump.parquet"))
+    world.put(LoopbackTrack("t03", "Tune 3", "Ada", vector=vector_bytes(unit_vector(500))))
+    world.run("--write-database", "--yes")
+    world.put(LoopbackTrack("t03", "Tune 3", "Ada", vector=before[world.item_of("t03")]))
+    world.run("--write-database", "--yes")
+    done = world.restore(first.parent)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.index("29990101T000000000001Z") < done.stderr.index("29990101T000000000000Z")
+    assert world.table() == before | {world.item_of("t03"): vector_bytes(unit_vector(500))}
 
 
 def test_an_item_that_has_gone_is_counted(both: World) -> None:

@@ -19,7 +19,7 @@ from student_clap.export.evaluate.judgement import (
 )
 from student_clap.export.evaluate.queries import checked
 
-from .made_up import RATE, tracks
+from .made_up import RATE, tracks, unit
 
 
 def test_buckets_and_their_figures() -> None:
@@ -104,6 +104,18 @@ def test_one_track_can_be_judged() -> None:
     found = judge_vectors(student, teacher, tracks(1, 0.0, 1)[1])
     assert found["shuffled"] is None
     assert found["student"]["mean_cosine"] > 0.8
+    assert found["within_5_percent"]["ndcg@10"] == {"met": None, "certain": False, "needed": 0.95}
+    assert found["verdict"]["headline"] == "The student beats both baselines on all 2 key figures."
+
+
+def test_of_two_tracks_neighbours_are_neither_won_nor_lost() -> None:
+    student, teacher, _ = tracks(2, 0.02)
+    teacher = unit(teacher + 0.2)  # so that they have a gain
+    found = judge_vectors(unit(student + 0.2), teacher, tracks(40, 0.0, 1)[1])
+    assert found["student"]["means"]["ndcg@10"] == found["mean_vector"]["means"]["ndcg@10"] == 1
+    assert found["within_5_percent"]["ndcg@10"] == {"met": None, "certain": False, "needed": 0.95}
+    assert found["verdict"]["headline"] == "The student beats both baselines on all 3 key figures."
+    assert found["verdict"]["level"] == "good"
 
 
 @pytest.mark.parametrize(

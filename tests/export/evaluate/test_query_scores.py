@@ -12,6 +12,7 @@ from student_clap.export.evaluate.query_scores import (
     direction_queries,
     query_scores,
     shared_of_shown,
+    tells_queries,
 )
 
 from .made_up import tracks
@@ -26,7 +27,8 @@ def test_query_figures_by_hand() -> None:
     assert scores["overlap@10"][0] == pytest.approx(5 / 6)
     assert scores["recall@1"][0] == 0
     assert scores["recall@5"][0] == pytest.approx(4 / 5)
-    assert scores["ap@10"][0] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 7) / 5)
+    # The fifth of the teacher's comes seventh, behind the six.
+    assert scores["ap@10"][0] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4 + 4 / 5) / 5)
     discount = 1 / np.log2(np.arange(2, 8))
     reached, ideal = np.array([0.3, 0.8, 0.7, 0.6, 0.5, 0.4]) @ discount, wanted[0, :6] @ discount
     assert scores["ndcg@100"][0] == pytest.approx(reached / ideal)
@@ -35,6 +37,34 @@ def test_query_figures_by_hand() -> None:
     shifted = query_scores(wanted + 0.1, wanted)
     assert shifted["bias_mean"][0] == pytest.approx(0.1)
     assert shifted["overlap@100"][0] == shifted["ap@10"][0] == shifted["recall@1"][0] == 1
+
+
+def test_ties_count_as_a_random_order_would_on_average() -> None:
+    rng = np.random.default_rng(0)
+    n = 20
+    wanted = rng.permutation(n).astype(float)[None]
+    found = rng.integers(0, 4, (1, n)).astype(float)
+    scores = query_scores(found, wanted)
+    # The same with the ties broken, over many orders.
+    broken = query_scores(found + 1e-3 * rng.random((20_000, n)), np.broadcast_to(wanted, (20_000, n)))
+    for name in ("recall@1", "recall@5", "ap@10", "overlap@10"):
+        assert scores[name][0] == pytest.approx(broken[name].mean(), abs=0.01), name
+    # A constant finds what chance finds, in any order of the rows; where the teacher ties them all, all are right.
+    constant = query_scores(np.zeros((1, n)), wanted)
+    assert constant["recall@1"][0] == constant["recall@5"][0] == pytest.approx(5 / n)
+    assert query_scores(np.zeros((1, n)), wanted[:, ::-1])["ap@10"][0] == pytest.approx(constant["ap@10"][0])
+    all_right = query_scores(found, np.zeros((1, n)))
+    assert all_right["recall@1"][0] == all_right["recall@5"][0] == all_right["ap@10"][0] == 1
+
+
+def test_every_depth_is_at_most_half_of_the_tracks() -> None:
+    wanted = np.array([[0.4, 0.3, 0.2, 0.1]])
+    found = np.array([[0.4, 0.1, 0.2, 0.3]])
+    scores = query_scores(found, wanted)  # two are looked for, among the first two
+    assert scores["recall@5"][0] == 0.5
+    assert scores["ap@10"][0] == 0.5
+    assert not tells_queries(1)
+    assert tells_queries(2)
 
 
 def test_a_list_shows_three_tracks_by_one_artist() -> None:

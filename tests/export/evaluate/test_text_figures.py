@@ -45,8 +45,28 @@ def test_text_search_of_a_copy_and_of_noise() -> None:
 
 def test_within_5_percent_needs_both() -> None:
     def met(ndcg: float, overlap: float) -> bool:
-        return bool(within_5_percent({"ndcg@100": ndcg, "overlap@100": overlap}, 0.9)["met"])
+        return bool(within_5_percent({"ndcg@100": ndcg, "overlap@100": overlap}, 0.9, 60)["met"])
 
     assert met(0.95, 0.855)
     assert not met(0.949, 0.9)
     assert not met(0.99, 0.85)
+
+
+def test_of_a_single_track_text_search_says_nothing() -> None:
+    student, teacher, styles = tracks(1, 0.5)
+    queries = checked(["sad"], styles[:1], "here")
+    found = text_figures(student, teacher, queries, ["a"], None, None)
+    assert found["means"]["overlap@100"] == 1
+    within = found["within_5_percent"]
+    assert (within["met"], within["ndcg_met"], within["overlap_met"]) == (None, None, None)
+    alone = {"ndcg@100": None, "overlap@100": 1.0}
+    assert within_5_percent(alone, 0.9, 60)["met"] is None  # no query has a gain
+
+
+def test_lists_that_are_shown_are_compared_to_half_of_what_there_is() -> None:
+    student, teacher, styles = tracks(12, 0.5)
+    queries = checked(["a", "b", "c"], styles[:3], "here")
+    shuffle = np.roll(np.arange(12), 1)
+    seen = text_figures(student, teacher, queries, [""] * 12, None, shuffle)["as_seen"]
+    assert seen["capped_overlap"]["@100"] == seen["capped_overlap"]["@10"] == pytest.approx(seen["int8"]["overlap@100"])
+    assert seen["capped_overlap_shuffled"]["@100"] < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,28 @@ def test_signals_to_try_with(library: Library) -> None:
         pieces = real_pieces(store, [1, 3], library.cache_dir, recipe)
         assert [len(piece) for piece in pieces] == pytest.approx([480_000, 336_000, 336_000, 480_000], abs=1)
         assert real_pieces(store, [1], library.root / "absent", recipe) == []
+
+
+class Counted(list[int]):
+    """Rows that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_preferred_rows_are_heard_first_and_gone_through_once(library: Library) -> None:
+    preferred = Counted([4, 2, 4])
+    with FeatureStore.open(library.store) as store:
+        pieces = real_pieces(store, preferred, library.cache_dir, library.recipe)
+        others = real_pieces(store, [0, 1], library.cache_dir, library.recipe)
+    assert preferred.times == 1
+    # Rows 4 and 2, then 0 and 1 of those that are left.
+    assert [len(piece) for piece in pieces[2:]] == [len(piece) for piece in others[:2]]
+    np.testing.assert_array_equal(pieces[2], others[0])
+    np.testing.assert_array_equal(pieces[1], others[2])
 
 
 def test_two_forms_at_once_are_refused(library: Library) -> None:

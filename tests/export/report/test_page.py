@@ -266,6 +266,17 @@ def test_of_two_tracks_each_has_one_neighbour_and_overlap_does_not_count() -> No
     said = verdict(record)
     assert "which is all: that says nothing" in " ".join(said.sentences)
     assert "Overlap" not in said.headline
+    record["student"]["means"]["ndcg@10"] = record["mean_vector"]["means"]["ndcg@10"] = 1.0
+    assert "nDCG" not in verdict(record).headline
+    assert criteria(record)[0].answer == "unknown"
+
+
+def test_of_a_single_track_no_question_is_answered_that_every_predictor_meets() -> None:
+    record = evaluation(1).record
+    assert record["student"]["means"]["recall@1"] == 1
+    assert "retrieval" not in verdict(record).headline
+    assert [criterion.answer for criterion in criteria(record)[:3]] == ["unknown"] * 3
+    assert "every vector finds" in criteria(record)[2].says
 
 
 def test_it_is_said_that_the_best_epoch_was_chosen_by_these_tracks() -> None:

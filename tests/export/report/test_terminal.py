@@ -75,4 +75,5 @@ def test_the_conclusion_comes_first_and_the_report_last(n: int) -> None:
     assert lines[-2].startswith("For DCLAP soundspan published a median cosine of 0.854 and a top-5 overlap of 0.668")
     assert lines[-1].startswith(f"evaluate: {n} validation tracks (0 from the store), 0 left out: cosine ")
     assert lines[-1].endswith("report: there/report.html")
+    assert ("text search" in lines[-1]) == (n > 1)
     assert "\n".join(lines).isascii()

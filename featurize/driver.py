@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -183,7 +184,7 @@ def run(
     mel = open_storage(store.address) / f"features/{recipe.name}/mel"
     flow = Flow(cluster, site, jobs, tracks_per_task, mel, say, n_segments)
     begin = time.perf_counter()
-    waiting: list[Outcome] = []
+    waiting: deque[Outcome] = deque()
     marked_at = begin
 
     def mark() -> None:
@@ -192,7 +193,9 @@ def run(
             features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
         if teacher is not None and (warning := teacher.record(waiting)):
             say(f"warning: {warning}")
-        for outcome in waiting:
+        # One by one off the list: a stop in between has what is left marked again, and must not have it counted again.
+        while waiting:
+            outcome = waiting.popleft()
             totals.failed += int(outcome.n_samples == FAILED)
             totals.made += int(outcome.n_samples > 0)
             unreadable = outcome.n_samples == NOT_MADE and bool(outcome.error)
@@ -200,8 +203,9 @@ def run(
             totals.done += int(not unreadable)
             totals.audio_s += max(outcome.n_samples, 0) / recipe.sample_rate
             totals.cpu_s += outcome.cpu_s
+            if teacher is not None:
+                teacher.count(outcome)
             report(outcome)
-        waiting.clear()
 
     try:
         for outcomes in flow.outcomes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ def plan(
         if states[row] not in (State.FETCHED, State.GONE) or not audio[row]:
             found.waiting += int(strip and states[row] in (State.LISTED, State.FETCHED))
             found.unheard += int(not strip)
-        elif not path.exists():
+        elif not os.path.exists(path):  # noqa: PTH110  Path.exists raises where a folder may not be entered
             found.lost += int(strip)
             found.unheard += int(not strip)
         else:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from student_clap.config.presets import SAMPLE_RATE, SEGMENT_SAMPLES
 from student_clap.config.runtime.machine import available_cores
 from student_clap.config.schema import Config
+from student_clap.featurize.cluster.open import local_workers
 from student_clap.featurize.cluster.registry import LOCAL
 from student_clap.featurize.cluster.task import Outcome, Taught
 from student_clap.featurize.cluster.teaching import Teaching
@@ -40,7 +41,7 @@ _BLOCK_ROWS = 1024
 
 @dataclass
 class TeacherPass:
-    """One run's teacher. `begin` it, `record` outcomes, read `lines` at the end."""
+    """One run's teacher. `begin` it, `record` and `count` outcomes, read `lines` at the end."""
 
     store: FeatureStore
     vectors: SegmentVectors
@@ -52,9 +53,13 @@ class TeacherPass:
     segments: int = 0
     wall_s: float = 0.0  # of the workers, over all segments
     failed: int = 0
-    cosines: dict[int, float] = field(default_factory=dict)  # row -> to the vector that it had before
+    cosines: dict[int, float] = field(default_factory=dict)  # row -> to the vector that it had from elsewhere
+    _was_given: npt.NDArray[np.bool_] = field(init=False)  # [track] the vector that it had is a teacher's of ours
     _warned: bool = False
     _block: tuple[int, npt.NDArray[np.float32]] = field(default_factory=lambda: (-1, np.empty((0, 0), np.float32)))
+
+    def __post_init__(self) -> None:
+        self._was_given = self.store.given_vectors()
 
     @property
     def heard(self) -> Heard:
@@ -69,6 +74,8 @@ class TeacherPass:
     def record(self, outcomes: Sequence[Outcome]) -> str:
         """Record what the teacher made of tracks: their own vectors where they have none, then those of the segments.
 
+        To record an outcome twice changes nothing.
+
         Returns:
             A warning where the first tracks show that the store's vectors are not this teacher's, else "".
 
@@ -76,24 +83,22 @@ class TeacherPass:
             CorruptColumnError: a chunk of a column is damaged.
             StoreError: it cannot be written.
         """
-        good: list[tuple[int, Taught]] = []
-        for outcome in outcomes:
-            if outcome.taught is not None:
-                self.failed += int(bool(outcome.taught.error))
-                if outcome.taught.n_segments:
-                    good.append((outcome.row, outcome.taught))
+        good: list[tuple[int, Taught]] = [
+            (outcome.row, outcome.taught)
+            for outcome in outcomes
+            if outcome.taught is not None and outcome.taught.n_segments
+        ]
         if not good:
             return ""
         given = [(row, taught.track) for row, taught in good if row in self.lacking and taught.track is not None]
         if given:
             self.store.write_teacher([row for row, _ in given], np.stack([vector for _, vector in given]))
         for row, taught in good:
-            if row not in self.lacking and taught.track is not None:
-                self.cosines[row] = float(self._stored(row) @ taught.track)
+            if row not in self.lacking and not self._was_given[row] and taught.track is not None:
+                cosine = float(self._stored(row) @ taught.track)
+                if np.isfinite(cosine):  # it had a vector
+                    self.cosines[row] = cosine
         self.vectors.commit([row for row, _ in good], [taught.n_segments for _, taught in good])
-        self.taught += len(good)
-        self.segments += sum(taught.n_segments for _, taught in good)
-        self.wall_s += sum(taught.wall_s for _, taught in good)
         if self._warned or len(self.cosines) < _EARLY:
             return ""
         self._warned = True
@@ -104,6 +109,15 @@ class TeacherPass:
             f"the vectors that the store has are not as this teacher's, by the first {len(first)} tracks:"
             f" {verdict({self.hop_samples: first})} `student-clap featurize --probe 20` tries its other inputs too"
         )
+
+    def count(self, outcome: Outcome) -> None:
+        """Add an outcome that is recorded to the figures of the run."""
+        if outcome.taught is None:
+            return
+        self.failed += int(bool(outcome.taught.error))
+        self.taught += int(outcome.taught.n_segments > 0)
+        self.segments += outcome.taught.n_segments
+        self.wall_s += outcome.taught.wall_s if outcome.taught.n_segments else 0.0
 
     def _stored(self, row: int) -> npt.NDArray[np.float32]:
         """[512] the vector of `row` as it was before this run; NaN where it had none."""
@@ -235,8 +249,7 @@ def _check_provider(config: Config) -> None:
 
 def _threads(config: Config) -> int:
     """Of a worker inside one run of the model: elsewhere a worker has a core, here its share of them."""
-    cores = available_cores()
-    return max(1, cores // (config.featurize.workers or cores)) if _is_local(config) else 1
+    return max(1, available_cores() // local_workers(config.featurize)) if _is_local(config) else 1
 
 
 def _check_segments(recipe: Recipe) -> None:

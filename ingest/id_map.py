@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, Self, TypeVar
 
 import click
@@ -37,7 +37,7 @@ class IdMap(Mapping[str, Value], Generic[Value]):
         with _readable_errors():
             # "" is SQLite's name for a temporary database on disk.
             self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-            # An error ends the run, and the file goes with it: nothing is ever rolled back.
+            # Nothing is ever rolled back: `add` says what an error leaves.
             self._database.execute("PRAGMA journal_mode = OFF")
             self._database.execute("CREATE TABLE map (id TEXT PRIMARY KEY, value) WITHOUT ROWID")
         self._lock = threading.Lock()
@@ -53,6 +53,8 @@ class IdMap(Mapping[str, Value], Generic[Value]):
     def add(self, entries: Iterable[tuple[str, Value]]) -> list[bool]:
         """Add (id, value). Returns whether each id is new; of an id that comes twice the first value stays.
 
+        Where one of `entries` raises, or cannot be held (half a character), those before it are added.
+
         Raises:
             IdMapError: the temporary directory is full, or cannot be written.
 
@@ -63,9 +65,17 @@ class IdMap(Mapping[str, Value], Generic[Value]):
         with self._lock, _readable_errors():
             self._database.execute("BEGIN")
             execute = self._database.execute
-            new = [execute("INSERT OR IGNORE INTO map VALUES (?, ?)", entry).rowcount == 1 for entry in entries]
-            self._database.execute("COMMIT")
-            self._length += sum(new)
+            new: list[bool] = []
+            try:
+                for entry in entries:  # not in one go: those before an error count
+                    new.append(execute("INSERT OR IGNORE INTO map VALUES (?, ?)", entry).rowcount == 1)  # noqa: PERF401
+                execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    execute("COMMIT")
+                raise
+            finally:
+                self._length += sum(new)
         return new
 
     def find(self, ids: Iterable[str]) -> dict[str, Value]:

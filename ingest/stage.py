@@ -50,8 +50,9 @@ def run_ingest(
             n_rows = vectors.count()
             store = stack.enter_context(FeatureStore.open_or_create(config.store.path, config.teacher.name))
             _declare_teacher(store, config.teacher.name)
-            searched_by_path = config.ingest.source == "folder" or bool(config.ingest.map)
-            catalogue = _list_tracks(vectors, store, n_rows, None if vectors_only or not searched_by_path else paths)
+            in_folder = config.ingest.source == "folder"
+            needs_paths = not vectors_only and (in_folder or bool(config.ingest.map))
+            catalogue = _list_tracks(vectors, store, n_rows, paths if needs_paths else None, every_id=in_folder)
         _tell_changes(catalogue.counts, config)
         if vectors_only:
             return Summary(catalogue.counts, None)
@@ -81,8 +82,17 @@ def _declare_teacher(store: FeatureStore, name: str) -> None:
     store.teacher_name = name
 
 
-def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int | None, paths: IdMap[str] | None) -> Catalogue:
+def _list_tracks(
+    vectors: VectorSource, store: FeatureStore, n_rows: int | None, paths: IdMap[str] | None, *, every_id: bool
+) -> Catalogue:
     """Bring every track into the store, and the paths that files are searched by into `paths`.
+
+    Args:
+        vectors: the source, counted.
+        store: open for writing.
+        n_rows: of the source, if known.
+        paths: track id -> path; None where none are needed.
+        every_id: ids whose path is not known come into `paths` too, with "".
 
     Raises:
         VectorSourceError: no track has a vector.
@@ -92,7 +102,7 @@ def _list_tracks(vectors: VectorSource, store: FeatureStore, n_rows: int | None,
         for batch in vectors.tracks(store, BATCH_ROWS):
             catalogue.take(batch)
             if paths is not None:
-                paths.add((t.track_id, t.file_path) for t in batch if t.file_path)
+                paths.add((t.track_id, t.file_path) for t in batch if t.file_path or every_id)
             bar.advance(len(batch))
     if not catalogue.counts.tracks:
         raise VectorSourceError(

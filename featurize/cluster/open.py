@@ -43,11 +43,14 @@ def dask_cluster(config: FeaturizeConfig, say: Callable[[str], None]) -> Iterato
         elif config.cluster != LOCAL:
             chosen = batch_cluster(batch_system(config.cluster), config, say)
         else:
-            chosen = local_cluster(
-                config.workers or available_cores(), config.memory_limit, local_directory=config.local_directory
-            )
+            chosen = local_cluster(local_workers(config), config.memory_limit, local_directory=config.local_directory)
         with chosen as cluster:
             yield cluster
+
+
+def local_workers(config: FeaturizeConfig) -> int:
+    """Workers of a cluster on this machine alone."""
+    return config.workers or available_cores()
 
 
 def _script() -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from student_clap.config.runtime.text import one_line
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.task import Job, Outcome, Site, Taught, make_features, read_fault
-from student_clap.featurize.cluster.workers import WorkerPool
+from student_clap.featurize.cluster.workers import RESULT_S, WorkerPool
 from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _TASKS_PER_THREAD = 3  # in flight: one running, two waiting at hand
 _MOST_CANCELLED = 5  # times that a task is put back after it was cancelled
-_RESULT_S = 60  # to fetch a result that is there
 _QUARANTINE_AFTER = 2  # times that a track's worker went away
 _SILENCE_S = 600.0
 _KILLER = "its worker died more than once, most likely for lack of memory; raise featurize.memory_limit"
@@ -178,7 +177,7 @@ class Flow:
         task, alone = self._take(future)
         if future.status == "finished":
             try:
-                outcomes = future.result(timeout=_RESULT_S)
+                outcomes = future.result(timeout=RESULT_S)
             except (OSError, TimeoutError):
                 self._cluster.check()
                 self._again.append(task)  # its worker died with the result
@@ -196,7 +195,7 @@ class Flow:
             return []
         try:
             # A future that was done may be lost by now, with the worker that held it: then it has no exception.
-            error = future.exception(timeout=_RESULT_S) if future.status == "error" else None
+            error = future.exception(timeout=RESULT_S) if future.status == "error" else None
         except TimeoutError:
             error = None
         future.release()
@@ -232,8 +231,8 @@ class Flow:
                 self._check_teacher(outcome)
             elif outcome.no_room:
                 self._no_room = outcome.error
-            elif fault := read_fault(Path(jobs[outcome.row].audio), whole=False):
-                # No process can read it: left as it is, to be tried by the next run.
+            elif fault := read_fault(Path(jobs[outcome.row].audio), whole=True):
+                # No process can read it, at its start or further on: left as it is, to be tried by the next run.
                 learnt.append(Outcome(outcome.row, NOT_MADE, fault, 0.0))
                 self._unreadable += 1
                 if self._unreadable >= _MOST_UNREADABLE:

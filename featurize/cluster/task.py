@@ -30,6 +30,7 @@ from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.errors import StoreError
 
 _BLOCK_BYTES = 1 << 20
+_PATH_CHARACTERS = 4096  # the longest that there are
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -158,7 +159,7 @@ def read_fault(path: Path, *, whole: bool) -> str:
             while file.read(_BLOCK_BYTES) and whole:
                 pass
     except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}"
+        return f"{one_line(path, _PATH_CHARACTERS)} cannot be read: {error.strerror or error}"
     return ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from student_clap.config.runtime.text import one_line, readable_duration
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.preflight import Report, preflight, versions
-from student_clap.featurize.cluster.task import Site
+from student_clap.featurize.cluster.task import Site, read_fault
 from student_clap.featurize.cluster.teaching import Trial
 from student_clap.store.storage.base import Storage
 
 if TYPE_CHECKING:
     from distributed import Future
 
+RESULT_S = 60  # to fetch a result that is there
 _LOOK_EVERY_S = 2.0
 _SAY_EVERY_S = 30.0
 _SLOW_PREFLIGHT_S = 60.0
@@ -97,21 +99,18 @@ class WorkerPool:
         address, threads = self.preflights.pop(future)
         if future.status == "cancelled":
             return  # the next look finds the worker again, or the scheduler gone
-        error = future.exception() if future.status == "error" else None
-        if error is not None:
-            why = f"{type(error).__name__}: {one_line(error)}"
+        report = _answer(future)
+        if report is None:  # its worker died with it; the next look finds the one that comes in its place
+            future.release()
+            self._deaths += 1
+            return
+        if isinstance(report, BaseException):
+            why = f"{type(report).__name__}: {one_line(report)}"
             self.dismiss(address, f"cannot run student-clap {self._versions['student-clap']} ({why}); install it there")
             return
-        report = future.result()
         if self._cluster.jobs is not None:
             self._cluster.jobs.came(report.job)
-        faults = list(report.faults)
-        if report.trial:
-            trial = self._trial_folder / Path(report.trial).name
-            if trial.exists():
-                trial.unlink(missing_ok=True)
-            else:
-                faults.append(f"what it writes below {self._site.store_path} does not arrive here: not the same disk")
+        faults = [*report.faults, *self._disk_faults(report.trial)]
         for remark in report.remarks:
             self._say_once(f"a worker differs, features may too: {remark}", f"{report.host}: {remark}")
         if faults:
@@ -148,6 +147,16 @@ class WorkerPool:
         self.healthy.pop(address, None)
 
     # --- inside
+
+    def _disk_faults(self, written: str) -> list[str]:
+        """What is wrong with the disk that a worker wrote the file `written` to, if it wrote one; removes the file."""
+        if not written:
+            return []
+        trial = self._trial_folder / Path(written).name
+        if not trial.exists():
+            return [f"what it writes below {self._site.store_path} does not arrive here: not the same disk"]
+        trial.unlink(missing_ok=True)
+        return []
 
     def _check(self, address: str, threads: int) -> None:
         future = self._cluster.client.submit(
@@ -199,7 +208,23 @@ class WorkerPool:
             self._say(message)
 
 
+def _answer(future: Future[Report]) -> Report | BaseException | None:
+    """The result of a preflight check that was done, or its error; None where it is lost with its worker."""
+    answer: Report | BaseException | None = None
+    with suppress(OSError, TimeoutError):
+        if future.status == "error":
+            answer = future.exception(timeout=RESULT_S)
+        elif future.status == "finished":
+            answer = future.result(timeout=RESULT_S)
+    return answer
+
+
 def _spread(audio: list[str]) -> tuple[str, ...]:
-    """One file of each folder of the library, of a few folders at most: they may lie on different mounts."""
+    """One file of each folder of the library, of a few folders at most: they may lie on different mounts.
+
+    A file that cannot be read here says nothing about a worker. Where that is all of them, they are left for a worker
+    to name.
+    """
     firsts = list({str(Path(path).parent): path for path in reversed(audio)}.values())
-    return tuple(firsts[:: max(1, -(-len(firsts) // _AUDIO_FOLDERS))])
+    sample = firsts[:: max(1, -(-len(firsts) // _AUDIO_FOLDERS))]
+    return tuple([path for path in sample if not read_fault(Path(path), whole=False)] or sample)

@@ -29,6 +29,7 @@ _EXTENSIONS = {
     "rf64": "wav",
 }  # fmt: skip
 _EXTENSION_CHARACTERS = 4
+_BLOCK_BYTES = 1 << 20
 _FEW_FRAMES = 4096  # that libsndfile is asked for
 
 
@@ -58,8 +59,9 @@ def audio_extension(path: Path) -> str:
             formats = container.format.name.split(",")
             n_streams = len(container.streams.audio)
     except (av.error.FFmpegError, ValueError) as error:
-        if isinstance(error, OSError):  # of the disk
-            raise
+        if isinstance(error, OSError):
+            # FFmpeg has the system's errors for what it will not open, too. The disk's own fails a plain read as well.
+            _read_through(path)
         if not (extension := _libsndfile_extension(path)):
             raise NotAudioError(f"it is of no known audio format (it begins with {head[:8].hex(' ')})") from None
         return extension
@@ -68,6 +70,13 @@ def audio_extension(path: Path) -> str:
     if not n_streams:
         raise NotAudioError("it has no audio stream")
     return _EXTENSIONS.get(formats[0], formats[0][:_EXTENSION_CHARACTERS])
+
+
+def _read_through(path: Path) -> None:
+    """Read all of a file. Raises OSError where the disk does not give it."""
+    with path.open("rb") as file:
+        while file.read(_BLOCK_BYTES):
+            pass
 
 
 def _libsndfile_extension(path: Path) -> str:

@@ -52,7 +52,7 @@ def download(
     Raises:
         FetchError: with the reason; `permanent` where retrying would not help.
         NoRoomError: the audio cache's budget is used up.
-        SourceError: the file cannot be written.
+        SourceError: the file cannot be written, or not be read again.
         StoppedError: the run is ending.
     """
     return client.retry(path, Download(client, path, stem, query, explain).attempt)
@@ -212,10 +212,14 @@ class Download:
     def _finish(self) -> Path:
         path = self._partial.data
         try:
-            return self._partial.finish(audio_extension(path))
-        except NotAudioError as error:
-            with path.open("rb") as file:
-                raise _not_audio(file.read(HEAD_BYTES), error, self._explain) from None
+            try:
+                extension = audio_extension(path)
+            except NotAudioError as error:
+                with path.open("rb") as file:
+                    raise _not_audio(file.read(HEAD_BYTES), error, self._explain) from None
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
+        return self._partial.finish(extension)
 
 
 def _see_its_end(body: Body) -> None:

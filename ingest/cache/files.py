@@ -10,6 +10,7 @@ continue (see `partial`) and that belong to a track which is still wanted.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from array import array
 from collections.abc import Iterable
@@ -70,7 +71,7 @@ class AudioCache:
         begin, end = np.searchsorted(self._names, number, "left"), np.searchsorted(self._names, number, "right")
         # Several where names begin alike; only the track's own is at its path.
         found = (stem.with_name(stem.name + self._extensions[e]) for e in self._extension_of[begin:end].tolist())
-        return next((path for path in found if path.is_file()), None)
+        return next((path for path in found if os.path.isfile(path)), None)  # noqa: PTH113  never raises
 
     def _list(self) -> None:
         """Read the names of the files: 10 bytes of memory per file."""

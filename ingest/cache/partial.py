@@ -198,7 +198,7 @@ def _validator(headers: Mapping[str, str]) -> str:
     try:
         # 8.8.2.2: a file that changed within the second that it was sent in could have changed again.
         age = _when(headers.get("Date", "")) - _when(modified)
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or a year that no calendar has
         return ""
     return modified if age >= dt.timedelta(seconds=1) else ""
 

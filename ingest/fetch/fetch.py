@@ -152,7 +152,9 @@ class Outcomes:
             counter = self.counts.failures if error.permanent else self.counts.passing
             counter[error.kind] += 1
             later = "" if error.permanent else "; the next run tries again"
-            logger.warning("track %s (%s): %s%s", wanted.track_id, one_line(wanted.title), error.reason, later)
+            logger.warning(
+                "track %s (%s): %s%s", one_line(wanted.track_id), one_line(wanted.title), error.reason, later
+            )
             if self._is_made is not None and self._is_made[wanted.row]:
                 continue
             self._add(wanted.row, "", error.reason, State.FAILED if error.permanent else State.LISTED)

@@ -41,7 +41,8 @@ def fetch_audio(
         store: open for writing.
         rows: [row] the rows of the server.
         server_id: names the server's part of the audio cache.
-        file_paths: track id -> path on the media server, of the tracks whose path is known.
+        file_paths: track id -> path on the media server, of the tracks whose path is known; for `folder` of all,
+            "" where it is not.
         retry_failed: try downloads again that failed for good.
         refetch: of `refetch.REASONS`, for which audio is fetched again that the features no longer need.
         sample: so many tracks, spread over `rows`, shall have a file; no more are fetched. None: all.

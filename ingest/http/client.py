@@ -334,7 +334,7 @@ def _ahead_s(date: str) -> float | None:
     """By how much the clock that wrote the header `Date` (RFC 9110, 6.6.1) is ahead of ours; None where it is none."""
     try:
         then = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year that no calendar has
         return None
     return (then - datetime.now(UTC)).total_seconds() if then.tzinfo is not None else None
 

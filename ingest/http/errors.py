@@ -10,10 +10,12 @@ from pathlib import Path
 
 import click
 
+from student_clap.config.runtime.text import one_line
 from student_clap.ingest.http.secrets import masked
 
 logger = logging.getLogger(__name__)
 _INGEST = Path(__file__).parents[1]
+_REASON_CHARACTERS = 5000  # room for the longest path
 
 _KIND_OF_STATUS = {401: "refused", 403: "refused", 404: "not on the server", 410: "not on the server"}
 
@@ -37,6 +39,8 @@ class FetchError(Exception):
 
     def __init__(self, reason: str, *, permanent: bool, status: int = 0, kind: str = "") -> None:
         reason = masked(reason)
+        if not reason.isprintable():  # a path, or an id, with a line break
+            reason = one_line(reason, _REASON_CHARACTERS)
         super().__init__(reason)
         self.reason = reason
         self.permanent = permanent

@@ -101,7 +101,9 @@ class Catalogue:
                 continue
             stored = there.get(track.track_id)
             if track.track_id in new or (stored is not None and self._is_seen(stored.row)):
-                logger.warning("track %s stands twice in the source of vectors; the first is used", track.track_id)
+                logger.warning(
+                    "track %s stands twice in the source of vectors; the first is used", one_line(track.track_id)
+                )
                 continue
             self.counts.tracks += 1
             vector = parse_vector(track.embedding) if track.embedding is not None else None
@@ -145,7 +147,7 @@ class Catalogue:
     def _new_row(self, track: SourceTrack, vector: Vector | None) -> Track:
         failed = vector is not None and vector.unit is None
         if vector is not None and failed:
-            logger.warning("track %s (%s): %s", track.track_id, one_line(track.title), vector.reason)
+            logger.warning("track %s (%s): %s", one_line(track.track_id), one_line(track.title), vector.reason)
         return Track(
             server_id=self._server_id,
             track_id=track.track_id,
@@ -188,7 +190,7 @@ class Catalogue:
         for name, text in zip((*_TEXTS, "error"), (*texts, error), strict=True):
             changes.texts[name].append(text)
         if vector is not None and vector.unit is None and new_state:
-            logger.warning("track %s (%s): %s", track.track_id, one_line(track.title), vector.reason)
+            logger.warning("track %s (%s): %s", one_line(track.track_id), one_line(track.title), vector.reason)
         if vector is not None and new_vector:
             self.counts.changed_vectors += vector.unit is not None and has_vector
             changes.vector_rows.append(row)

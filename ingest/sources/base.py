@@ -69,5 +69,9 @@ class ServerSource(AudioSource, Protocol):
     def clock_ahead_s(self) -> float | None:
         """By how much its clock was ahead of ours at its last answer; None where it has not said."""
 
+    @property
+    def listed_all(self) -> bool:
+        """Whether the last `list_tracks`, which has ended, gave as many tracks as the server counts."""
+
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server, a page at a time, after `check`. Raises SourceError where the list breaks off."""

@@ -1,10 +1,11 @@
 """Audio from a folder. Files are used where they lie, never copied.
 
-A track's file is, in this order: the one whose path below the folder is the track id; the one whose name without
-extension is the track id; the one whose path below the folder is the longest end of the database's path of the track.
+A track's file is, in this order: the one whose path below the folder is the track id; the one whose path below the
+folder is the longest end of the database's path of the track; the one whose name without extension is the track id.
 
-Guarantee: only files below the folder are used, whatever the database says; a file that two tracks' paths lead to is
-given to neither. Links are followed, and every folder is walked once, so that a circle of links ends. Cost: one walk.
+Guarantee: only files below the folder are used, whatever the database says; a file that several tracks lead to is given
+to none of them but the one whose id is its path, and an id that names files in several folders leads to none. Links
+are followed, and every folder is walked once, so that a circle of links ends. Cost: one walk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import Wanted
@@ -26,7 +28,16 @@ NOT_AUDIO_SUFFIXES = frozenset(
 
 
 class FolderSource:
-    """The files below `folder`."""
+    """The files below `folder`.
+
+    Args:
+        folder: the folder.
+        file_paths: track id -> path on the media server, "" where it is not known; of all tracks, for a file that two
+            of them lead to is told by it.
+
+    Raises:
+        SourceError: on construction, if no folder is named.
+    """
 
     def __init__(self, folder: Path | None, file_paths: Mapping[str, str]) -> None:
         if folder is None:
@@ -34,44 +45,50 @@ class FolderSource:
         self._folder = folder.absolute()
         self._file_paths = file_paths
         self._by_path: dict[str, Path] = {}  # path below the folder, with `/`
-        self._by_stem: dict[str, Path] = {}
-        self._claimants: Counter[Path] = Counter()
+        self._by_stem: dict[str, list[Path]] = {}
+        self._claimants: Counter[Path] = Counter()  # tracks that lead to a file
 
     def check(self) -> None:
         """List the folder. Raises SourceError if it is not there or empty."""
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # noqa: PTH112  Path.is_dir raises where a folder above may not be entered
             raise SourceError(f"folder.path {self._folder} is not a folder; is the disk mounted?")
         for path_id, path in walk_files(self._folder):
             self._by_path.setdefault(path_id, path)
-            self._by_stem.setdefault(normal_text(path.stem), path)
+            self._by_stem.setdefault(normal_text(path.stem), []).append(path)
         if not self._by_path:
             raise SourceError(f"folder.path {self._folder} holds no files; is the disk mounted?")
-        found = (self._by_file_path(p) for t, p in self._file_paths.items() if self._by_id(t) is None)
-        self._claimants.update(path for path in found if path is not None)
+        led_to = (self._led_to(track_id, file_path) for track_id, file_path in self._file_paths.items())
+        self._claimants.update(paths[0] for paths in led_to if len(paths) == 1)
 
     def check_audio(self, occasion: str) -> None:  # noqa: ARG002
         """See that the folder is still there: what else fails a file is that file's own. Raises SourceError."""
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # noqa: PTH112
             raise SourceError(f"folder.path {self._folder} is not a folder any more; is the disk mounted?")
 
     def fetch(self, wanted: Wanted) -> Path:
         """Find one track's file."""
-        path = self._by_id(wanted.track_id)
-        if path is None:
-            file_path = self._file_paths.get(wanted.track_id, "")
-            path = self._by_file_path(file_path)
-            if path is None:
-                also = f", and none that the database's path {file_path!r} ends in" if file_path else ""
-                raise FetchError(
-                    f"{self._folder} has no file named by the track id{also}", permanent=True, kind="not in the folder"
-                )
-            if self._claimants[path] > 1:
-                raise FetchError(
-                    f"{path} fits the database's paths of {self._claimants[path]} tracks; set folder.path so that the"
-                    " paths below it tell them apart",
-                    permanent=True,
-                    kind="ambiguous path",
-                )
+        file_path = self._file_paths.get(wanted.track_id, "")
+        paths = self._led_to(wanted.track_id, file_path)
+        if not paths:
+            also = f", and none that the database's path {file_path!r} ends in" if file_path else ""
+            raise FetchError(
+                f"{self._folder} has no file named by the track id{also}", permanent=True, kind="not in the folder"
+            )
+        path = paths[0]
+        if len(paths) > 1:
+            raise FetchError(
+                f"the track id names files in {len(paths)} folders, such as {path} and {paths[1]}; set folder.path so"
+                " that one of them lies below it",
+                permanent=True,
+                kind="ambiguous path",
+            )
+        if self._claimants[path] > 1 and path != self._by_path.get(normal_text(wanted.track_id)):
+            raise FetchError(
+                f"{path} fits the paths or the ids of {self._claimants[path]} tracks; set folder.path so that the paths"
+                " below it tell them apart",
+                permanent=True,
+                kind="ambiguous path",
+            )
         try:
             audio_extension(path)
         except NotAudioError as error:
@@ -82,9 +99,16 @@ class FolderSource:
             ) from None
         return path
 
-    def _by_id(self, track_id: str) -> Path | None:
+    def _led_to(self, track_id: str, file_path: str) -> list[Path]:
+        """The files that a track leads to: none, its own, or one of each folder where its id names several."""
         name = normal_text(track_id)
-        return self._by_path.get(name) or self._by_stem.get(name)
+        found = self._by_path.get(name) or self._by_file_path(file_path)
+        if found is not None:
+            return [found]
+        named = self._by_stem.get(name, [])
+        if len(named) > 1:  # next to `1979.flac` there may be a `1979.pdf`, or the same song as `1979.mp3`
+            named = [path for path in named if is_audio_name(path)] or named
+        return list({path.parent: path for path in reversed(named)}.values())[::-1]
 
     def _by_file_path(self, file_path: str) -> Path | None:
         parts = [p for p in normal_text(file_path).replace("\\", "/").split("/") if p]
@@ -107,7 +131,14 @@ def walk_files(folder: Path, on_error: Callable[[OSError], None] | None = None) 
     """
     walked: set[tuple[int, int]] = set()
     for directory, directories, names in os.walk(folder, onerror=on_error, followlinks=True):
-        if (place := _place(directory)) is None or place in walked:
+        try:
+            place = _place(directory)
+        except OSError as error:
+            if on_error is not None:
+                on_error(error)
+            directories.clear()
+            continue
+        if place in walked:
             directories.clear()
             continue
         walked.add(place)
@@ -123,10 +154,7 @@ def normal_text(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _place(directory: str) -> tuple[int, int] | None:
-    """Device and number of a folder, the same however it was reached; None if it has gone."""
-    try:
-        stat = os.stat(directory)  # noqa: PTH116  a hundred thousand times
-    except OSError:
-        return None
+def _place(directory: str) -> tuple[int, int]:
+    """Device and number of a folder, the same however it was reached. Raises OSError if it has gone."""
+    stat = os.stat(directory)  # noqa: PTH116  a hundred thousand times
     return stat.st_dev, stat.st_ino

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.budget import require_room
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.http.errors import SourceError
@@ -85,7 +86,7 @@ class MappedSource:
             self._counts[why] += 1
         if local is not None:
             return local
-        logger.debug("track %s: %s (%r)", wanted.track_id, why, masked(path))
+        logger.debug("track %s: %s (%r)", one_line(wanted.track_id), why, masked(path))
         require_room()
         self._need_server()
         return self._server.fetch(wanted)
@@ -145,7 +146,7 @@ class MappedSource:
             audio_extension(local)
         except (OSError, NotAudioError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            logger.warning("%s cannot be used: %s; it is downloaded instead", local, reason)
+            logger.warning("%s cannot be used: %s; it is downloaded instead", one_line(local), reason)
             return None, "not readable as audio"
         return local, "here"
 

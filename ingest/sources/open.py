@@ -21,7 +21,8 @@ def open_source(config: Config, file_paths: Mapping[str, str], stop: threading.E
 
     Args:
         config: the configuration.
-        file_paths: track id -> path on the media server, of the tracks whose path is known.
+        file_paths: track id -> path on the media server, of the tracks whose path is known; for `folder` of all,
+            "" where it is not.
         stop: set to end waits and downloads early.
 
     Raises:

@@ -24,6 +24,7 @@ from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError, SourceError, nothing_unforeseen
 from student_clap.ingest.http.secrets import masked
 from student_clap.ingest.sources.base import ListedTrack, Wanted
+from student_clap.ingest.sources.texts import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
         self._checking = threading.Lock()
         self._download_refused = False  # 401, where another address gives the file
         self._gave_a_file = False
+        self._came_short = False
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +111,11 @@ class RemoteServer(ABC, Generic[SettingsT]):
     def clock_ahead_s(self) -> float | None:
         """By how much its clock was ahead of ours at its last answer; None where it has not said."""
         return self._client.ahead_s
+
+    @property
+    def listed_all(self) -> bool:
+        """Whether the last `list_tracks`, which has ended, gave as many tracks as the server counts."""
+        return not self._came_short
 
     # --- different for each server
 
@@ -244,6 +251,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
     def list_tracks(self) -> Iterator[list[ListedTrack]]:
         """Every track of the server once, a page at a time. Raises SourceError where the list breaks off."""
         seen: set[str] = set()
+        self._came_short = False
         try:
             for ask in self.lists():
                 yield from self._walk(ask, seen)
@@ -321,6 +329,7 @@ class RemoteServer(ABC, Generic[SettingsT]):
                 break
         n_listed = len(seen) - before
         if n_listed < total:
+            self._came_short = True
             logger.warning(
                 "%s counts %d tracks and listed %d; it may have changed meanwhile", self.product, total, n_listed
             )
@@ -359,8 +368,8 @@ def entries(value: Any, *keys: str, optional: bool = False) -> list[dict[str, An
 
 
 def text(value: Any) -> str:
-    """A JSON value that should be a text or a number, as text; empty if it is neither."""
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    """A JSON value that should be a text or a number, as text that can be stored; empty if it is neither."""
+    return whole_characters(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def number(value: Any) -> int | None:

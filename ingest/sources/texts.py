@@ -17,5 +17,14 @@ def main_artist(album_artist: str, artist: str) -> str:
 
 def clean_text(text: str) -> str:
     """One line of text that UTF-8 and a database can hold."""
-    text = text.encode("utf-8", "replace").decode()
+    text = whole_characters(text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MOST_CHARACTERS]
+
+
+def whole_characters(text: str) -> str:
+    r"""`text` as UTF-8 can hold it: JSON's escapes can name half a character.
+
+    >>> whole_characters("a\ud83cb")
+    'a?b'
+    """
+    return text.encode("utf-8", "replace").decode()

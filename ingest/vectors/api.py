@@ -24,6 +24,7 @@ from student_clap.config.schema import AudioMuseConfig, Config
 from student_clap.ingest.http.client import Credentials, HttpClient
 from student_clap.ingest.http.errors import FetchError
 from student_clap.ingest.id_map import IdMap
+from student_clap.ingest.sources.texts import whole_characters
 from student_clap.ingest.vectors.base import MusicServer, SourceTrack, VectorSourceError, check_kind, choose_server
 from student_clap.store import FeatureStore, State, row_blocks
 
@@ -189,6 +190,7 @@ class ApiVectors:
             server_id = entry.get("server_id") if isinstance(entry, dict) else None
             if not isinstance(server_id, str) or not server_id:
                 raise self._foreign("a server has no server_id", "/api/servers")
+            server_id = _text(server_id)
             name = _text(entry.get("name")) or server_id
             servers.append(
                 MusicServer(server_id, name, _text(entry.get("server_type")), entry.get("is_default") is True)
@@ -269,7 +271,7 @@ def _headers(section: AudioMuseConfig) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     """`value`, fit for the store where JSON escapes made halves of characters; empty where it is not text."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return whole_characters(value) if isinstance(value, str) else ""
 
 
 def _vector(track_id: str, value: Any) -> bytes | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from student_clap.config.runtime.audio_files import is_audio_name
 from student_clap.config.runtime.machine import available_cores
 from student_clap.config.runtime.parallel import in_order
+from student_clap.config.runtime.text import one_line
 from student_clap.ingest.cache.container import NotAudioError, audio_extension
 from student_clap.ingest.id_map import IdMap
 from student_clap.ingest.sources.folder import walk_files
@@ -27,6 +28,7 @@ from student_clap.ingest.vectors.base import DEFAULT_SERVER_ID, MusicServer, Sou
 from student_clap.store import FeatureStore, row_blocks
 
 logger = logging.getLogger(__name__)
+_PATH_CHARACTERS = 4096  # the longest that there are
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class FolderTracks:
 
     def count(self) -> int:
         """Audio files of the folder. Raises VectorSourceError if there are none, or no such folder."""
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # noqa: PTH112  Path.is_dir raises where a folder above may not be entered
             raise VectorSourceError(f"folder.path {self._folder} is not a folder; is the disk mounted?")
         self._files = list(self._list_files())
         if not self._files:
@@ -87,26 +89,34 @@ class FolderTracks:
             if not _is_utf8(track_id):
                 logger.warning("%r is left out: its name is not UTF-8; rename it", os.fsencode(path))
             elif track_id in seen:
-                logger.warning("%s is left out: %s has the same name in another spelling", path, seen[track_id])
+                logger.warning(
+                    "%s is left out: %s has the same name in another spelling", _shown(path), _shown(seen[track_id])
+                )
             else:
                 seen[track_id] = path
                 yield _File(track_id, path)
 
     def _unlisted(self, error: OSError) -> None:
-        logger.warning("the folder %s cannot be listed: %s", error.filename, error.strerror)
+        logger.warning("the folder %s cannot be listed: %s", _shown(error.filename), error.strerror)
         self._complete = False
 
     def _is_audio(self, path: Path) -> bool:
         """By its suffix, else by its content. A damaged file with an audio suffix counts, so that it gets a reason."""
-        if is_audio_name(path):
-            return path.is_file()
         try:
             if not path.is_file():
                 return False
-            audio_extension(path)
-        except (NotAudioError, OSError):
+            if not is_audio_name(path):
+                audio_extension(path)
+        except NotAudioError:
+            return False
+        except OSError as error:
+            self._unread(path, error)
             return False
         return True
+
+    def _unread(self, path: Path, error: OSError) -> None:
+        logger.warning("%s cannot be read: %s; the next run tries again", _shown(path), error.strerror)
+        self._complete = False
 
     def _describe(self, marks: Mapping[str, str], file: _File) -> SourceTrack | None:
         """The track; without texts where the store's mark is current. None for a file that cannot be read now."""
@@ -120,8 +130,7 @@ class FolderTracks:
             with file.path.open("rb") as opened:
                 opened.read(1)
         except OSError as error:
-            logger.warning("%s cannot be read: %s; the next run tries again", file.path, error.strerror)
-            self._complete = False
+            self._unread(file.path, error)
             return None
         tags = read_tags(file.path, file.track_id)
         return SourceTrack(
@@ -145,6 +154,11 @@ def _marks(store: FeatureStore | None, server_id: str) -> IdMap[str]:
             columns = (store.strings(name, begin, end) for name in ("server_id", "track_id", "item_id"))
             marks.add((track_id, mark) for server, track_id, mark in zip(*columns, strict=True) if server == server_id)
     return marks
+
+
+def _shown(path: Path | str) -> str:
+    """A path as a message has it: a name may hold a line break."""
+    return one_line(path, _PATH_CHARACTERS)
 
 
 def _is_utf8(text: str) -> bool:

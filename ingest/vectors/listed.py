@@ -1,7 +1,8 @@
 """No source of vectors: the source of audio names the tracks, and `featurize --teacher` makes the vectors.
 
 A folder's files, or everything that a media server lists, with its titles. Guarantee: a list that breaks off is an
-error, so nothing is marked gone for want of it. Cost: a request per 500 tracks of a server.
+error, and one that comes short of what the server counts is not complete, so nothing is marked gone for want of it.
+Cost: a request per 500 tracks of a server.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from student_clap.config.schema import Config
 from student_clap.config.servers import MEDIA_SERVERS
 from student_clap.ingest.http.errors import SourceError
-from student_clap.ingest.http.secrets import masked
+from student_clap.ingest.http.secrets import masked_title
 from student_clap.ingest.sources.base import ListedTrack, ServerSource
 from student_clap.ingest.sources.open import open_server
 from student_clap.ingest.sources.texts import clean_text
@@ -67,12 +68,12 @@ class ServerTracks:
         logger.info("%s lists %d tracks", self.server, n_tracks)
 
     def complete(self) -> bool:
-        """A list that came to its end is complete."""
-        return True
+        """Whether the list, which came to its end, has as many tracks as the server counts."""
+        return self._source.listed_all
 
 
 def _row(track: ListedTrack) -> SourceTrack:
-    title, artist, album = (clean_text(masked(text)) for text in (track.title, track.artist, track.album))
+    title, artist, album = (clean_text(masked_title(text)) for text in (track.title, track.artist, track.album))
     return SourceTrack(track.track_id, "", title, artist, album, track.path, None, bare=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,3 +109,19 @@ def test_a_full_disk_is_one_line_with_a_remedy() -> None:
     said = subprocess.run([sys.executable, "-c", FULL_DISK], check=True, capture_output=True, text=True).stdout
     assert "the temporary directory cannot hold the track ids" in said
     assert "TMPDIR" in said
+
+
+def test_what_it_cannot_hold_leaves_it_usable() -> None:
+    def broken() -> Iterator[tuple[str, int]]:
+        yield "c", 3
+        raise ValueError("broken")
+
+    with IdMap[int]() as ids:
+        with pytest.raises(UnicodeEncodeError):
+            ids.add([("a", 1), ("\ud83c", 2)])
+        assert ids.add([("a", 5), ("b", 2)]) == [False, True]
+        with pytest.raises(ValueError, match="broken"):
+            ids.add(broken())
+        assert ids.add([("d", 4)]) == [True]
+        assert dict(ids) == {"a": 1, "b": 2, "c": 3, "d": 4}
+        assert len(ids) == 4

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import io
+import os
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -35,6 +39,14 @@ def test_an_mp3_is_found_behind_zeros_and_tags(tmp_path: Path, tune_writer: Any,
 def test_a_flac_behind_an_id3_tag_is_flac(tmp_path: Path, tune_writer: Any) -> None:
     flac = tune_writer(tmp_path / "tune.flac", 1).read_bytes()
     assert audio_extension(written(tmp_path, b"ID3\x04\x00\x00\x00\x00\x02\x01" + bytes(257) + flac)) == "flac"
+
+
+def locked_oma() -> bytes:
+    """A song of Sony's SonicStage, encrypted with a key that is in no file."""
+    tag = bytearray(b"ea3\x03\x00\x00\x00\x00\x17\x76") + bytes(3062)
+    header = bytearray(b"EA3\x02\x00\x60\x00\x01") + bytes(88)
+    header[32] = 1  # ATRAC3+
+    return bytes(tag + header) + bytes(range(256)) * 100
 
 
 TEXTS = [
@@ -69,6 +81,9 @@ def test_a_text_is_never_audio(tmp_path: Path, content: bytes, reason: str) -> N
         (bytes(range(1, 200)) * 50, r"no known audio format \(it begins with 01 02 03"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "no audio stream"),
         (b"RIFF\x00\x00\x00\x00AVI " + bytes(100), "no known audio format"),
+        # FFmpeg has EPERM for these, as the system has for a disk: a list of files, and a song that is locked.
+        (b"ffconcat version 1.0\nfile 'Gr\xfc\xdfe.flac'\n", "no known audio format"),
+        (locked_oma(), "no known audio format"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 100, "no known audio format"),
     ],
 )
@@ -99,3 +114,23 @@ def test_a_playlist_that_does_not_look_like_text_leads_nowhere(tmp_path: Path, t
 def test_a_file_that_cannot_be_read_is_not_called_something_else(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         audio_extension(tmp_path / "none")
+
+
+def test_a_disk_that_fails_behind_the_beginning_is_not_called_something_else(
+    tmp_path: Path, tune_writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tune_writer(tmp_path / "a.flac", 1)
+
+    class Rotten(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    def fail(_: Path) -> None:
+        raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("student_clap.ingest.cache.container.open_container", fail)
+    monkeypatch.setattr(Path, "open", lambda *_: Rotten(b"fLaC" + bytes(range(256)) * 100))
+    with pytest.raises(OSError, match="Input/output error"):
+        audio_extension(path)

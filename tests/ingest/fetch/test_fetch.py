@@ -160,3 +160,14 @@ def test_a_file_of_the_cache_and_one_elsewhere(store: FeatureStore, source: Sour
     audio = store.strings("audio")
     assert tmp_path / "cache" / audio[0] == mine
     assert audio[1] == str(source.file)
+
+
+def test_a_line_break_in_an_id_forges_no_line(
+    store: FeatureStore, source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    track_id = "t0\nERROR: forged"
+    source.errors[track_id] = FetchError("there is no\nfile", permanent=True)
+    outcomes = Outcomes(store, str)
+    fetch_all([Wanted(0, track_id, "", Path())], source, outcomes, concurrency=1, stop=threading.Event())
+    assert caplog.messages == ["track t0 ERROR: forged (): there is no file"]
+    assert store.strings("error")[0] == "there is no file"

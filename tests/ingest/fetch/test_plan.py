@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.ingest.refusals import refuse_to_look_at
 
 import student_clap.store.arrays.tracks as tracks_module
 from student_clap.config.schema import AudioConfig
@@ -98,3 +99,14 @@ def test_what_is_wanted_is_read_as_it_is_asked_for(store: FeatureStore, monkeypa
 def test_a_store_without_rows_wants_nothing(store: FeatureStore) -> None:
     plan = plan_fetch(store, all_rows(store), Path(), None, retry_failed=True)
     assert (rows_of(plan), plan.there, plan.failed) == ([], 0, 0)
+
+
+def test_a_file_that_may_not_be_looked_at_is_wanted(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked/a.flac").write_bytes(b"fLaC")
+    audio = str(tmp_path / "locked/a.flac")
+    store.append_tracks([Track("s", "a", audio=audio, state=State.FETCHED, teacher=unit_vector(0))])
+    refuse_to_look_at(monkeypatch, f"{tmp_path}/locked/")
+    assert rows_of(plan_fetch(store, all_rows(store), tmp_path, None, retry_failed=False)) == [0]

@@ -215,3 +215,11 @@ def test_damaged_segments_are_written_again(store: FeatureStore) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-9])
     assert bring_in(store, [segmented("a", 1, 1)]).segmented == 1
     np.testing.assert_array_equal(store.segment_teacher(0), segments(1))
+
+
+def test_a_line_break_in_an_id_forges_no_line(store: FeatureStore, caplog: pytest.LogCaptureFixture) -> None:
+    bring_in(store, [track("a\nb", memoryview(b"short")), track("c\nd", vector(1)), track("c\nd", vector(1))])
+    store.update_tracks([1], error=["x"], state=[State.FAILED])
+    bring_in(store, [track("a\nb", vector(1)), track("c\nd", memoryview(b"short"))])
+    assert len(caplog.messages) == 3
+    assert not [message for message in caplog.messages if "\n" in message]

@@ -6,11 +6,18 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from tests.ingest.refusals import refuse_to_look_at
+from tests.ingest.vectors.table_files import vectors, write_npz
 
+from student_clap.config.cli import main
+from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.ingest.http.errors import FetchError, SourceError
 from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.folder import FolderSource
+from student_clap.store import FeatureStore
 
 
 class Folder:
@@ -61,9 +68,74 @@ def test_a_file_that_two_tracks_lead_to_is_given_to_neither(folder: Folder) -> N
     folder.add("01.flac")
     paths = {"p": "/m/A/01.flac", "q": "/m/B/01.flac"}
     for track_id in paths:
-        with pytest.raises(FetchError, match="fits the database's paths of 2 tracks") as caught:
+        with pytest.raises(FetchError, match="fits the paths or the ids of 2 tracks") as caught:
             folder.find(track_id, paths)
         assert caught.value.permanent
+
+
+def test_the_path_of_a_track_goes_before_a_name_that_is_its_id(folder: Folder) -> None:
+    folder.add("A/x.flac", "B/1979.flac")
+    paths = {"1979": "/music/A/x.flac", "4711": "/music/B/1979.flac"}
+    assert folder.find("1979", paths) == "A/x.flac"
+    assert folder.find("4711", paths) == "B/1979.flac"
+
+
+def test_a_file_that_is_named_by_one_track_and_is_anothers_is_given_to_neither(folder: Folder) -> None:
+    folder.add("B/1979.flac")
+    paths = {"1979": "", "4711": "/music/B/1979.flac"}
+    for track_id in paths:
+        with pytest.raises(FetchError, match="fits the paths or the ids of 2 tracks") as caught:
+            folder.find(track_id, paths)
+        assert caught.value.kind == "ambiguous path"
+
+
+def test_a_file_whose_path_is_an_id_is_that_tracks_whatever_else_leads_to_it(folder: Folder) -> None:
+    folder.add("01.flac")
+    paths = {"01.flac": "/music/01.flac", "A/01.flac": "/music/A/01.flac"}
+    assert folder.find("01.flac", paths) == "01.flac"
+    with pytest.raises(FetchError, match="fits the paths or the ids of 2 tracks"):
+        folder.find("A/01.flac", paths)
+
+
+def test_a_name_that_stands_in_several_folders_is_given_to_none(folder: Folder) -> None:
+    folder.add("C/01 Intro.flac", "D/01 Intro.wav", "E/02 Song.flac", "E/02 Song.wav")
+    with pytest.raises(FetchError, match=r"names files in 2 folders, such as .*C/01 Intro.flac and .*D/01 I") as caught:
+        folder.find("01 Intro")
+    assert (caught.value.permanent, caught.value.kind) == (True, "ambiguous path")
+    (folder.root / "B").mkdir()
+    (folder.root / "B/02 Song.pdf").write_bytes(b"%PDF")
+    assert folder.find("02 Song") == "E/02 Song.flac"  # in two forms, beside one another
+
+
+def test_a_run_counts_the_tracks_whose_path_is_not_known(folder: Folder, tmp_path: Path) -> None:
+    folder.add("B/1979.flac")
+    write_npz(tmp_path / "t.npz", track_id=np.array(["1979", "4711"]), teacher=vectors(2), path=["", "/m/B/1979.flac"])
+    tree = {
+        "ingest": {"vectors": "table", "source": "folder"},
+        "table": {"path": str(tmp_path / "t.npz")},
+        "folder": {"path": str(folder.root)},
+        "store": {"path": str(tmp_path / "store.zarr")},
+    }
+    (tmp_path / "config.yaml").write_text(dump_yaml(tree), encoding="utf-8")
+    result = CliRunner().invoke(main, ["ingest", "--config", str(tmp_path / "config.yaml")])
+    assert result.exit_code == 0, result.output
+    assert "2 failed" in result.output
+    assert all("of 2 tracks" in error for error in FeatureStore.open(tmp_path / "store.zarr").strings("error"))
+
+
+def test_a_line_break_in_a_name_forges_no_line(folder: Folder) -> None:
+    (folder.root / "A").mkdir(parents=True)
+    (folder.root / "A/x\nERROR: y.mp3").write_bytes(b"text")
+    with pytest.raises(FetchError, match=r"x ERROR: y\.mp3 is not audio: it is text") as caught:
+        folder.find("x\nERROR: y")
+    assert "\n" not in caught.value.reason
+
+
+def test_a_folder_that_may_not_be_reached_is_one_error(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.add("a.flac")
+    refuse_to_look_at(monkeypatch, str(folder.root))
+    with pytest.raises(SourceError, match="is not a folder; is the disk mounted"):
+        FolderSource(folder.root, {}).check()
 
 
 def test_no_path_leads_out_of_the_folder(folder: Folder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
+from tests.ingest.refusals import refuse_to_look_at, refuse_to_open
 
 from student_clap.config.cli import main
 from student_clap.config.formats.yaml12 import dump_yaml
@@ -377,3 +379,48 @@ def test_embedded_tags_are_read_from_container_and_stream(library: Library) -> N
         assert (found.title, found.artist, found.album) == ("Title é", "Artist", "Album")
     (library.music / "d.mp3").write_bytes(b"nothing")
     assert read_tags(library.music / "d.mp3", "d.mp3").title == "d"
+
+
+def test_a_folder_that_may_not_be_entered_takes_nothing_away(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.add("a.flac", 0)
+    library.add("locked/b.flac", 1)
+    library.run()
+    with monkeypatch.context() as patch:
+        refuse_to_look_at(patch, f"{library.music}/locked/")
+        result = library.run()
+    assert "locked/b.flac cannot be read: Permission denied; the next run tries again" in result.output
+    assert "nothing is marked as gone" in result.output
+    assert library.rows()["locked/b.flac"]["state"] == State.LISTED
+    library.run()
+    assert library.rows()["locked/b.flac"]["state"] == State.FETCHED
+
+
+def test_a_folder_that_the_disk_does_not_show_takes_nothing_away(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.add("a.flac", 0)
+    library.add("sub/b.flac", 1)
+    library.run()
+    refuse_to_look_at(monkeypatch, f"{library.music}/sub", errno.EIO)
+    result = library.run()
+    assert "music/sub cannot be listed: Input/output error" in result.output
+    assert library.rows()["sub/b.flac"]["state"] != State.GONE
+
+
+def test_a_file_without_an_audio_suffix_that_cannot_be_opened_keeps_its_row(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.add("a.flac", 0)
+    library.add("bare.flac", 1).rename(library.music / "bare")
+    library.run()
+    refuse_to_open(monkeypatch, "bare")
+    result = library.run()
+    assert "music/bare cannot be read: Permission denied; the next run tries again" in result.output
+    assert library.rows()["bare"]["state"] == State.FETCHED
+
+
+def test_a_line_break_in_a_files_name_forges_no_line(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.add("a.flac", 0)
+    library.add("b\nERROR: c.flac", 1)
+    refuse_to_open(monkeypatch, "b\nERROR: c.flac")
+    assert "b ERROR: c.flac cannot be read" in library.run().output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,11 +58,13 @@ def serve(tmp_path: Path, tune_writer: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ExitStack() as stack:
 
-        def make(kind: str, n_tracks: int = 3) -> Library:
+        def make(kind: str, n_tracks: int = 3, **options: Any) -> Library:
             ids = [make_dialect(kind).track_id(i) for i in range(n_tracks)]
             files = {t: tune_writer(tmp_path / f"music/{i}.flac", i) for i, t in enumerate(ids)}
             titles = {t: (TITLE, f"Artist {i}", f"Album {i}") for i, t in enumerate(ids)}
-            return Library(tmp_path, stack.enter_context(running_media_server(files, kind=kind, titles=titles)))
+            return Library(
+                tmp_path, stack.enter_context(running_media_server(files, kind=kind, titles=titles, **options))
+            )
 
         yield make
 
@@ -156,3 +159,50 @@ def test_a_title_that_repeats_the_token_does_not_reach_the_store(serve: Any) -> 
     result = library.run()
     assert library.store().strings("title") == ["key ***"] * 3
     assert library.media.token not in result.output
+
+
+def test_a_list_that_comes_short_of_the_servers_count_takes_nothing_away(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = serve("jellyfin")
+    library.run()
+    gone = library.store().strings("track_id")[1]
+    del library.media.files[gone]
+    with monkeypatch.context() as patch:
+        patch.setattr("student_clap.ingest.sources.jellyfin.number", lambda _: 3)
+        result = library.run()
+    assert "counts 3 tracks and listed 2" in result.output
+    assert "nothing is marked as gone" in result.output
+    assert library.store().states().tolist() == [State.FETCHED] * 3
+    assert "1 gone" in library.run().output
+    assert library.store().states().tolist() == [State.FETCHED, State.GONE, State.FETCHED]
+
+
+def test_half_a_character_in_an_id_or_a_path_ends_no_run(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = serve("jellyfin")
+    ids = list(library.media.files)
+    library.media.paths = {ids[0]: "/m/a\ud83c.flac", ids[1]: f"{library.home}/music/1.flac"}
+    result = library.run("--map", f"{library.home}/music={library.home}/music")
+    assert "2 used in place" in result.output
+    assert "3 new" in result.output
+    reply = library.media.dialect.answer
+
+    def halved(*arguments: Any) -> Any:
+        found = reply(*arguments)
+        return dataclasses.replace(found, body=found.body.replace(ids[2].encode(), b"x\\ud83c"))
+
+    monkeypatch.setattr(library.media.dialect, "answer", halved)
+    assert "1 new" in library.run("--vectors-only").output
+    assert "x?" in library.store().strings("track_id")
+
+
+@pytest.mark.parametrize(
+    ("password", "kept"), [("love", True), ("sunshine", True), ("love4you", False), ("loveloveloveloveX", False)]
+)
+def test_a_password_that_is_a_word_of_titles_leaves_them_as_they_are(serve: Any, password: str, kept: bool) -> None:
+    library = serve("navidrome", token=password)
+    library.media.titles = dict.fromkeys(library.media.files, (f"All You Need Is {password}", password, "B"))
+    library.run()
+    shown = password if kept else "***"
+    assert library.store().strings("title") == [f"All You Need Is {shown}"] * 3
+    assert library.store().strings("artist") == [shown] * 3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
+from tests.ingest.refusals import refuse_to_look_at
 from tests.ingest.vectors.table_files import (
     COUNTS,
     IDS,
@@ -263,3 +264,10 @@ def test_the_corpus_comes_in_with_its_segments_and_titles(tmp_path: Path) -> Non
             np.testing.assert_array_equal(store.segment_teacher(row), segments[begin : ends[row]])
     again = CliRunner().invoke(main, command)
     assert "(0 new, 0 updated, 0 gone), 0 fetched, 197 already there" in again.stdout
+
+
+def test_a_table_that_may_not_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_npz(tmp_path / "t.npz")
+    refuse_to_look_at(monkeypatch, str(path))
+    with pytest.raises(TableError, match=r"t\.npz"):
+        opened(path)

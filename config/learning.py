@@ -140,8 +140,8 @@ class LossConfig(Section):
     """Temperature of the similarities to the bank."""
     bank_size: PositiveInt = 4096
     """Largest number of vectors in the bank."""
-    bank_of: Literal["tracks", "segments"] = "tracks"
-    """Which of the teacher's vectors make the bank: those of training tracks, or those of their segments."""
+    bank_of: Literal["tracks", "segments"] = "segments"
+    """Which of the teacher's vectors make the bank: those of training tracks, or of their segments where known."""
     text_temperature: PositiveFloat = 0.1
     """Temperature of the similarities to the vectors of texts."""
     text_vectors: LocalPath | None = None

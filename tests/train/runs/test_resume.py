@@ -62,6 +62,7 @@ def test_a_setting_that_the_run_did_not_have_yet_is_named() -> None:
 def test_a_run_from_before_a_setting_came_goes_on_as_it_did() -> None:
     stored = settings(Config())
     del stored["loss"]["bank_of"]
-    assert changed_settings(stored, settings(Config())) == []
-    other = settings(Config.model_validate({"loss": {"bank_of": "segments"}}))
-    assert changed_settings(stored, other) == ["loss.bank_of: the run has 'tracks', now it is 'segments'"]
+    then = settings(Config.model_validate({"loss": {"bank_of": "tracks"}}))
+    assert changed_settings(stored, then) == []
+    now = settings(Config())
+    assert changed_settings(stored, now) == ["loss.bank_of: the run has 'tracks', now it is 'segments'"]

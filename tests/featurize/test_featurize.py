@@ -91,12 +91,12 @@ def test_good_files_are_made_and_bad_ones_are_one_line_each(tmp_path, write_audi
 
     html.write_bytes(good[0].read_bytes())
     third = run(tmp_path, "--retry-failed", "--workers", "1")
-    assert "featurize: 1 tracks made" in third.stdout
+    assert "featurize: 1 track made" in third.stdout
     assert "1 failed" in third.stdout
 
     (tmp_path / "data/features.zarr/features/audiomuse/mel/c/0/0/0").unlink()
     fourth = run(tmp_path, "--again", "0", "--workers", "1")
-    assert "featurize: 1 tracks made" in fourth.stdout
+    assert "featurize: 1 track made" in fourth.stdout
     assert before.items() <= shards(tmp_path).items()
 
 
@@ -109,8 +109,8 @@ def test_a_second_recipe_lives_beside_the_first_as_far_as_the_audio_is_there(tmp
 
     second = run(tmp_path, "--recipe", "clap", "--workers", "1")
     assert second.returncode == 0, second.stderr
-    assert "featurize: 1 tracks to make, recipe clap (64 mels, n_fft 1024, " in second.stdout
-    assert "featurize: 1 tracks made" in second.stdout
+    assert "featurize: 1 track to make, recipe clap (64 mels, n_fft 1024, " in second.stdout
+    assert "featurize: 1 track made" in second.stdout
     assert "1 without their audio file (`student-clap ingest --recipe clap` fetches it again)" in second.stdout
     assert shards(tmp_path) == before
 
@@ -161,7 +161,7 @@ def test_a_running_scheduler_is_used(tmp_path, write_audio):
     ) as cluster:
         done = run(tmp_path, "--scheduler", cluster.scheduler_address)
         assert done.returncode == 0, done.stderr
-        assert "featurize: 1 tracks made" in done.stdout
+        assert "featurize: 1 track made" in done.stdout
     gone = run(tmp_path, "--again", "0", "--scheduler", "tcp://127.0.0.1:9", "--set", "featurize.wait_s=1")
     assert gone.returncode == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in gone.stderr

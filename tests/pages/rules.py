@@ -69,7 +69,8 @@ IN_PLACE: Mapping[str, str] = {
     r"^((?:\w+=\S+ )*dask (?:scheduler|worker).*)": r"in_background env \1",
     r"\bs\.json": "scheduler.json",
     r"--again 17": "--again 1",
-    r"(?<= )(clap_audio_model|teacher|TEACHER|other|OTHER|better)\.onnx|(?<=--teacher )ONNX": "~/clap_audio_model.onnx",
+    r"(?<= )(clap_audio_model|teacher|TEACHER|other|OTHER|better)\.onnx": "~/clap_audio_model.onnx",
+    r"(?<=--teacher )(ONNX|model_epoch_36\.onnx)": "~/clap_audio_model.onnx",
     r"(?<= )(queries|clap_other_feature_text_embeddings)\.npz": "~/clap_other_feature_text_embeddings.npz",
     r"(?<= )(FILES\.\.\.|MUSIC/)": "~/music/",
     r"(?<=runs/)(NAME|old)\b|(?<=--run )NAME": "tinyclap-audiomuse",
@@ -85,7 +86,7 @@ IN_PLACE: Mapping[str, str] = {
     r"\bDUMP_OR_FOLDER": "clap_embedding-dumps",
     r"\bepoch_0005": "epoch_0001",
     r"\bfirst louder": "tinyclap-audiomuse louder",
-    r"(--quantize) int8(?! --for)": r"\1 fp16",  # which is not refused where it brings no speed
+    r"(--quantize) int8(?! --for)": r"\1 fp16-weights",  # which is not refused where it brings no speed
     r"^(student-clap bench.*)": r"\1 --rounds 3",
     # A student of one epoch on ten tunes is no better than a constant.
     r"(student-clap (?:deploy|rollback|reembed --write-database)\b.*)": r"\1 --anyway",

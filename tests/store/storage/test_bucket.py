@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from urllib.parse import quote
 
 import numpy as np
@@ -345,10 +344,3 @@ def test_the_commands_take_a_url(store, where, recipe, make_codes, tmp_path):
     assert "5 rows" in run("export", "--out", str(tmp_path / "rows.parquet")).output
     assert "segments of 128 mels" in run("export", "--track", "t2", "--out", str(tmp_path / "t2.npz")).output
     assert run("repair").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "row"), [("7/0/0", 7), ("0/0/0", 0), ("foo/0/0", None), ("7/0", None), ("7/0/1", None), ("7", None)]
-)
-def test_the_row_of_an_object(name: str, row: int | None) -> None:
-    assert objects_module.Entry(name, 1, datetime.now(UTC)).row == row

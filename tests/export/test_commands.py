@@ -25,6 +25,8 @@ from .conftest import HELD_OUT, Library, checkpoint_info, random_student
 from .models import transposed_teacher, transposed_vector
 from .test_production_path import production_vector
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), catch_exceptions=False)

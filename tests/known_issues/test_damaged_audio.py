@@ -26,7 +26,10 @@ CAP = 28_800_000
 RATE = 44_100
 DURATION_S = 40.0
 # librosa's fallback reader imports modules that Python 3.13 dropped.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,  # a second and more each
+    pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning"),
+]
 
 
 @functools.cache

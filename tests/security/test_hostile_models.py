@@ -14,6 +14,8 @@ from student_clap.config.cli import main
 from student_clap.featurize.onnx.graph import ModelError, data_outside
 from student_clap.featurize.onnx.session import OnnxSession
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 
 def model_with_data_at(path: Path, location: str) -> Path:
     """A model whose factor lies at `location`."""

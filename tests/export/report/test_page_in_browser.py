@@ -14,6 +14,8 @@ from student_clap.export.report.page import render_report
 
 from .test_page import EPOCHS, EVIL, evaluation
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -26,6 +26,8 @@ from student_clap.train.students.registry import build_student, load_pretrained
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 SMALL = ModelConfig(architecture="timm/test_efficientnet")
 # A second of audio: 101 frames
 RECIPE = Recipe.from_config(AudioConfig(segment_length=48_000, hop_length=24_000))

@@ -143,15 +143,8 @@ class Trainer:
         taught, segments = self.run.taught, None
         if taught and config.objective.bank_of == "segments":
             segments = FeatureStore.open(reading_path(config.store)).segment_vectors(taught["name"])
-        loss = build_loss(
-            config.objective,
-            teacher,
-            selection.training_rows,
-            training.seed,
-            self.device,
-            segments,
-            self.run.taught_rows,
-        )
+        rows, known = selection.training_rows, self.run.taught_rows
+        loss = build_loss(config.objective, teacher, rows, training.seed, self.device, segments, known)
         forward = make_forward(self.student, training)
         step = Step(
             self.student,

@@ -19,6 +19,8 @@ from student_clap.store.repair import repair_path
 from student_clap.store.storage.errors import UnreadableError
 from student_clap.store.verify import verify_path
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 RECIPE = Recipe.from_config(AudioConfig())
 N_SAMPLES = 11 * 48_000
 VECTOR = np.full(512, 512**-0.5, np.float32)

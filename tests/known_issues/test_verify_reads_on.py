@@ -16,6 +16,8 @@ from student_clap.store.layout.strip import strip_frames
 from student_clap.store.repair import repair_path
 from student_clap.store.verify import verify_path
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 RECIPE = Recipe.from_config(AudioConfig())
 N_SAMPLES = 11 * 48_000
 VECTOR = np.full(512, 512**-0.5, np.float32)

@@ -17,6 +17,8 @@ from student_clap.export.demo.styles import STYLES
 from student_clap.export.demo.tunes import TUNES, Tune, encode, render, write_tunes
 from student_clap.featurize.audio.decode import decode
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 _ONE_PER_STYLE = [next(t for t in TUNES if t.style == style) for style in STYLES]
 _ONE_PER_FORMAT = list({(t.container, t.subtype): t for t in reversed(TUNES)}.values())
 

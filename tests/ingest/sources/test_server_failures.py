@@ -24,6 +24,8 @@ from student_clap.ingest.sources.base import Wanted
 from student_clap.ingest.sources.open import open_source
 from student_clap.store import State
 
+pytestmark = pytest.mark.slow  # a second and more each
+
 TOKEN = "s3cret/loopback+token"  # with what base64 and URLs spell differently
 WAITING = State.LISTED
 FEW = 6  # tracks

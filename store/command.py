@@ -11,7 +11,7 @@ import click
 from student_clap.config.options import config_options, json_option
 from student_clap.config.presets import SAMPLE_RATE
 from student_clap.config.runtime.screen import echo, echo_json, progress, table
-from student_clap.config.runtime.text import one_line, readable_bytes
+from student_clap.config.runtime.text import counted, one_line, readable_bytes
 from student_clap.config.schema import Config
 
 if TYPE_CHECKING:
@@ -229,7 +229,9 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
         elif kind == "orphan shard":
             lines.append(f"{recipe}: {n} shards {uncounted} {left} `student-clap featurize` {again}")
         else:
-            lines.append(f"segment vectors of {n} tracks {uncounted} for {segment_set}, {left} `{stage}` {again}")
+            lines.append(
+                f"segment vectors of {counted(n, 'track')} {uncounted} for {segment_set}, {left} `{stage}` {again}"
+            )
     return lines
 
 
@@ -260,12 +262,14 @@ def repair_store(config: Config, *, deep: bool) -> None:
     for finding in done.left:
         echo(f"left: {finding.kind}: {finding.where}: {one_line(finding.detail, limit=_WHOLE)}")
     parts = [
-        f"{done.tracks} tracks set back (`student-clap featurize` makes them again)",
+        f"{counted(done.tracks, 'track')} set back (`student-clap featurize` makes them again)",
         f"{done.orphans} uncounted shards removed",
     ]
     if done.segment_vectors:
         stages = " or ".join(f"`{stage}`" for stage in sorted(done.vector_stages))
-        parts.append(f"segment vectors of {done.segment_vectors} tracks removed ({stages} writes them again)")
+        parts.append(
+            f"segment vectors of {counted(done.segment_vectors, 'track')} removed ({stages} writes them again)"
+        )
     if done.chunks:
         parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
     if done.metadata:

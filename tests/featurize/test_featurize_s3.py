@@ -73,7 +73,7 @@ def test_a_library_in_a_bucket_gives_the_batches_of_a_local_one(tmp_path, write_
     shard.delete()
     found = run(there, tmp_path, "store verify")
     assert (found.returncode, "missing shard: audiomuse, row 2 (track t2)" in found.stdout) == (1, True)
-    assert "1 tracks set back" in run(there, tmp_path, "store repair").stdout
+    assert "1 track set back" in run(there, tmp_path, "store repair").stdout
     again = run(there, tmp_path, "featurize", "--workers", "1")
     assert again.returncode == 0, again.stderr
     assert shard.read_bytes() == whole

@@ -308,22 +308,25 @@ def test_a_file_that_cannot_be_replaced_leaves_the_rows(world: World, monkeypatc
     assert {path.name: path.read_bytes() for path in world.folder.iterdir()} == before
 
 
+class Breaking:
+    """A connection that goes when it is to commit."""
+
+    def __init__(self, connection: psycopg2.extensions.connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+
 def test_a_commit_that_fails_is_said_and_made_good_by_the_next_call(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_app_config(world.database, BOOTSTRAPPED)
     shipped = world.live
     real: Callable[..., psycopg2.extensions.connection] = module.connect
-
-    class Breaking:
-        def __init__(self, connection: psycopg2.extensions.connection) -> None:
-            self._connection = connection
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._connection, name)
-
-        def commit(self) -> None:
-            raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "connect", lambda config: Breaking(real(config)))

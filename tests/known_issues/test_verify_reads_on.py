@@ -105,11 +105,11 @@ def test_what_a_stopped_run_leaves_is_no_fault(filled: Path) -> None:
         done = command(filled, *words)
         assert done.exit_code == 0, done.output
         assert "remark: audiomuse: 2 shards are written, but not counted, as a stopped run leaves them" in done.output
-        assert "remark: segment vectors of 1 tracks are written, but not counted" in done.output
+        assert "remark: segment vectors of 1 track are written, but not counted" in done.output
         assert "no faults in 6 tracks" in done.output
     done = command(filled, "repair")
     assert "2 uncounted shards removed" in done.output
-    assert "segment vectors of 1 tracks removed" in done.output
+    assert "segment vectors of 1 track removed" in done.output
     assert verify_path(filled, deep=True) == ([], 6)
 
 

@@ -117,8 +117,8 @@ def test_every_lost_file_is_found(filled, recipe):
         ("features/zarr.json", "faults left"),
         ("segment_teacher/zarr.json", "1 zarr.json written again"),
         ("features/audiomuse/mel/zarr.json", "1 zarr.json written again"),
-        ("segment_teacher/c/1/0/0", "segment vectors of 1 tracks removed"),
-        ("features/audiomuse/mel/c/1/0/0", "1 tracks set back"),
+        ("segment_teacher/c/1/0/0", "segment vectors of 1 track removed"),
+        ("features/audiomuse/mel/c/1/0/0", "1 track set back"),
         ("track_id/c/0", "faults left"),
     ],
 )

@@ -144,7 +144,7 @@ def test_what_a_killed_task_or_driver_left_is_a_remark_and_removed(filled: Path)
     found = command(filled, "verify", "--deep")
     assert found.exit_code == 0, found.output
     assert (
-        "remark: segment vectors of 1 tracks are written, but not counted, for fine, as a stopped run leaves them; the "
+        "remark: segment vectors of 1 track are written, but not counted, for fine, as a stopped run leaves them; the "
         "next `student-clap featurize --teacher MODEL` writes them again"
     ) in found.output
     FeatureStore.open(filled, "r+").close()

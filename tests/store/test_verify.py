@@ -130,7 +130,7 @@ def test_the_commands_say_what_is_wrong_and_repair_it(filled, recipe, tmp_path):
     assert "1 faults (every shard read)" in found.output
     done = run("repair")
     assert done.exit_code == 0
-    assert "1 tracks set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in done.output
+    assert "1 track set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in done.output
     assert run("verify").exit_code == 0
 
 
@@ -152,5 +152,5 @@ def test_what_verify_advises_repairs_a_damaged_shard(filled, recipe):
     assert "0 tracks set back" in shallow.output
     assert "shards listed, not read (--deep reads them)" in shallow.output
     (advice,) = re.findall(r"`student-clap store (repair.*?)`", found.output)
-    assert "1 tracks set back" in run(*advice.split()).output
+    assert "1 track set back" in run(*advice.split()).output
     assert run("verify", "--deep").exit_code == 0

@@ -20,7 +20,7 @@ from student_clap.export.demo.postgres import Database
 from student_clap.export.demo.schema import app_config, set_app_config
 from student_clap.store import Recipe
 
-from ...known_issues.test_settings_of_the_app import BOOTSTRAPPED, NAME, World, student
+from ...known_issues.test_settings_of_the_app import BOOTSTRAPPED, NAME, Breaking, World, student
 
 
 @pytest.fixture
@@ -30,19 +30,6 @@ def world(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -
     world = World(tmp_path, database)
     set_app_config(world.database, BOOTSTRAPPED)
     return world
-
-
-class Breaking:
-    """A connection that goes when it is to commit."""
-
-    def __init__(self, connection: psycopg2.extensions.connection) -> None:
-        self._connection = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def commit(self) -> None:
-        raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
 
 @pytest.fixture

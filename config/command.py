@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from student_clap.config.formats.yaml12 import dump_yaml
-from student_clap.config.load import masked
+from student_clap.config.load import as_yaml, masked
 from student_clap.config.options import config_options, json_option
 from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config
@@ -38,4 +37,4 @@ def show(config: Config, *, as_json: bool) -> None:
     if as_json:
         echo_json(masked(config))
         return
-    echo(dump_yaml(masked(config)), nl=False)
+    echo(as_yaml(config), nl=False)

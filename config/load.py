@@ -1,8 +1,9 @@
 """config.yaml + ${ENV} + .env + --set -> Config.
 
 Order, the later wins: defaults, config.yaml, `--set section.key=value`. `${VAR}` and `${VAR:-default}` in config.yaml
-are taken from the environment, else from the `.env` next to config.yaml. A variable that is missing is an error only
-where the stage needs its section, so that a training node needs no database password.
+are taken from the environment, else from the `.env` next to config.yaml; the default stands for an empty variable too,
+and `$${` for `${` itself. A variable that is missing is an error; in the section of a source only where the stage asks
+that source, so that a training node needs no database password.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import copy
 import difflib
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,21 @@ import click
 from dotenv import dotenv_values
 from pydantic import BaseModel, ByteSize, SecretStr, ValidationError
 
-from student_clap.config.formats.yaml12 import MAX_CHARACTERS, InvalidYamlError, load_yaml
+from student_clap.config.formats.yaml12 import MAX_CHARACTERS, InvalidYamlError, dump_yaml, load_yaml
 from student_clap.config.runtime.text import one_line, reason
 from student_clap.config.schema import Config, Text
+from student_clap.config.section import Source
 
 DEFAULT_CONFIG = Path("config.yaml")
 _SHOWN = 100  # characters of a key or a value in a message
 _VARIABLE = re.compile(
-    r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]{0,1000}))?\}"
+    r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]{0,1000}))?\}"
 )  # bounded, or many that never close take seconds
+_ALWAYS_NEEDED = frozenset(
+    name
+    for name, field in Config.model_fields.items()
+    if not (isinstance(field.annotation, type) and issubclass(field.annotation, Source))
+)
 
 
 class ConfigError(click.ClickException):
@@ -54,7 +63,7 @@ def load_config(
     Args:
         path: the YAML file; None takes ./config.yaml if there is one, else the defaults.
         overrides: ``section.key=value`` texts, as given to ``--set``.
-        needs: sections whose ``${VAR}`` must all be set.
+        needs: sections of sources whose ``${VAR}`` must all be set, as those of every other section must be.
         environment: variables; None takes os.environ over the ``.env`` next to the file.
 
     Raises:
@@ -73,18 +82,20 @@ def load_config(
             env_file = path.parent / ".env"
             stored = _read_env_file(env_file)
             environment = {**{k: v for k, v in stored.items() if v is not None}, **os.environ}
-        faults: list[str] = []
-        tree = _substitute(tree, environment, needs, (), faults)
-        if faults:
-            raise ConfigError(where, faults)
+        tree = _substituted(tree, environment)
     read = copy.deepcopy(tree) if overrides else tree
     for override in overrides:
         _apply_override(tree, override)
+    unset: list[str] = []
+    tree = _without_unset(tree, _ALWAYS_NEEDED | needs, unset)
+    if unset:
+        raise ConfigError(where, unset)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         found = _faults(error)
     # A fault that is there without the overrides is the file's.
+    read = _without_unset(read, frozenset(), [])
     from_file = [fault in _faults_of(read) for fault in found]
     if overrides and not all(from_file):
         where = f"{where} with --set" if any(from_file) else "--set"
@@ -119,6 +130,19 @@ def masked(config: Config) -> dict[str, Any]:
     return {name: plain(getattr(config, name)) for name in Config.model_fields}
 
 
+def as_yaml(config: Config) -> str:
+    """The configuration as a config.yaml that `load_config` reads back, secrets replaced by ``***``."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [escaped(inner) for inner in value]
+        return value.replace("${", "$${") if isinstance(value, str) else value
+
+    return dump_yaml(escaped(masked(config)))
+
+
 def is_secret(key: str) -> bool:
     """Whether the value of `key`, such as ``jellyfin.token``, must not be shown."""
     return any(word in key for word in ("password", "token", "api_key"))
@@ -151,28 +175,64 @@ def read_mapping(path: Path, *, if_missing: str, expected: str) -> dict[str, Any
     return tree
 
 
-def _substitute(
-    value: Any, environment: dict[str, str], needs: frozenset[str], at: tuple[str, ...], faults: list[str]
-) -> Any:
+@dataclass(frozen=True)
+class _Unset:
+    """In the place of a value: the variables that it has and nobody set."""
+
+    names: tuple[str, ...]
+
+
+def _substituted(tree: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """The sections with the variables of their values replaced; a value that has an unset one is an _Unset."""
+    return {
+        name: {key: _substitute(value, environment) for key, value in section.items()}
+        if isinstance(section, dict)
+        else section
+        for name, section in tree.items()
+    }
+
+
+def _substitute(value: Any, environment: dict[str, str]) -> Any:
     if isinstance(value, dict):
-        done = {k: _substitute(v, environment, needs, (*at, str(k)), faults) for k, v in value.items()}
-        return {k: v for k, v in done.items() if v is not _MISSING}
+        done: Any = {key: _substitute(inner, environment) for key, inner in value.items()}
+        return _unset_in(done.values()) or done
     if isinstance(value, list):
-        return [_substitute(v, environment, needs, at, faults) for v in value]
+        done = [_substitute(inner, environment) for inner in value]
+        return _unset_in(done) or done
     if not isinstance(value, str) or "${" not in value:
         return value
-    missing = [m[1] for m in _VARIABLE.finditer(value) if m[1] not in environment and m[2] is None]
-    if missing:
-        if at and at[0] in needs:
-            faults.extend(
-                f"{'.'.join(at)}: the variable {name} is not set; put `{name}=...` into .env or the environment"
-                for name in missing
-            )
-        return _MISSING
-    return Text(_VARIABLE.sub(lambda m: environment.get(m[1], m[2] or ""), value))
+    variables = [found for found in _VARIABLE.finditer(value) if not found["escaped"]]
+    unset = tuple(v["name"] for v in variables if v["default"] is None and v["name"] not in environment)
+    return _Unset(unset) if unset else Text(_VARIABLE.sub(lambda found: _replaced(found, environment), value))
 
 
-_MISSING = object()  # an unset variable in a section this stage does not need: the field keeps its default
+def _unset_in(values: Iterable[Any]) -> _Unset | None:
+    names = tuple(name for value in values if isinstance(value, _Unset) for name in value.names)
+    return _Unset(names) if names else None
+
+
+def _replaced(found: re.Match[str], environment: dict[str, str]) -> str:
+    if found["escaped"]:
+        return "${"
+    return environment.get(found["name"]) or found["default"] or ""
+
+
+def _without_unset(tree: dict[str, Any], needs: frozenset[str], faults: list[str]) -> dict[str, Any]:
+    """`tree` without the keys whose value is unset, which keep their default; those of `needs` are faults."""
+    kept: dict[str, Any] = {}
+    for name, section in tree.items():
+        if not isinstance(section, dict):
+            kept[name] = section
+            continue
+        kept[name] = {key: value for key, value in section.items() if not isinstance(value, _Unset)}
+        faults.extend(
+            f"{name}.{key}: the variable {variable} is not set; put `{variable}=...` into .env or the environment"
+            + (f", or write `${{{variable}:-...}}` with what stands for it" if name in _ALWAYS_NEEDED else "")
+            for key, value in section.items()
+            if isinstance(value, _Unset) and name in needs
+            for variable in value.names
+        )
+    return kept
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

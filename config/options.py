@@ -127,12 +127,11 @@ def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_options(
-    *needs: str, recipe: bool = False, file_optional: bool = False
+    *, recipe: bool = False, file_optional: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a click command so that it gets ``config: Config`` as its first argument.
 
     Args:
-        needs: sections whose environment variables must be set for this stage.
         recipe: whether the command uses one recipe's features, which --recipe then chooses.
         file_optional: whether the command has its use without a config.yaml, so that a missing one is not worth a line.
 
@@ -145,7 +144,7 @@ def config_options(
         def wrapper(*args: Any, config_path: Path | None, overrides: tuple[str, ...], **kwargs: Any) -> Any:
             if recipe and (name := kwargs.pop("recipe")) is not None:
                 overrides = (*overrides, f"audio.preset={name}")
-            config = load_config(config_path, overrides, needs=frozenset(needs))
+            config = load_config(config_path, overrides)
             log_to_stderr(config.logging.level)
             for key in (override.partition("=")[0].strip() for override in overrides):
                 if is_secret(key):

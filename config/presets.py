@@ -1,4 +1,4 @@
-"""The mels of AudioMuse-AI, of the original README and of LAION, by name."""
+"""The mels of AudioMuse-AI, of the original README and of LAION, by name, and what features may take at most."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 SAMPLE_RATE = 48_000  # Hz
 SEGMENT_SAMPLES = 480_000  # 10 s at 48 kHz
+MAX_BANDS = 1024
+MAX_FRAMES = 16_384  # of one segment
+MAX_STRIP_BYTES = 1_000_000_000  # of one track's features
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,27 @@ class MelPreset:
     hop_samples: int
     fmin_hz: float
     fmax_hz: float
+
+    @property
+    def edge_frames(self) -> int:
+        """Frames on each side of a segment that see the reflection: ceil((n_fft / 2) / hop)."""
+        return -(-(self.n_fft // 2) // self.hop_samples)
+
+    def frames(self, n_samples: int) -> int:
+        """STFT frames of so many samples, centred: 1001 of 10 s."""
+        return n_samples // self.hop_samples + 1
+
+    def most_frames(self, *, max_samples: int, segment: int, hop: int) -> int:
+        """An upper bound of the frames that are kept of a track: its own, and the edges of its segments.
+
+        Args:
+            max_samples: of the track.
+            segment: length of a segment, samples.
+            hop: from the start of a segment to the next, samples.
+        """
+        longest = max_samples + 1  # resampling rounds up
+        n_segments = (longest - segment) // hop + 2
+        return self.frames(longest) + 2 * self.edge_frames * n_segments + self.frames(segment)
 
 
 MEL_PRESETS: dict[str, MelPreset] = {

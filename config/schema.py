@@ -22,9 +22,26 @@ from student_clap.config.learning import (
     SplitConfig,
     TrainingConfig,
 )
-from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES, MelPreset
+from student_clap.config.presets import (
+    MAX_BANDS,
+    MAX_FRAMES,
+    MAX_STRIP_BYTES,
+    MEL_PRESETS,
+    SEGMENT_SAMPLES,
+    MelPreset,
+)
 from student_clap.config.quantities import HostOrSocket, LocalPath, MemorySize, StorePath, Walltime
-from student_clap.config.section import HttpUrl, NonNegativeFloat, PositiveFloat, PositiveInt, Section, Text, Unit
+from student_clap.config.runtime.text import readable_bytes
+from student_clap.config.section import (
+    HttpUrl,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Source,
+    Text,
+    Unit,
+)
 from student_clap.config.servers import FolderConfig, LyrionConfig, MediaServerConfig, PlexConfig, SubsonicConfig
 
 __all__ = [
@@ -49,7 +66,7 @@ __all__ = [
 ]
 
 
-class DatabaseConfig(Section):
+class DatabaseConfig(Source):
     """AudioMuse-AI's PostgreSQL."""
 
     host: HostOrSocket = "localhost"
@@ -73,7 +90,7 @@ class DatabaseConfig(Section):
         return bool({"host", "database", "user", "password"} & self.model_fields_set)
 
 
-class AudioMuseConfig(Section):
+class AudioMuseConfig(Source):
     """AudioMuse-AI itself: its HTTP interface, for users who cannot reach its database, and its model folder."""
 
     url: HttpUrl = ""
@@ -86,7 +103,7 @@ class AudioMuseConfig(Section):
     """
 
 
-class TableConfig(Section):
+class TableConfig(Source):
     """A file of track ids and vectors."""
 
     path: LocalPath | None = None
@@ -161,7 +178,7 @@ class AudioConfig(Section):
     """Length of a segment, 10 s."""
     hop_length: Annotated[PositiveInt, Unit("samples")] = SEGMENT_SAMPLES // 2
     """From the start of a segment to the next, 5 s."""
-    n_mels: Annotated[PositiveInt | None, Unit("bands")] = None
+    n_mels: Annotated[Annotated[int, Field(gt=0, le=MAX_BANDS)] | None, Unit("bands")] = None
     """Mel bands; null: the preset's, as for the keys below."""
     n_fft: Annotated[PositiveInt | None, Unit("samples")] = None
     """Length of the STFT's window; even."""
@@ -195,7 +212,27 @@ class AudioConfig(Section):
             raise ValueError(f"need fmin < fmax <= {self.sample_rate // 2} Hz, got {mel.fmin_hz:g} and {mel.fmax_hz:g}")
         if self.max_duration_s * self.sample_rate < self.segment_length:
             raise ValueError(f"max_duration_s {self.max_duration_s:g} is shorter than one segment")
+        if (frames := mel.frames(self.segment_length)) > MAX_FRAMES:
+            raise ValueError(
+                f"segment_length {self.segment_length} has {frames} frames at hop_length_stft {mel.hop_samples}; "
+                f"expected at most {MAX_FRAMES}: choose a shorter segment_length"
+            )
+        self._check_size()
         return self
+
+    def _check_size(self) -> None:
+        """Raise ValueError where the features of the longest track are larger than the store takes."""
+        mel = self.mel
+        n_frames = mel.most_frames(
+            max_samples=int(self.max_duration_s * self.sample_rate), segment=self.segment_length, hop=self.hop_length
+        )
+        if (n_bytes := n_frames * mel.n_mels) > MAX_STRIP_BYTES:
+            raise ValueError(
+                f"max_duration_s {self.max_duration_s:g} makes {readable_bytes(n_bytes)} of features of one track, at "
+                f"n_mels {mel.n_mels}, hop_length {self.hop_length}, n_fft {mel.n_fft} and hop_length_stft "
+                f"{mel.hop_samples}; expected at most {readable_bytes(MAX_STRIP_BYTES)}: choose a shorter "
+                "max_duration_s (production embeds no more than 600 s)"
+            )
 
     @property
     def mel(self) -> MelPreset:

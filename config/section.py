@@ -128,3 +128,10 @@ class Section(BaseModel):
             field = cls.model_fields.get(names.get(key) or key)
             parsed[key] = _as_field(value, field) if field is not None else value
         return parsed
+
+
+class Source(Section):
+    """Base of the sections about what vectors and audio come from, which not every machine can ask.
+
+    A ``${VAR}`` in them that is not set is an error of the stages alone that ask that source.
+    """

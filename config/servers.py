@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from student_clap.config.quantities import LocalPath
-from student_clap.config.section import HttpUrl, Section
+from student_clap.config.section import HttpUrl, Section, Source
 
 
-class MediaServerConfig(Section):
+class MediaServerConfig(Source):
     """A Jellyfin or Emby server."""
 
     url: HttpUrl = ""
@@ -26,7 +26,7 @@ class MediaServerConfig(Section):
     """API key from the server's dashboard."""
 
 
-class SubsonicConfig(Section):
+class SubsonicConfig(Source):
     """Navidrome or any other OpenSubsonic server: either an API key, or user and password."""
 
     url: HttpUrl = ""
@@ -39,7 +39,7 @@ class SubsonicConfig(Section):
     """API key, in place of user and password."""
 
 
-class LyrionConfig(Section):
+class LyrionConfig(Source):
     """A Lyrion Music Server; user and password only where it asks for them."""
 
     url: HttpUrl = ""
@@ -50,7 +50,7 @@ class LyrionConfig(Section):
     """Password of `user`."""
 
 
-class PlexConfig(Section):
+class PlexConfig(Source):
     """A Plex server."""
 
     url: HttpUrl = ""
@@ -59,7 +59,7 @@ class PlexConfig(Section):
     """X-Plex-Token of a user who may read the music library."""
 
 
-class FolderConfig(Section):
+class FolderConfig(Source):
     """A folder of audio that replaces downloads: files are found by track id (file stem) or by the database's path."""
 
     path: LocalPath | None = None

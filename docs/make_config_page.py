@@ -19,8 +19,14 @@ _HEAD = """# Settings
 
 Every key of config.yaml, made from the schema by `make page`. All keys have a default, so a file
 holds only the keys that differ. `student-clap config` prints the settings as they are resolved. `--set
-section.key=value` replaces one key for one run; `${VAR}` and `${VAR:-default}` are taken from the environment, else
-from the `.env` next to config.yaml.
+section.key=value` replaces one key for one run.
+
+`${VAR}` and `${VAR:-default}` in a value are taken from the environment, else from the `.env` next to config.yaml; the
+default also stands for a variable that is empty, as in a shell. `$${` is `${` itself, such as in a line for a shell
+(`featurize.job_prologue`). A variable that is not set is an error. In the sections of sources (database, audiomuse,
+table, folder and the media servers) it is one only for the stages that ask that source, so that a machine which only
+trains needs no password. Where a variable may be unset, `${VAR:-default}` says what stands for it; `${VAR:-}` is null
+for a key that may be null.
 
 `student-clap config --schema > config.schema.json` writes the JSON schema for editors. VS Code's YAML extension finds
 it by the line `# yaml-language-server: $schema=config.schema.json` at the top of config.yaml.

@@ -35,7 +35,7 @@ class IngestOptions:
             raise click.UsageError("--sample fetches a few tracks whatever they are for; leave it or --refetch out")
 
     def needed_sections(self, config: Config) -> frozenset[str]:
-        """The sections whose environment variables must be set: --verify needs none, a run the ones that it reads."""
+        """The sections of sources whose variables must be set: --verify asks none, a run those that it reads from."""
         from student_clap.ingest.vectors.open import kind_of
 
         if self.verify:

@@ -54,9 +54,9 @@ def info(config: Config, *, as_json: bool) -> None:
             n_samples = features.n_samples()
             minutes = float(n_samples.clip(0).sum()) / recipe.sample_rate / 60
             made = (
-                f"{name}: {int((n_samples > 0).sum())} tracks, {int((n_samples < 0).sum())} failed, {minutes:.1f} min, "
-                f"{readable_bytes(features.stored_bytes())}; {recipe.n_mels} mels, n_fft {recipe.n_fft}, "
-                f"fingerprint {recipe.fingerprint}"
+                f"{name}: {counted(int((n_samples > 0).sum()), 'track')}, {int((n_samples < 0).sum())} failed, "
+                f"{minutes:.1f} min, {readable_bytes(features.stored_bytes())}; {recipe.n_mels} mels, "
+                f"n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint}"
             )
             rows.append(("features", made))
             if cached := about_cache(config.store, features.shards):
@@ -110,7 +110,8 @@ def _taught(vectors: SegmentVectors) -> str:
     hop_s = vectors.hop_samples / SAMPLE_RATE
     model = f"; model {vectors.model}" if vectors.model else ""
     return (
-        f"{vectors.name}: {int((counts > 0).sum())} tracks, {int(counts.sum())} vectors, every {hop_s:g} s, "
+        f"{vectors.name}: {counted(int((counts > 0).sum()), 'track')}, {counted(int(counts.sum()), 'vector')}, "
+        f"every {hop_s:g} s, "
         f"{readable_bytes(vectors.stored_bytes())}{model}"
     )
 
@@ -125,7 +126,7 @@ def list_tracks(config: Config, *, failed: bool, as_json: bool) -> None:
 
     recipe = Recipe.from_config(config.audio)
     with FeatureStore.open(config.store.path) as opened:
-        made = recipe.name in opened.recipes()
+        made = recipe.name in opened.recipes() or recipe.name in opened.unknown_recipes()
         n_samples = opened.features(recipe).n_samples().tolist() if made else [0] * opened.n_tracks
         feature_errors = opened.features(recipe).errors() if made else [""] * opened.n_tracks
         columns = {name: opened.strings(name) for name in ("server_id", "track_id", "artist", "title", "error")}
@@ -173,12 +174,12 @@ def export(
         if track_id is not None and out is not None:
             row = tables.find_track(opened, track_id, server_id)
             shape = tables.write_track(opened, Recipe.from_config(config.audio), row, out)
-            echo(f"store export: {out}, {shape[0]} segments of {shape[1]} mels x {shape[2]} frames")
+            echo(f"store export: {out}, {counted(shape[0], 'segment')} of {shape[1]} mels x {shape[2]} frames")
         elif out is not None:
             tables.write_rows(opened, out)
-            echo(f"store export: {out}, {opened.n_tracks} rows")
+            echo(f"store export: {out}, {counted(opened.n_tracks, 'row')}")
         if failures is not None:
-            echo(f"store export: {failures}, {tables.write_failures(opened, failures)} failures")
+            echo(f"store export: {failures}, {counted(tables.write_failures(opened, failures), 'failure')}")
 
 
 @store.command()
@@ -206,11 +207,11 @@ def verify(config: Config, *, deep: bool, as_json: bool) -> None:
     if faults:
         repair = "store repair --deep" if deep else "store repair"
         raise click.ClickException(
-            f"{len(faults)} faults ({how}); `student-clap {repair}` repairs those that can be repaired"
+            f"{counted(len(faults), 'fault')} ({how}); `student-clap {repair}` repairs those that can be repaired"
         )
     for remark in remarks(config.store.path):
         echo(f"remark: {remark}")
-    echo(f"store verify: no faults in {n_tracks} tracks, {how}")
+    echo(f"store verify: no faults in {counted(n_tracks, 'track')}, {how}")
 
 
 def _still_to_do(findings: list[Finding]) -> list[str]:
@@ -218,19 +219,21 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
     from collections import Counter
 
     teacher = "`student-clap featurize --teacher MODEL`"
-    uncounted, left = "are written, but not counted,", "as a stopped run leaves them; the next"
+    uncounted, left = "written, but not counted,", "as a stopped run leaves them; the next"
     again = "writes them again, `student-clap store repair` removes them"
     lines = []
     for (kind, recipe, stage, segment_set), n in Counter(
         (f.kind, f.recipe, f.stage, f.segment_set) for f in findings if not f.is_fault
     ).items():
         if kind == "no vector":
-            lines.append(f"{n} tracks have no teacher's vector; `student-clap ingest` or {teacher} brings it")
+            have = f"{counted(n, 'track')} {'has' if n == 1 else 'have'}"
+            lines.append(f"{have} no teacher's vector; `student-clap ingest` or {teacher} brings it")
         elif kind == "orphan shard":
-            lines.append(f"{recipe}: {n} shards {uncounted} {left} `student-clap featurize` {again}")
+            are = "is" if n == 1 else "are"
+            lines.append(f"{recipe}: {counted(n, 'shard')} {are} {uncounted} {left} `student-clap featurize` {again}")
         else:
             lines.append(
-                f"segment vectors of {counted(n, 'track')} {uncounted} for {segment_set}, {left} `{stage}` {again}"
+                f"segment vectors of {counted(n, 'track')} are {uncounted} for {segment_set}, {left} `{stage}` {again}"
             )
     return lines
 
@@ -263,7 +266,7 @@ def repair_store(config: Config, *, deep: bool) -> None:
         echo(f"left: {finding.kind}: {finding.where}: {one_line(finding.detail, limit=_WHOLE)}")
     parts = [
         f"{counted(done.tracks, 'track')} set back (`student-clap featurize` makes them again)",
-        f"{done.orphans} uncounted shards removed",
+        f"{counted(done.orphans, 'uncounted shard')} removed",
     ]
     if done.segment_vectors:
         stages = " or ".join(f"`{stage}`" for stage in sorted(done.vector_stages))
@@ -271,11 +274,11 @@ def repair_store(config: Config, *, deep: bool) -> None:
             f"segment vectors of {counted(done.segment_vectors, 'track')} removed ({stages} writes them again)"
         )
     if done.chunks:
-        parts.append(f"{done.chunks} damaged chunks of columns emptied (run the stages again)")
+        parts.append(f"{counted(done.chunks, 'damaged chunk')} of columns emptied (run the stages again)")
     if done.metadata:
         parts.append(f"{done.metadata} zarr.json written again")
     how = _extent(deep=deep)
-    left = f"; {len(done.left)} faults left" if done.left else ""
+    left = f"; {counted(len(done.left), 'fault')} left" if done.left else ""
     echo(f"store repair: {', '.join(parts)}{left}; {how}")
 
 
@@ -293,7 +296,7 @@ def remove_teacher(config: Config, *, name: str, yes: bool) -> None:
     except click.Abort:
         raise click.ClickException("there is no answer; nothing was removed. Scripts say --yes") from None
     n_tracks = remove(config.store.path, name)
-    of = f"of {n_tracks} tracks" if n_tracks >= 0 else "of a damaged set"
+    of = f"of {counted(n_tracks, 'track')}" if n_tracks >= 0 else "of a damaged set"
     echo(f"store remove-teacher: segment vectors {of} removed ({one_line(name)})")
 
 

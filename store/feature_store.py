@@ -9,7 +9,7 @@ Cost: opening reads the metadata and the states, 10 ms; 0.1 s for a million rows
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -45,12 +45,12 @@ from student_clap.store.arrays.tracks import (
     update_column,
     without_vector,
 )
-from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, open_root
+from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, no_store, open_root
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.recipe_store import RecipeStore, features_of
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, StoreError, UnreadableError
+from student_clap.store.storage.errors import CorruptColumnError, UnreadableError
 from student_clap.store.storage.open import open_storage, without_cache
 from student_clap.store.store_arrays import StoreArrays
 
@@ -73,6 +73,7 @@ class FeatureStore(RecipeStore, SegmentStore):
         self._root = root
         self._lock = lock
         self._attributes = attributes
+        self._left_out = set()
         try:
             self.n_tracks = committed_rows(root)
         except CorruptColumnError:
@@ -143,9 +144,7 @@ class FeatureStore(RecipeStore, SegmentStore):
         storage = open_storage(path if mode == "r" else without_cache(path))
         if not (storage / "zarr.json").exists():
             storage.check_reachable()
-            raise StoreError(
-                f"there is no feature store at {storage}; `student-clap ingest` makes one (store.path names it)"
-            )
+            raise no_store(storage)
         return cls._opened(storage, mode, None, for_repair=for_repair)
 
     @classmethod
@@ -158,7 +157,7 @@ class FeatureStore(RecipeStore, SegmentStore):
             root, attributes = open_root(storage, mode)
             store = cls(storage, root, lock, attributes, for_repair=for_repair)
             if mode == "r+":
-                arrays = store._arrays()
+                arrays = store._arrays(store.recipes())
                 arrays.sweep(store.n_tracks)
                 arrays.resize(store.n_tracks, store.n_tracks)
         except BaseException:
@@ -250,12 +249,13 @@ class FeatureStore(RecipeStore, SegmentStore):
         """Add rows; they appear together once everything else about them is written. Returns their rows.
 
         Raises:
-            StoreError: they cannot be written; none of them counts then.
+            StoreError: they cannot be written, or there are features that this version cannot read, which would not
+                get them; none of them counts then.
         """
         if not tracks:
             return range(self.n_tracks, self.n_tracks)
         rows = range(self.n_tracks, self.n_tracks + len(tracks))
-        self._arrays().resize(self.n_tracks, rows.stop)
+        self._arrays(self._all_recipes()).resize(self.n_tracks, rows.stop)
         append_rows(self._root, self.n_tracks, tracks)
         self.n_tracks = rows.stop
         (self._storage / "state" / "c").flush()
@@ -347,9 +347,10 @@ class FeatureStore(RecipeStore, SegmentStore):
     def outdate_features(self, rows: list[int]) -> None:
         """Record that nothing was made of `rows` yet: their audio is new, so featurize makes it.
 
-        That is the features of every recipe, and the segment vectors of every set that featurize writes.
+        That is the features of every recipe, and the segment vectors of every set that featurize writes. Raises
+        StoreError where there are features that this version cannot read, before anything is recorded.
         """
-        for recipe in self.recipes().values():
+        for recipe in self._all_recipes().values():
             self.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
         for vectors in self.stored_segment_sets():
             if vectors.set.folder:
@@ -359,7 +360,7 @@ class FeatureStore(RecipeStore, SegmentStore):
 
     def columns(self) -> list[zarr.Array[Any]]:
         """The one-dimensional arrays and the teacher's vectors, for code that looks at their chunks."""
-        return [array(self._root, name) for name in self._arrays().columns()]
+        return [array(self._root, name) for name in self._arrays(self.recipes()).columns()]
 
-    def _arrays(self) -> StoreArrays:
-        return StoreArrays(self._storage, self._root, list(self.recipes()))
+    def _arrays(self, recipes: Iterable[str]) -> StoreArrays:
+        return StoreArrays(self._storage, self._root, list(recipes))

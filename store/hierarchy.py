@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
+from student_clap.config.presets import MAX_BANDS, MAX_STRIP_BYTES
 from student_clap.config.runtime.text import readable_bytes, reason
 from student_clap.config.schema import AudioConfig
 from student_clap.store.arrays.feature_arrays import STRIPS, feature_arrays, present_columns, quiet
@@ -24,6 +25,7 @@ from student_clap.store.arrays.metadata import Document, damaged_metadata, descr
 from student_clap.store.arrays.segment_sets import GROUP, SEGMENT_COLUMNS, SegmentSet, segment_arrays, set_members
 from student_clap.store.arrays.shard import ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, create_table
+from student_clap.store.layout.frame_order import STRIP_CHUNK_FRAMES, from_recipe_attribute
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.base import Storage
@@ -32,12 +34,14 @@ from student_clap.store.storage.errors import CorruptMetadataError, StoreError
 FORMAT = "student-clap-features"
 FORMAT_VERSION = 1
 MAX_TRACKS = 100_000_000
-_MAX_CHUNK_BYTES = 1_000_000_000
+_MAX_CHUNK_BYTES = MAX_STRIP_BYTES + MAX_BANDS * STRIP_CHUNK_FRAMES  # a shard is whole inner chunks
 _PARSING = threading.Lock()  # what quiets warnings is not made for threads
 
 
 def member_folders(storage: Storage) -> list[Storage]:
     """The folders of all groups and arrays of the store that are there or have to be.
+
+    Of a recipe that this version cannot read it is the group alone: what lies in there is for those who can.
 
     Raises:
         CorruptMetadataError: the zarr.json of the group of a recipe or of a set of segment vectors is damaged.
@@ -52,7 +56,7 @@ def member_folders(storage: Storage) -> list[Storage]:
     for name, document in recipe_documents(storage / "features").items():
         group = storage / "features" / name
         folders.append(group)
-        if "recipe" in document["attributes"]:
+        if isinstance(recipe_of(document), Recipe):
             folders += [group / name for name in (STRIPS, *present_columns(group))]
     return folders
 
@@ -145,6 +149,36 @@ def recipe_documents(folder: Storage) -> dict[str, Document]:
             if (folder / name / "zarr.json").exists() or (folder / name / STRIPS / "c").row_sizes():
                 raise
     return found
+
+
+def recipe_of(document: Document) -> Recipe | str:
+    """The recipe in the zarr.json of a group of features; or why this version cannot read it, "" where there is none.
+
+    >>> recipe_of({"attributes": {"recipe": {"frame_order": "spiral"}}})
+    "the frames are in an order that this version does not know: 'spiral'; update student-clap"
+    """
+    attributes = document.get("attributes", {})
+    if "recipe" not in attributes:
+        return ""
+    try:
+        return from_recipe_attribute(attributes["recipe"])[0]
+    except (ValueError, TypeError) as error:
+        return reason(error)
+
+
+def check_is_there(storage: Storage) -> None:
+    """Raise StoreError where no store is, not even a damaged one: no zarr.json of the root and no member's folder."""
+    if (storage / "zarr.json").exists():
+        return
+    storage.check_reachable()
+    members = {*TABLE_COLUMNS, GIVEN, *SEGMENT_COLUMNS, GROUP, "features"}
+    if not members & set(storage.folders()):
+        raise no_store(storage)
+
+
+def no_store(storage: Storage) -> StoreError:
+    """The error where there is no store."""
+    return StoreError(f"there is no feature store at {storage}; `student-clap ingest` makes one (store.path names it)")
 
 
 def open_root(storage: Storage, mode: Literal["r", "r+"]) -> tuple[zarr.Group, dict[str, Any]]:

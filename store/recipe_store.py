@@ -6,16 +6,19 @@ Cost: the recipes are one document each.
 
 from __future__ import annotations
 
+import logging
+
 import zarr
 
 from student_clap.store.arrays.feature_arrays import complete_features, create_features
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.metadata import read_document, write_document
-from student_clap.store.hierarchy import recipe_documents
-from student_clap.store.layout.frame_order import from_recipe_attribute
+from student_clap.store.hierarchy import recipe_documents, recipe_of
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.storage.base import Lock, Storage
 from student_clap.store.storage.errors import RecipeMismatchError, StoreError
+
+logger = logging.getLogger(__name__)
 
 
 class RecipeStore:
@@ -24,20 +27,44 @@ class RecipeStore:
     _storage: Storage
     _root: zarr.Group
     _lock: Lock | None  # of the writer
+    _left_out: set[str]  # groups of features that a warning was given of
     n_tracks: int
 
     def recipes(self) -> dict[str, Recipe]:
-        """The recipes that have a group, by name. Raises StoreError for one that this version cannot read."""
-        folder = self._storage / "features"
-        found = {}
-        for name, document in recipe_documents(folder).items():
-            attributes = document["attributes"]
-            if "recipe" in attributes:
-                try:
-                    found[name], _ = from_recipe_attribute(attributes["recipe"])
-                except (ValueError, TypeError) as error:
-                    raise StoreError(f"{folder / name}: {error}") from error
+        """The recipes that have a group, by name.
+
+        One that this version cannot read is left out, with a warning. Raises CorruptMetadataError.
+        """
+        found, unknown = self._stored_recipes()
+        for name in sorted(set(unknown) - self._left_out):
+            logger.warning("%s; they are left out", self._cannot_be_read(name, unknown[name]).message)
+        self._left_out |= set(unknown)
         return found
+
+    def unknown_recipes(self) -> dict[str, str]:
+        """Why this version cannot read the recipe of a group of features, by name. Raises CorruptMetadataError."""
+        return self._stored_recipes()[1]
+
+    def _stored_recipes(self) -> tuple[dict[str, Recipe], dict[str, str]]:
+        """The recipes by the names of their groups, and why the other groups cannot be read."""
+        documents = recipe_documents(self._storage / "features")
+        read = {name: recipe_of(document) for name, document in documents.items()}
+        unknown = {name: why for name, why in read.items() if isinstance(why, str) and why}
+        return {name: recipe for name, recipe in read.items() if isinstance(recipe, Recipe)}, unknown
+
+    def _all_recipes(self) -> dict[str, Recipe]:
+        """As `recipes`, for what must reach all features. Raises StoreError where some cannot be read."""
+        found, unknown = self._stored_recipes()
+        for name, why in unknown.items():
+            raise self._cannot_be_read(name, why)
+        return found
+
+    def _cannot_be_read(self, name: str, why: str) -> StoreError:
+        folder = self._storage / "features" / name
+        return StoreError(
+            f"the features in {folder} cannot be read: {why}. Update student-clap if a later version made them; what "
+            "is not needed any more can be deleted, the folder as a whole"
+        )
 
     def stored_fingerprint(self, name: str) -> str:
         """The fingerprint that is stored with the recipe of that name. Raises CorruptMetadataError."""
@@ -48,12 +75,16 @@ class RecipeStore:
 
         Raises:
             RecipeMismatchError: the group of that name was made with other parameters; every one is listed.
-            StoreError: the store has no such features and is open for reading.
+            StoreError: the store has no such features and is open for reading, has some that this version cannot read,
+                or cannot hold what the recipe makes.
         """
-        stored = self.recipes().get(recipe.name)
+        found, unknown = self._stored_recipes()
+        if recipe.name in unknown:
+            raise self._cannot_be_read(recipe.name, unknown[recipe.name])
+        stored = found.get(recipe.name)
         if stored is None:
             if self._lock is None:
-                known = list(self.recipes())
+                known = list(found)
                 has = f" (it has: {', '.join(known)})" if known else " yet"
                 other = ", or set audio.preset to one that it has" if known else ""
                 raise StoreError(
@@ -73,6 +104,10 @@ class RecipeStore:
         return features_of(self._storage, self._root, recipe, self.n_tracks)
 
     def _create_features(self, recipe: Recipe) -> None:
+        try:
+            recipe.check()  # what is written must be what every command reads
+        except ValueError as error:
+            raise StoreError(f"features of the recipe {recipe.name!r} cannot be stored: {error}") from error
         group = self._storage / "features"
         if not (group / "zarr.json").exists():
             write_document(group, {"zarr_format": 3, "node_type": "group"})

@@ -21,10 +21,15 @@ from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.shard import SUPPORTED, ShardFormat
 from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.hierarchy import member_folders, read_member
+from student_clap.store.hierarchy import check_is_there, member_folders, read_member
 from student_clap.store.layout.frame_order import from_recipe_attribute
 from student_clap.store.storage.base import Storage, StoragePath
-from student_clap.store.storage.errors import CorruptColumnError, CorruptMetadataError, UnreadableError
+from student_clap.store.storage.errors import (
+    CorruptColumnError,
+    CorruptMetadataError,
+    UnknownSetError,
+    UnreadableError,
+)
 from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import Finding, damaged_chunks, verify, verify_metadata
 
@@ -34,7 +39,7 @@ _IDENTITY = ("track_id", "server_id")
 # is brought again by ingest.
 _REFILLED = {"state": int(State.LISTED), GIVEN: 1}
 _FIRST_TRIED = 16  # shards that say with which codecs they were made
-_LEFT = ("damaged column", "damaged metadata", "stale recipe", "wrong vector", "unreadable file")
+_LEFT = ("damaged column", "damaged metadata", "stale recipe", "unknown recipe", "wrong vector", "unreadable file")
 
 
 @dataclass
@@ -59,11 +64,12 @@ def repair_path(path: StoragePath, *, deep: bool, advance: Callable[[], None] = 
         advance: called after each shard that was read.
 
     Raises:
-        StoreError: another process writes the store, or it cannot be written.
+        StoreError: there is no store, another process writes it, or it cannot be written.
         CorruptMetadataError: the zarr.json of the root is damaged, which only a copy of the store can replace.
     """
     done = Repaired()
     storage = open_storage(path)
+    check_is_there(storage)
     lock = storage.take_lock()
     try:
         done.metadata = _repair_metadata(storage)
@@ -202,7 +208,7 @@ def _spread(rows: Sequence[int]) -> Iterator[int]:
 
 
 def remove_teacher(path: StoragePath, name: str) -> int:
-    """Remove the segment vectors of a teacher, also where the metadata of its set are damaged.
+    """Remove the segment vectors of a teacher, also where the metadata of its set are damaged, or of a later version.
 
     Args:
         path: directory or s3:// URL of the store.
@@ -217,7 +223,7 @@ def remove_teacher(path: StoragePath, name: str) -> int:
     try:
         with FeatureStore.open(path, "r+") as store:
             return store.remove_segment_set(name)
-    except (CorruptMetadataError, CorruptColumnError):
+    except (CorruptMetadataError, CorruptColumnError, UnknownSetError):
         storage = open_storage(path)
         if name not in (storage / segment_sets.GROUP).folders():
             raise

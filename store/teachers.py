@@ -69,7 +69,7 @@ def all_sets(storage: Storage, root: zarr.Group, attributes: dict[str, Any]) -> 
 
     Raises:
         CorruptMetadataError: the zarr.json of a set is damaged.
-        StoreError: a set cannot be read by this version.
+        UnknownSetError: a set cannot be read by this version.
     """
     groups = group_sets(storage, storage.folders())
     if not has_segment_vectors(root):

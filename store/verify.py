@@ -8,14 +8,16 @@ per track of four minutes).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import counted
 from student_clap.store.arrays.feature_arrays import FAILED
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.metadata import is_sealed, read_document
@@ -30,7 +32,8 @@ from student_clap.store.arrays.tracks import (
     read_column,
 )
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.hierarchy import member_folders, read_member
+from student_clap.store.hierarchy import check_is_there, member_folders, read_member
+from student_clap.store.layout.segments import PRODUCTION, segment_count
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -50,6 +53,7 @@ Kind = Literal[
     "orphan shard",
     "impossible entry",
     "stale recipe",
+    "unknown recipe",
     "no vector",
     "wrong vector",
     "damaged segment vectors",
@@ -135,12 +139,13 @@ def verify_path(
 
 
 def verify_metadata(path: StoragePath) -> list[Finding]:
-    """Test the checksum of every zarr.json of the store at `path`."""
+    """Test the checksum of every zarr.json of the store at `path`. Raises StoreError as `verify_path` does."""
     storage = open_storage(path)
     try:
         sealed = is_sealed(read_document(storage))
         folders = member_folders(storage)
     except CorruptMetadataError as error:
+        check_is_there(storage)
         return [Finding("damaged metadata", "", -1, error.message)]
     except UnreadableError as error:
         return [Finding("unreadable file", "", -1, error.message)]
@@ -171,8 +176,9 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
     columns = _Columns({column.path: column for column in store.columns()}, store.n_tracks)
     columns.damaged += damaged_chunks(store, deep=deep)
     findings = list(_table(columns))
+    lengths = _lengths(store, columns)
     for vectors in store.stored_segment_sets():
-        findings += _segment_vectors(vectors, columns, deep=deep)
+        findings += _segment_vectors(vectors, columns, lengths, deep=deep)
     for name, recipe in store.recipes().items():
         stored = store.stored_fingerprint(name)
         if stored != recipe.fingerprint:
@@ -180,6 +186,8 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
                 Finding("stale recipe", name, -1, f"fingerprint {stored}, its parameters give {recipe.fingerprint}")
             )
         findings += _features(store.features(recipe), columns, deep=deep, advance=advance)
+    for name, why in store.unknown_recipes().items():
+        findings.append(Finding("unknown recipe", name, -1, f"{why}. Its features were not looked at"))
     return [chunk.finding for chunk in columns.damaged] + findings
 
 
@@ -188,8 +196,8 @@ def remarks(path: StoragePath) -> list[str]:
     with FeatureStore.open(path) as store:
         older = {n: int(store.features(r).decoded_by_an_older_rule().sum()) for n, r in store.recipes().items()}
     return [
-        f"{name}: {number} tracks were decoded by an older rule, which heard some damaged files differently; "
-        "`student-clap featurize --again-old-decoder` makes them again"
+        f"{name}: {counted(number, 'track')} {'was' if number == 1 else 'were'} decoded by an older rule, which heard "
+        "some damaged files differently; `student-clap featurize --again-old-decoder` makes them again"
         for name, number in older.items()
         if number
     ]
@@ -266,7 +274,42 @@ def _table(columns: _Columns) -> Iterator[Finding]:
                 yield Finding("wrong vector", "", row, f"the teacher's vector has length {norm:.3g}, expected 1")
 
 
-def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) -> Iterator[Finding]:
+Lengths = dict[int, list[npt.NDArray[np.int64]]]
+
+
+def _lengths(store: FeatureStore, columns: _Columns) -> Lengths:
+    """[track] samples of the features of each recipe, 0 or less where none are known; by the recipe's cap.
+
+    Empty where there are features that this version cannot read: what a teacher heard may belong to them.
+    """
+    found: Lengths = defaultdict(list)
+    if store.unknown_recipes():
+        return found
+    for name, recipe in store.recipes().items():
+        n_samples, known = columns.read(f"features/{name}/n_samples")
+        found[recipe.max_samples].append(np.where(known, n_samples, 0))
+    return found
+
+
+def _other_lengths(vectors: SegmentVectors, counts: npt.NDArray[Any], lengths: Lengths) -> dict[int, int]:
+    """Rows with vectors that a teacher of ours made of audio of another length, and how many their features ask for.
+
+    A row is left out where it has no features up to one of the caps: the vectors may belong to them.
+    """
+    if not vectors.set.folder or not lengths:
+        return {}
+    grid = replace(PRODUCTION, segment_hop_samples=vectors.hop_samples)
+    candidates = (counts > 0) & np.all([np.any([n > 0 for n in of], axis=0) for of in lengths.values()], axis=0)
+    found = {}
+    for row in np.flatnonzero(candidates).tolist():
+        samples = {int(n[row]) for of in lengths.values() for n in of if n[row] > 0}
+        expected = [segment_count(min(n, PRODUCTION.max_samples), grid) for n in sorted(samples)]
+        if counts[row] not in expected:
+            found[row] = expected[-1]
+    return found
+
+
+def _segment_vectors(vectors: SegmentVectors, columns: _Columns, lengths: Lengths, *, deep: bool) -> Iterator[Finding]:
     name, longest = vectors.name, vectors.set.max_segments
     counts, known = columns.read(vectors.set.counts)
     try:
@@ -278,6 +321,7 @@ def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) 
         yield Finding(
             "orphan segment vectors", "", row, "segment vectors that the table does not count", name, vectors.set.stage
         )
+    others = _other_lengths(vectors, counts, lengths)
     for row in range(columns.n_tracks):
         if not known[row]:
             # Any vector's checksum is that of all of the track's.
@@ -285,6 +329,9 @@ def _segment_vectors(vectors: SegmentVectors, columns: _Columns, *, deep: bool) 
                 yield from _read_segment_vectors(vectors, row, 1)
         elif not 0 <= counts[row] <= longest:
             reason = f"{counts[row]} segments, expected at most {longest}"
+            yield Finding("damaged segment vectors", "", row, reason, name)
+        elif row in others:
+            reason = f"{counts[row]} segments, expected {others[row]}: they are of audio of another length"
             yield Finding("damaged segment vectors", "", row, reason, name)
         elif counts[row] and deep:
             yield from _read_segment_vectors(vectors, row, int(counts[row]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
@@ -30,13 +31,18 @@ def atomic_file(target: Path, *, flush_name: bool = False, rights: int | None = 
 
     Args:
         target: the file; its directory is made if need be.
-        flush_name: flush the directory too. Without it a power cut may bring the old file back, whole.
+        flush_name: flush the directory too, and those that the made ones are in. Without it a power cut may bring the
+            old file back, whole.
         rights: of the file, where the file system has them; None follows the umask.
 
     Raises:
-        OSError: it cannot be written, and names `target`; nothing is left behind and `target` is untouched.
+        OSError: it cannot be written, and names `target`; nothing is left behind and `target` is untouched. With
+            `flush_name` it may have its new content all the same, where only the directory could not be flushed.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if flush_name:
+        _make_folder_that_lasts(target.parent)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with naming(target, instead_of=temporary):
@@ -94,15 +100,22 @@ def write_bytes_atomically(
         file.write(data)
 
 
-def write_text_atomically(target: Path, text: str) -> None:
+def write_text_atomically(target: Path, text: str, *, flush_name: bool = False) -> None:
     """Make `text` in UTF-8 the content of `target`; see `atomic_file`."""
-    write_bytes_atomically(target, text.encode())
+    write_bytes_atomically(target, text.encode(), flush_name=flush_name)
 
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, 64 hex digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_folder_that_lasts(folder: Path) -> None:
+    missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_directory(each.parent)
 
 
 def flush_directory(folder: Path) -> None:

@@ -30,7 +30,7 @@ from student_clap.store.arrays.tracks import array, column_codecs
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION, grid_starts, most_segments, segment_starts
 from student_clap.store.storage.base import Storage
-from student_clap.store.storage.errors import CorruptMetadataError, StoreError
+from student_clap.store.storage.errors import CorruptMetadataError, StoreError, UnknownSetError
 
 MAX_SEGMENTS = most_segments(PRODUCTION.segment_hop_samples)  # of 600 s, on production's grid
 COUNT_CHUNK_ROWS = 65_536
@@ -57,12 +57,12 @@ class SegmentSet:
 
     @classmethod
     def from_document(cls, name: str, document: Document) -> Self:
-        """The set that the zarr.json of its group describes. Raises StoreError where it does not."""
+        """The set that the zarr.json of its group describes. Raises UnknownSetError where it does not."""
         attributes = document.get("attributes", {})
         try:
             hop = check_hop(attributes.get("hop_samples"))
         except StoreError as error:
-            raise StoreError(
+            raise UnknownSetError(
                 f"{GROUP}/{name}: {error.message}. It was not written by student-clap, or by a later version; "
                 f"`student-clap store remove-teacher {name}` removes it"
             ) from error

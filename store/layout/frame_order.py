@@ -32,7 +32,7 @@ BLOCKS: FrameOrder = "blocks"
 # Next to the recipe's parameters in the attributes of its group; versions of this package that do not know the key
 # refuse the features.
 ORDER_KEY = "frame_order"
-_STRIP_CHUNK_FRAMES = 4096
+STRIP_CHUNK_FRAMES = 4096
 _CHUNK_FRAMES = 512  # about so many where a block is much shorter or longer
 
 
@@ -54,7 +54,7 @@ def from_recipe_attribute(attribute: dict[str, Any]) -> tuple[Recipe, FrameOrder
 def chunk_frames(recipe: Recipe, order: FrameOrder) -> int:
     """Frames of an inner chunk: in BLOCKS one block (506 for 10 s every 5 s), or a few, or a part of one."""
     if order == STRIP:
-        return _STRIP_CHUNK_FRAMES
+        return STRIP_CHUNK_FRAMES
     block = recipe.segment_hop_samples // recipe.hop_samples + 2 * recipe.edge_frames
     blocks, parts = max(1, _CHUNK_FRAMES // block), max(1, block // _CHUNK_FRAMES)
     return -(-blocks * block // parts)

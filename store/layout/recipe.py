@@ -9,12 +9,10 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from student_clap.config.presets import MelPreset, preset_name
+from student_clap.config.presets import MAX_BANDS, MelPreset, preset_name
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig
 
-MAX_BANDS = 1024
-MAX_FRAMES = 16_384  # of one segment
 _TYPES: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
 
@@ -67,8 +65,41 @@ class Recipe:
         if missing := sorted(known - set(attributes)):
             raise ValueError(f"the recipe lacks {', '.join(missing)}; it was not written by student-clap")
         recipe = cls(**attributes)
-        _check(recipe)
+        recipe.check()
         return recipe
+
+    def check(self) -> None:
+        """Raise ValueError unless a configuration may ask for it: one that is read, or given, may be anybody's."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
+                raise ValueError(  # noqa: TRY004  one kind for all that is wrong with a recipe
+                    f"{field.name} is {one_line(repr(value), 40)}; expected a value of type {field.type}"
+                )
+        if self.n_mels > MAX_BANDS:
+            raise ValueError(f"n_mels is {self.n_mels}; expected at most {MAX_BANDS}")
+        try:
+            # A file may ask for no more than a configuration.
+            AudioConfig.model_validate(
+                {
+                    "sample_rate": self.sample_rate,
+                    "segment_length": self.segment_samples,
+                    "hop_length": self.segment_hop_samples,
+                    "n_mels": self.n_mels,
+                    "n_fft": self.n_fft,
+                    "hop_length_stft": self.hop_samples,
+                    "fmin": float(self.fmin_hz),
+                    "fmax": float(self.fmax_hz),
+                    "max_duration_s": self.max_samples / AudioConfig().sample_rate,
+                }
+            )
+        except OverflowError:
+            raise ValueError("a number is too large") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            names = ".".join(str(part) for part in first["loc"])
+            why = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{names}: {why}" if names else why) from None
 
     def as_attributes(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,7 +115,7 @@ class Recipe:
     def name(self) -> str:
         """The preset's name where mel and segments are a preset's, else ``custom-<fingerprint>``."""
         standard = Recipe.from_config(AudioConfig())
-        preset = preset_name_of(self)
+        preset = preset_name(self.mel)
         as_preset = {
             **self.as_attributes(),
             **{k: standard.as_attributes()[k] for k in ("n_mels", "n_fft", "hop_samples", "fmin_hz", "fmax_hz")},
@@ -94,56 +125,21 @@ class Recipe:
         return f"custom-{self.fingerprint[:8]}"
 
     @property
+    def mel(self) -> MelPreset:
+        """The parameters of its mel."""
+        return MelPreset(self.n_mels, self.n_fft, self.hop_samples, self.fmin_hz, self.fmax_hz)
+
+    @property
     def segment_frames(self) -> int:
-        """STFT frames of one centred segment: 1001 for 10 s."""
-        return self.segment_samples // self.hop_samples + 1
+        """STFT frames of one segment: 1001 for 10 s."""
+        return self.mel.frames(self.segment_samples)
 
     @property
     def edge_frames(self) -> int:
-        """Frames on each side of a segment that see the reflection: ceil((n_fft / 2) / hop)."""
-        return -(-(self.n_fft // 2) // self.hop_samples)
+        """Frames on each side of a segment that see the reflection."""
+        return self.mel.edge_frames
 
     def differences(self, other: Recipe) -> list[str]:
         """One line per parameter in which `self` (stored) and `other` (wanted) differ."""
         mine, theirs = self.as_attributes(), other.as_attributes()
         return [f"{key}: stored {mine[key]!r}, wanted {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
-
-
-def preset_name_of(recipe: Recipe) -> str | None:
-    """Name of the mel preset that `recipe` uses, or None."""
-    return preset_name(MelPreset(recipe.n_mels, recipe.n_fft, recipe.hop_samples, recipe.fmin_hz, recipe.fmax_hz))
-
-
-def _check(recipe: Recipe) -> None:
-    """Raises ValueError for a recipe that cannot be computed: what reads one may have it from anybody."""
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
-        if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
-            raise ValueError(  # noqa: TRY004  one kind for all that is wrong with a recipe
-                f"{field.name} is {one_line(repr(value), 40)}; expected a value of type {field.type}"
-            )
-    if recipe.n_mels > MAX_BANDS:
-        raise ValueError(f"n_mels is {recipe.n_mels}; expected at most {MAX_BANDS}")
-    try:
-        # A file may ask for no more than a configuration.
-        AudioConfig.model_validate(
-            {
-                "sample_rate": recipe.sample_rate,
-                "segment_length": recipe.segment_samples,
-                "hop_length": recipe.segment_hop_samples,
-                "n_mels": recipe.n_mels,
-                "n_fft": recipe.n_fft,
-                "hop_length_stft": recipe.hop_samples,
-                "fmin": float(recipe.fmin_hz),
-                "fmax": float(recipe.fmax_hz),
-                "max_duration_s": recipe.max_samples / AudioConfig().sample_rate,
-            }
-        )
-    except OverflowError:
-        raise ValueError("a number is too large") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        names = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{names}: {first['msg']}" if names else first["msg"]) from None
-    if recipe.segment_frames > MAX_FRAMES:
-        raise ValueError(f"a segment has {recipe.segment_frames} frames; expected at most {MAX_FRAMES}")

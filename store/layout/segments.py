@@ -71,6 +71,25 @@ def grid_starts(n_samples: int, recipe: Recipe, hop_samples: int) -> npt.NDArray
     return segment_starts(n_samples, replace(recipe, segment_hop_samples=hop_samples))
 
 
+def counts_that_fit(
+    counts: npt.NDArray[np.int32], n_samples: npt.NDArray[np.int64], hop_samples: int | None
+) -> npt.NDArray[np.bool_]:
+    """[track] whether there are vectors of segments, as many as a track of that length has.
+
+    Args:
+        counts: [track] vectors that are there.
+        n_samples: [track] of the features; 0 or less where there are none, which any number fits.
+        hop_samples: of the vectors' grid; None: a source's, as many as it brought.
+    """
+    fit = counts > 0
+    if hop_samples is None:
+        return fit
+    grid = replace(PRODUCTION, segment_hop_samples=hop_samples)  # as `grid_starts`, at a fifth of its cost
+    for row in np.flatnonzero(fit & (n_samples > 0)).tolist():
+        fit[row] = counts[row] == segment_count(int(n_samples[row]), grid)
+    return fit
+
+
 def most_segments(hop_samples: int) -> int:
     """Segments of the longest track that production hears, on a grid of that hop.
 

@@ -128,10 +128,9 @@ def index_of(pieces: npt.NDArray[np.int64], recipe: Recipe) -> npt.NDArray[np.in
 
 def max_strip_frames(recipe: Recipe) -> int:
     """An upper bound of `strip_frames` over every length the recipe allows."""
-    longest = recipe.max_samples + 1
-    grid = longest // recipe.hop_samples + 1
-    segments = (longest - recipe.segment_samples) // recipe.segment_hop_samples + 2
-    return grid + 2 * recipe.edge_frames * segments + recipe.segment_frames
+    return recipe.mel.most_frames(
+        max_samples=recipe.max_samples, segment=recipe.segment_samples, hop=recipe.segment_hop_samples
+    )
 
 
 def used_columns(index: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:

@@ -32,7 +32,7 @@ from student_clap.config.runtime.files import (
 from student_clap.config.runtime.system_errors import OTHER_REMEDY, REMEDIES
 from student_clap.config.runtime.text import reason
 from student_clap.store.storage.base import ChooseParts, Owner, Storage
-from student_clap.store.storage.directory_lock import DirectoryLock
+from student_clap.store.storage.directory_lock import DirectoryLock, without_links
 from student_clap.store.storage.errors import StoreError, UnreadableError
 
 _MAX_FILE_BYTES = 1 << 30  # shards and chunks have some megabytes
@@ -194,7 +194,8 @@ class DirectoryStorage(Storage):
 
     def create(self, files: dict[str, bytes]) -> None:
         """Make this directory. Built aside and renamed, so that it is there whole or not at all."""
-        root = self._path
+        target = without_links(self._path)  # not next to a symbolic link, which may be on another disk
+        root = target
         while root.parent.name and (root.parent / "zarr.json").exists():  # next to the store, never in it
             root = root.parent
         aside = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
@@ -203,8 +204,8 @@ class DirectoryStorage(Storage):
                 root.parent.mkdir(parents=True, exist_ok=True)
                 for name, data in files.items():
                     write_durably(aside / name, data, flush_name=False)
-                aside.rename(self._path)
-                flush_directory(self._path.parent)
+                aside.rename(target)
+                flush_directory(target.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -216,7 +217,8 @@ class DirectoryStorage(Storage):
         """Remove temporary files, and with `unfinished` the half-made directories next to this one."""
         sweep_partial_files(self._path)
         if unfinished:
-            for folder in self._path.parent.glob(f".{self._path.name}.*.part"):
+            there = without_links(self._path)
+            for folder in there.parent.glob(f".{there.name}.*.part"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep_rows(self, counted: Callable[[], Container[int]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 from dataclasses import asdict
@@ -37,12 +38,12 @@ class DirectoryLock:
 
     @classmethod
     def take(cls, store: Path) -> Self:
-        """Take the lock of the store at `store`.
+        """Take the lock of the store at `store`, a path that may lead there through symbolic links.
 
         Raises:
             StoreError: another process writes there, may be writing there from another host, or nothing can be locked.
         """
-        lock = FileLock(store.with_name(store.name + ".lock"))
+        lock = FileLock(_beside(store, ".lock"))
         note = _note_of(store)
         try:
             lock.acquire(timeout=0)
@@ -73,7 +74,18 @@ class DirectoryLock:
 
 
 def _note_of(store: Path) -> Path:
-    return store.with_name(store.name + ".lock.json")
+    return _beside(store, ".lock.json")
+
+
+def _beside(store: Path, end: str) -> Path:
+    """The file next to the store itself: all paths to one store have one lock."""
+    there = without_links(store)
+    return there.with_name(there.name + end)
+
+
+def without_links(path: Path) -> Path:
+    """The absolute path without symbolic links; of links in a circle what they are, which opening it refuses."""
+    return Path(os.path.realpath(path))
 
 
 def _look_back(store: Path, note: Path) -> None:

@@ -29,5 +29,9 @@ class UnreadableError(StoreError):
     """A file or an object is there, but cannot be read: no permission, a fault of the disk, a folder in its place."""
 
 
+class UnknownSetError(StoreError):
+    """This version cannot read a set of segment vectors."""
+
+
 class CorruptMetadataError(StoreError):
     """A zarr.json is gone or fails its checksum."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from student_clap.config.cli import main
@@ -52,6 +53,19 @@ def test_config_prints_the_resolved_settings(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert load_yaml(done.output)["training"]["learning_rate"] == 3e-4
     assert "abc123" not in done.output
+
+
+@pytest.mark.parametrize(
+    "words", [("ingest",), ("featurize",), ("evaluate",), ("export",), ("store", "verify"), ("runs",)]
+)
+def test_no_stage_takes_a_default_for_a_variable_that_is_not_set(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BIG_DISK", raising=False)
+    (tmp_path / "config.yaml").write_text("store:\n  path: ${BIG_DISK}/features.zarr\nfolder: {path: .}\n")
+    done = CliRunner().invoke(main, [*words])
+    assert done.exit_code == 1
+    assert "store.path: the variable BIG_DISK is not set" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_bad_setting_ends_with_exit_code_1_and_no_traceback(tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ import pytest
 from pydantic import SecretStr
 
 from student_clap.config.formats.yaml12 import dump_yaml
-from student_clap.config.load import ConfigError, is_secret, load_config, masked
+from student_clap.config.load import ConfigError, as_yaml, is_secret, load_config, masked
 from student_clap.config.schema import Config
-from student_clap.config.section import allowed_types
+from student_clap.config.section import Source, allowed_types
+from student_clap.config.servers import MEDIA_SERVERS
+from student_clap.ingest.vectors.open import KINDS
 
 # The original README's configuration, word for word.
 ORIGINAL = """
@@ -120,7 +122,7 @@ def test_numbers_from_the_environment_are_numbers(write):
     assert config.database.port == 6000
 
 
-def test_a_missing_variable_is_an_error_only_where_its_section_is_needed(write):
+def test_a_missing_variable_of_a_source_is_an_error_only_where_the_source_is_needed(write):
     path = write(ORIGINAL)
     assert load_config(path, environment={}).database.host == "localhost"
     found = faults(path, needs=frozenset({"database"}), environment={})
@@ -128,8 +130,54 @@ def test_a_missing_variable_is_an_error_only_where_its_section_is_needed(write):
     assert found[0].startswith("database.host: the variable DB_HOST is not set; put `DB_HOST=...` into .env")
 
 
-def test_a_variable_may_have_a_default(write):
-    assert load_config(write("database:\n  host: ${NOWHERE:-fallback}\n"), environment={}).database.host == "fallback"
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("store:\n  path: ${BIG_DISK}/features.zarr\n", "store.path"),
+        ("ingest:\n  cache_dir: ${BIG_DISK}/audio\n", "ingest.cache_dir"),
+        ("featurize:\n  scheduler: ${BIG_DISK}\n", "featurize.scheduler"),
+        ("training:\n  runs_dir: ${BIG_DISK}\n", "training.runs_dir"),
+        ("ingest:\n  map: ['/a=/b', '${BIG_DISK}=/mnt']\n", "ingest.map"),
+        ("featurize:\n  job_prologue: ['cd ${BIG_DISK}']\n", "featurize.job_prologue"),
+    ],
+)
+def test_a_missing_variable_is_an_error_in_what_is_no_source(write, text, key):
+    path = write(text)
+    (found,) = faults(path, environment={})
+    assert found == (
+        f"{key}: the variable BIG_DISK is not set; put `BIG_DISK=...` into .env or the environment, or write "
+        "`${BIG_DISK:-...}` with what stands for it"
+    )
+    section, _, name = key.partition(".")
+    assert "/big" in str(getattr(getattr(load_config(path, environment={"BIG_DISK": "/big"}), section), name))
+
+
+def test_set_takes_the_place_of_a_missing_variable(write):
+    path = write("store:\n  path: ${BIG_DISK}/features.zarr\n")
+    assert load_config(path, ("store.path=/mine",), environment={}).store.path == "/mine"
+    with pytest.raises(ConfigError, match=r"^--set:\n.*epochs"):
+        load_config(path, ("store.path=/mine", "training.epochs=x"), environment={})
+
+
+def test_the_sections_of_sources_are_those_that_are_asked():
+    asked = {kind.section for kind in KINDS.values()} | {server.section for server in MEDIA_SERVERS.values()}
+    sources = {name for name, field in Config.model_fields.items() if issubclass(field.annotation, Source)}
+    assert sources == asked - {""}
+
+
+def test_a_variable_may_have_a_default_which_stands_for_an_empty_one_too(write):
+    path = write("database:\n  host: ${HOST:-fallback}\n  port: ${PORT:-5433}\n  user: me${MORE}\n")
+    for empty in ({}, {"HOST": "", "PORT": ""}):
+        database = load_config(path, environment={"MORE": "", **empty}, needs=frozenset({"database"})).database
+        assert (database.host, database.port, database.user) == ("fallback", 5433, "me")
+
+
+def test_two_dollars_stand_for_what_is_no_variable(write):
+    path = write("featurize:\n  job_prologue: ['[ -n \"$${A:-}\" ] || cd $${B}/${C}', '$A $${', '$$${B}']\n")
+    config = load_config(path, environment={"A": "a", "B": "b", "C": "c"})
+    assert config.featurize.job_prologue == ('[ -n "${A:-}" ] || cd ${B}/c', "$A ${", "$${B}")
+    path.write_text(as_yaml(config))
+    assert load_config(path, environment={}) == config
 
 
 def test_dotenv_beside_the_file_is_read_and_the_environment_wins(write, tmp_path, monkeypatch):
@@ -156,6 +204,15 @@ def test_dotenv_beside_the_file_is_read_and_the_environment_wins(write, tmp_path
         ("training:\n  lr: 1\n  learning_rate: 2\n", "training: learning_rate and lr are the same setting; remove one"),
         ("audio:\n  sample_rate: 44100\n", "audio: sample_rate is 44100; the teacher takes 48000 Hz only"),
         ("audio:\n  hop_length: 240001\n", "audio: hop_length 240001 is not a multiple of hop_length_stft 480"),
+        ("audio:\n  n_mels: 1280\n", "audio.n_mels: input should be less than or equal to 1024, got 1280 (int)"),
+        (
+            "audio:\n  segment_length: 9600000\n  hop_length: 4800000\n",
+            "audio: segment_length 9600000 has 20001 frames at hop_length_stft 480; expected at most 16384",
+        ),
+        (
+            "audio:\n  max_duration_s: 86400\n",
+            "audio: max_duration_s 86400 makes 1.1 GB of features of one track, at n_mels 128,",
+        ),
         ("audio:\n  fmax: 30000\n", "audio: need fmin < fmax <= 24000 Hz, got 0 and 30000"),
         ("model:\n  embedding_dim: 256\n", "model: embedding_dim is 256; the text tower needs 512"),
         ("split:\n  fold: 10\n", "split: fold 10 is not one of 0..9"),

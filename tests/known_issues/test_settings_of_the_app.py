@@ -23,12 +23,15 @@ from student_clap.export.app import app_config as module
 from student_clap.export.app import deployment, kept_settings
 from student_clap.export.app.app_config import Setting, changes_to, needed_rows, sql_of
 from student_clap.export.app.deployment import DeployError
+from student_clap.export.app.installation import V08_MEL, App, why_not_in_v08
 from student_clap.export.demo.postgres import Database
 from student_clap.export.demo.schema import app_config, create_schema, set_app_config
 from student_clap.export.model.app_settings import APP_DEFAULTS, app_mel
 from student_clap.featurize.onnx.input_spec import InputSpec
 from student_clap.featurize.onnx.recipe import RECIPE_KEY
 from student_clap.store import Recipe
+
+from ..export.models import transposed_teacher
 
 NAME = "model_epoch_36.onnx"
 # What a start with a configured environment leaves: everything at its default, as text.
@@ -240,6 +243,66 @@ def test_before_v1_the_environment_is_all(world: World) -> None:
     refused = world.deploy("--write-settings")
     assert refused.exit_code == 1
     assert "leave --write-settings away" in refused.stderr
+
+
+def other_input(world: World) -> Path:
+    """CLAP's own model in the app's folder, as v0.8 has it, in the place of the shipped one."""
+    (world.folder / NAME).unlink()
+    return transposed_teacher(world.folder / "clap_audio_model.onnx")
+
+
+def test_v08_runs_no_student(world: World) -> None:
+    """It makes one mel, whatever its environment says: each song would end in an error of shapes."""
+    world.execute(
+        "DROP TABLE app_config, track_server_map, music_servers;"
+        "ALTER TABLE score DROP album_artist, DROP year, DROP rating, DROP file_path"
+    )
+    theirs = other_input(world)
+    before = theirs.read_bytes()
+    refused = world.deploy()
+    assert refused.exit_code == 1
+    assert "AudioMuse-AI v0.8" in refused.stderr
+    assert "a mel [1, 1, 1501, 64] and has no setting for another; the model takes [1, 1, 128, 1001]" in refused.stderr
+    assert "Update AudioMuse-AI" in refused.stderr
+    assert "CLAP_AUDIO_" not in refused.output
+    assert theirs.read_bytes() == before
+    assert not list(world.folder.glob("*.onnx.*"))
+    checked = world.run("check", world.original, "--app")
+    assert checked.exit_code == 1
+    assert "update AudioMuse-AI first" in checked.stderr
+    anyway = world.deploy("--anyway")
+    assert anyway.exit_code == 0, anyway.output
+    assert "AudioMuse-AI v0.8" in anyway.stderr
+    assert "CLAP_AUDIO_N_FFT" not in anyway.output
+    assert theirs.read_bytes() == world.original.read_bytes()
+
+
+def test_a_student_of_the_mel_of_v08_runs_there() -> None:
+    audio = AudioConfig(preset="clap", hop_length_stft=320)
+    fits, turned = (InputSpec.of_recipe(Recipe.from_config(audio), "test", transposed=t) for t in (True, False))
+    assert app_mel(fits) == V08_MEL
+    assert fits.shape.full == (1, 1, 1501, 64)
+    for version, spec, runs in ((True, fits, True), (True, turned, False), (False, turned, True)):
+        assert (why_not_in_v08(App("db", has_table=False, is_v08=version), spec) == "") is runs
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_without_rows_a_model_of_another_input_than_the_live_ones_is_refused(world: World, known: bool) -> None:
+    world.execute("DROP TABLE app_config")
+    if not known:
+        world.config.write_text("{}", encoding="utf-8")
+    theirs = other_input(world)
+    before = theirs.read_bytes()
+    refused = world.deploy()
+    assert refused.exit_code == 1
+    assert "takes [1, 1, 128, 1001], and " in refused.stderr
+    assert "which it is to replace, takes [1, 1, frame, 64]" in refused.stderr
+    assert ("environment for it first" if known else "Name AudioMuse-AI's database") in refused.stderr
+    assert theirs.read_bytes() == before
+    done = world.deploy("--anyway")
+    assert done.exit_code == 0, done.output
+    assert "which it is to replace" in done.stderr
+    assert "  CLAP_AUDIO_N_FFT=1024" in done.stdout
 
 
 def test_without_a_database_the_sql_is_printed(world: World) -> None:

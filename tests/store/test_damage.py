@@ -108,18 +108,18 @@ def test_every_lost_file_is_found(filled, recipe):
 @pytest.mark.parametrize(
     ("victim", "what"),
     [
-        ("title/c/0", "1 damaged chunks"),
-        ("teacher/c/0/0", "1 damaged chunks"),
-        ("state/c/0", "1 damaged chunks"),
-        ("features/audiomuse/n_samples/c/0", "1 damaged chunks"),
-        ("n_segment_teacher/c/0", "1 damaged chunks"),
+        ("title/c/0", "1 damaged chunk of columns"),
+        ("teacher/c/0/0", "1 damaged chunk of columns"),
+        ("state/c/0", "1 damaged chunk of columns"),
+        ("features/audiomuse/n_samples/c/0", "1 damaged chunk of columns"),
+        ("n_segment_teacher/c/0", "1 damaged chunk of columns"),
         ("title/zarr.json", "1 zarr.json written again"),
-        ("features/zarr.json", "faults left"),
+        ("features/zarr.json", "1 fault left"),
         ("segment_teacher/zarr.json", "1 zarr.json written again"),
         ("features/audiomuse/mel/zarr.json", "1 zarr.json written again"),
         ("segment_teacher/c/1/0/0", "segment vectors of 1 track removed"),
         ("features/audiomuse/mel/c/1/0/0", "1 track set back"),
-        ("track_id/c/0", "faults left"),
+        ("track_id/c/0", "1 fault left"),
     ],
 )
 @pytest.mark.parametrize("lost", [False, True])

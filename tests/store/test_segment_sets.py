@@ -16,8 +16,11 @@ from click.testing import CliRunner, Result
 from student_clap.config.cli import main
 from student_clap.store import FeatureStore
 from student_clap.store.arrays import segment_sets
+from student_clap.store.arrays.metadata import set_attributes
+from student_clap.store.repair import remove_teacher
 from student_clap.store.storage.directory import DirectoryStorage
-from student_clap.store.storage.errors import CorruptShardError
+from student_clap.store.storage.errors import CorruptShardError, StoreError
+from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
 SECONDS = 48_000
@@ -70,7 +73,7 @@ def test_a_flipped_bit_in_a_vector_is_found_by_set_and_row_and_repaired(filled: 
         pytest.raises(CorruptShardError, match="row 1: the segment vectors of fine"),
     ):
         store.segment_vectors("fine").read(1)
-    assert "1 faults (shards listed" in command(filled, "verify").output
+    assert "1 fault (shards listed" in command(filled, "verify").output
     found = command(filled, "verify", "--deep")
     assert found.exit_code == 1
     assert "damaged segment vectors: segment vectors of fine, row 1 (track t1): row 1: the segment vec" in found.output
@@ -112,7 +115,7 @@ def test_every_lost_or_flipped_file_of_a_set_is_found(filled: Path) -> None:
         (f"{FINE}/vectors/zarr.json", "1 zarr.json written again"),
         (f"{FINE}/n_segments/zarr.json", "1 zarr.json written again"),
         ("segment_vectors/zarr.json", "1 zarr.json written again"),
-        (f"{FINE}/n_segments/c/0", "1 damaged chunks"),
+        (f"{FINE}/n_segments/c/0", "1 damaged chunk of columns"),
     ],
 )
 def test_repair_repairs_what_the_stages_can_make_again(filled: Path, victim: str, what: str) -> None:
@@ -205,6 +208,36 @@ def test_a_damaged_set_can_be_removed(filled: Path, victim: str) -> None:
     assert command(filled, "remove-teacher", "fine", "--yes").exit_code == 0
     assert FeatureStore.open(filled).segment_sets() == ["coarse", "test-teacher"]
     assert verify_path(filled, deep=True) == ([], 5)
+
+
+def test_a_set_of_a_later_version_can_be_removed(filled: Path) -> None:
+    set_attributes(filled / FINE, {"hop_samples": 7})
+    with pytest.raises(StoreError, match="`student-clap store remove-teacher fine` removes it"):
+        FeatureStore.open(filled, "r+")
+    with contextlib.closing(_Held(filled)), pytest.raises(StoreError, match="is being written"):
+        remove_teacher(filled, "fine")
+    assert (filled / FINE).exists()
+    assert remove_teacher(filled, "fine") == -1
+    assert FeatureStore.open(filled).segment_sets() == ["coarse", "test-teacher"]
+    assert verify_path(filled, deep=True) == ([], 5)
+
+
+def test_nothing_is_removed_from_a_store_of_another_format(filled: Path) -> None:
+    set_attributes(filled / FINE, {"hop_samples": 7})
+    set_attributes(filled, {"format_version": 2})
+    with pytest.raises(StoreError, match="version 2, expected"):
+        remove_teacher(filled, "fine")
+    assert (filled / FINE / "vectors").exists()
+
+
+class _Held:
+    """The lock of the store at a path, held until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = open_storage(path).take_lock()
+
+    def close(self) -> None:
+        self._lock.release()
 
 
 class Killed(BaseException):

@@ -127,7 +127,7 @@ def test_the_commands_say_what_is_wrong_and_repair_it(filled, recipe, tmp_path):
     assert (
         "missing shard: audiomuse, row 1 (track t1): made according to the table, but there is no file" in found.output
     )
-    assert "1 faults (every shard read)" in found.output
+    assert "1 fault (every shard read)" in found.output
     done = run("repair")
     assert done.exit_code == 0
     assert "1 track set back (`student-clap featurize` makes them again), 0 uncounted shards removed" in done.output
@@ -154,3 +154,22 @@ def test_what_verify_advises_repairs_a_damaged_shard(filled, recipe):
     (advice,) = re.findall(r"`student-clap store (repair.*?)`", found.output)
     assert "1 track set back" in run(*advice.split()).output
     assert run("verify", "--deep").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("verify",), ("verify", "--deep"), ("repair",), ("repair", "--deep")])
+def test_where_there_is_no_store_nothing_is_damaged_and_nothing_is_made(words, tmp_path):
+    (tmp_path / "other").mkdir()
+    for path in (tmp_path / "nowhere" / "x.zarr", tmp_path / "other"):
+        done = CliRunner().invoke(main, ["store", *words, "--set", f"store.path={path}"])
+        assert done.exit_code == 1
+        assert f"Error: there is no feature store at {path}; `student-clap ingest` makes one" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("words", [("verify",), ("repair",)])
+def test_a_store_that_lost_its_root_is_damaged(words, filled):
+    filled.close()
+    (filled.path / "zarr.json").unlink()
+    done = CliRunner().invoke(main, ["store", *words, "--set", f"store.path={filled.path}"])
+    assert done.exit_code == 1
+    assert f"{filled.path}/zarr.json is damaged: it is not there" in done.output

@@ -9,6 +9,8 @@ import pytest
 
 from student_clap.config.runtime.files import link_atomically, read_regular_file, write_bytes_atomically
 
+from ...power_cut import Disk
+
 
 def no_links(*_: Any, **__: Any) -> None:
     raise PermissionError(1, "this file system has no hard links")
@@ -58,3 +60,16 @@ def test_a_small_file_takes_no_memory_for_its_limit(tmp_path: Path, monkeypatch:
     )  # it grew since it was looked at
     with pytest.raises(OSError, match="larger than 10 bytes"):
         read_regular_file(path, 10)
+
+
+def test_a_flushed_name_lasts_with_the_folders_that_were_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, path = Disk(monkeypatch), tmp_path / "made" / "now" / "file"
+    write_bytes_atomically(path, b"one", flush_name=True)
+    assert disk.lost(path, tmp_path) == []
+    monkeypatch.chdir(tmp_path)
+    write_bytes_atomically(Path("here/file"), b"one", flush_name=True)
+    assert disk.lost(tmp_path / "here" / "file", tmp_path) == []
+    write_bytes_atomically(tmp_path / "not flushed" / "file", b"one")
+    assert disk.lost(tmp_path / "not flushed", tmp_path) == [tmp_path / "not flushed"]

@@ -207,3 +207,48 @@ def test_a_store_that_cannot_be_created_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left on device"):
         FeatureStore.create(tmp_path / "features.zarr", "x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A path that leads to features.zarr in another folder, which is not there yet, through a link."""
+    (tmp_path / "big").mkdir()
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "data" / "linked.zarr"
+    link.symlink_to(tmp_path / "big" / "features.zarr")
+    return link
+
+
+def test_all_paths_to_a_store_have_one_lock(linked, make_track):
+    real = linked.resolve()
+    FeatureStore.create(real, "x").close()
+    with FeatureStore.open(linked, "r+") as store:
+        for path in (real, linked, linked.parent / ".." / "big" / "features.zarr"):
+            with pytest.raises(StoreError, match=rf"{path.name} is being written by process {os.getpid()}"):
+                FeatureStore.open(path, "r+")
+            assert open_storage(path).writer().pid == os.getpid()
+        store.append_tracks([make_track(0)])
+    with FeatureStore.open(real, "r+") as store:
+        store.append_tracks([make_track(1)])
+        with pytest.raises(StoreError, match=rf"linked.zarr is being written by process {os.getpid()}"):
+            FeatureStore.open(linked, "r+")
+    assert FeatureStore.open(linked).strings("track_id") == ["t0", "t1"]
+    assert [path.name for path in linked.parent.iterdir()] == ["linked.zarr"]
+
+
+def test_what_a_link_leads_to_is_built_and_swept_there(linked, recipe, monkeypatch):
+    """A rename from next to the link would fail where the store is on another disk."""
+    rename = directory_module.Path.rename
+
+    def on_one_disk(self, target):
+        assert linked.parent not in (self.parent, target.parent)
+        return rename(self, target)
+
+    monkeypatch.setattr(directory_module.Path, "rename", on_one_disk)
+    with FeatureStore.create(linked, "x") as store:
+        store.features(recipe)
+    half_made = linked.resolve().parent / ".features.zarr.abc.part"
+    half_made.mkdir()
+    with FeatureStore.open(linked, "r+") as store:
+        assert list(store.recipes()) == ["audiomuse"]
+    assert not half_made.exists()

@@ -28,7 +28,7 @@ from student_clap.config.schema import Config
     type=UserPath(path_type=Path, dir_okay=False),
     help="Go back to a kept checkpoint of a run, such as checkpoints/epoch_0005.pt; what came after is set aside.",
 )
-@config_options("audio", "store", "model", "split", "loss", "augmentation", "training", recipe=True)
+@config_options(recipe=True)
 def train(config: Config, run_name: str | None, parent: Path | None, resume: Path | None) -> None:
     """Distil a student from the store.
 
@@ -52,7 +52,7 @@ def train(config: Config, run_name: str | None, parent: Path | None, resume: Pat
         if not trainer.finished:
             if distributed.is_main:
                 echo("\n".join(describe(trainer)))
-                for remark in remarks(trainer):
+                for remark in remarks(trainer, config):
                     warn(remark)
             try:
                 with open_stream(config, trainer) as stream, open_display(trainer) as display:

@@ -180,7 +180,7 @@ def test_the_run_directory_tells_the_whole_story(library: Library) -> None:
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     assert [m["step"] for m in metrics] == [3, 6, 9, 12]
-    keys = {"epoch", "step", "train_loss", "train_cosine", "lr", *MEASURED}
+    keys = {"epoch", "step", "projecting_since", "train_loss", "train_cosine", "lr", *MEASURED}
     keys |= {"val_loss", "val_cosine", "val_centred", "val_overlap", "val_mixed_recall_at_1", "val_ndcg"}
     keys |= {"val_mean_vector_cosine", "val_shuffled_cosine", "val_shuffled_centred"}
     assert all(m.keys() == keys for m in metrics)
@@ -335,6 +335,27 @@ def test_a_directory_with_checkpoints_of_no_known_run_is_left_alone(library: Lib
     assert result.exit_code == 1
     assert "but no run.json" in result.output
     assert (directory / "last.pt").exists()
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "set_aside"])
+def test_what_rm_leaves_of_a_run_is_not_taken_for_a_new_one_s(library: Library, left: str) -> None:
+    assert run(library, library.config(training={"epochs": 1, "save_every": 1})).exit_code == 0
+    directory = run_directory(library.config())
+    (directory / "checkpoints").rename(directory / "was")
+    (directory / left / "1").parent.mkdir()
+    (directory / "was").rename(directory / left / "1")
+    if left == "checkpoints":
+        for path in (directory / left / "1").iterdir():
+            path.rename(directory / left / path.name)
+    for path in directory.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            path.unlink()  # rm runs/NAME/*
+    result = run(library, library.config(split={"fold": 1}))
+    assert result.exit_code == 1
+    within = "" if left == "checkpoints" else "1/"
+    named = f"holds {left}/{within}best_0001.pt, {left}/{within}epoch_0001.pt but no run.json; delete it or use `--run"
+    assert named in result.output
+    assert not (directory / "run.json").exists()
 
 
 def test_the_help_needs_no_torch() -> None:

@@ -138,9 +138,7 @@ class TrackReader:
                 opened.fill(part, codes[:, end - part.n_columns : end])
                 return opened.targets(part)
             except (click.ClickException, OSError) as error:
-                if isinstance(error.__cause__, ConnectionError):
-                    raise  # the store is out of reach; no track is to blame
-                return error.message if isinstance(error, click.ClickException) else str(error)
+                return why_left_out(error)
 
         # From a bucket, where an answer takes its time, several are asked for at once.
         results = list(opened.features.shards.each(attempt, zip(found, ends, strict=True)))
@@ -241,6 +239,13 @@ class _Opened:
         if self.taught is None:
             return np.zeros((len(part.starts), EMBEDDING_DIM), np.float32)
         return self.taught.at(part.row, part.grid, part.starts)
+
+
+def why_left_out(error: click.ClickException | OSError) -> str:
+    """Why a track cannot be read; the error itself is raised where the store is out of reach: no track is to blame."""
+    if isinstance(error.__cause__, ConnectionError):
+        raise error
+    return error.message if isinstance(error, click.ClickException) else str(error)
 
 
 def make_segments(codes: Tensor, index: Tensor, recipe: Recipe, resident: Tensor | None = None) -> Tensor:

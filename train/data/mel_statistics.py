@@ -15,6 +15,7 @@ import numpy.typing as npt
 from student_clap.config.runtime.screen import progress
 from student_clap.store import Features
 from student_clap.store.layout.codes import dequantise
+from student_clap.train.data.batches import why_left_out
 from student_clap.train.data.order import sample_rows
 
 _MAX_TRACKS = 256
@@ -37,7 +38,7 @@ def band_statistics(
         mean [mel] dB and deviation [mel] dB.
 
     Raises:
-        click.ClickException: none of the tracks can be read.
+        click.ClickException: none of the tracks can be read, or the store is out of reach.
     """
     n_mels = features.recipe.n_mels
     # counts: [mel, code] frames
@@ -51,7 +52,7 @@ def band_statistics(
             try:
                 strip = features.strip(int(row), int(n_samples[row]))
             except (click.ClickException, OSError) as error:
-                last_error = error.message if isinstance(error, click.ClickException) else str(error)
+                last_error = why_left_out(error)
                 _log.warning("row %d left out of the mel statistics: %s", row, last_error)
                 continue
             counts += np.bincount((strip + bands).ravel(), minlength=counts.size).reshape(counts.shape)

@@ -15,7 +15,7 @@ from student_clap.config.schema import EMBEDDING_DIM, Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.storage.errors import StoreError
-from student_clap.store.teachers import UNDECLARED, slug
+from student_clap.store.teachers import DEFAULT, UNDECLARED, slug
 from student_clap.train.data.cache import BlockCache, segment_vector_bytes
 from student_clap.train.data.shift import interpolate
 
@@ -70,10 +70,37 @@ def still_called(store: FeatureStore, name: str) -> str | None:
 
 
 def own_teacher(store: FeatureStore) -> str | None:
-    """The set of the teacher that made the store's track vectors: the only set, or the one of that name; None: none."""
+    """The set of the teacher that made the store's track vectors; None: there is none.
+
+    It has that teacher's name. The only set is taken too unless it is declared to be another teacher's.
+    """
     names = _with_vectors(store)
     own = _slug(store.teacher_name)
-    return own if own in names else names[0] if len(names) == 1 else None
+    if own in names:
+        return own
+    return names[0] if len(names) == 1 and not is_foreign(names[0], store.teacher_name) else None
+
+
+def is_foreign(name: str, declared: str) -> bool:
+    """Whether a set is another teacher's than that of `declared`, by their names; not where one of them has none."""
+    return declared != UNDECLARED and name not in (_slug(declared), UNDECLARED, DEFAULT)
+
+
+def remark_on_teacher(name: str, own: str, declared: str = UNDECLARED) -> str:
+    """What to say where the segment vectors that are learnt are not those of the tracks' teacher; else an empty text.
+
+    Args:
+        name: of the set.
+        own: the store's teacher_name, whose the tracks' vectors are.
+        declared: teacher.name, which counts where the store does not say.
+    """
+    own = declared if own == UNDECLARED else own
+    if not is_foreign(name, own):
+        return ""
+    return (
+        f"the segment vectors are those of {name!r}, the tracks' are declared to be those of {own!r}: segments are "
+        "learnt from one teacher, and tracks without segment vectors, and the validation, go by the other"
+    )
 
 
 def describe_teacher(store: FeatureStore, name: str | None) -> dict[str, Any] | None:

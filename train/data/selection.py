@@ -6,11 +6,11 @@ to the next run.
 
 Whole artists are dealt into `folds` parts by a pure function of their names: tracks of one artist are on one side.
 Part `fold` is the validation set, which picks the epoch; the parts `test_folds` are the test set, by which nothing is
-chosen; both are held out of the training. With ``hash`` an artist's part depends on nothing but the name (case, width
-and outer blanks aside) and `folds`, so it stays when the library grows. With ``sorted`` every `folds`-th of the sorted
-names is in one part, which gives even parts where artists are few. Tracks without an artist's name are always trained
-on: nothing says which of them belong together, and a held-out track whose neighbour on the album was trained on would
-flatter.
+chosen; both are held out of the training. Names that differ in case, width or outer blanks alone are one artist's. With
+``hash`` an artist's part depends on nothing but the name and `folds`, so it stays when the library grows. With
+``sorted`` every `folds`-th of the sorted names is in one part, which gives even parts where artists are few. Tracks
+without an artist's name are always trained on: nothing says which of them belong together, and a held-out track whose
+neighbour on the album was trained on would flatter.
 """
 
 from __future__ import annotations
@@ -123,18 +123,6 @@ def usable_rows(table: TrackTable) -> tuple[Rows, dict[str, int]]:
     return np.flatnonzero(usable), left_out
 
 
-def rows_by_artists(teacher: npt.NDArray[np.float32], artists: Sequence[str], chosen: frozenset[str]) -> Rows:
-    """Rows with a finite teacher vector by one of the `chosen` artists.
-
-    Args:
-        teacher: [track, 512]; NaN rows have none.
-        artists: one per track.
-        chosen: the artists of a side of a run's split.
-    """
-    by_them = np.fromiter((artist in chosen for artist in artists), bool, len(artists))
-    return np.flatnonzero(np.isfinite(teacher).all(axis=1) & by_them)
-
-
 def _names(artists: list[str], mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(sorted({artist for artist, inside in zip(artists, mask, strict=True) if inside}))
 
@@ -152,7 +140,7 @@ def _refuse_empty(selection: Selection, artists: list[str], split: SplitConfig) 
             f"the store has no track to train on ({reasons or 'it has no tracks'}); "
             "run `student-clap ingest` and `student-clap featurize` first"
         )
-    named = {a for a in artists if a.strip()}
+    named = {plain_name(a) for a in artists if a.strip()}
     nameless = sum(not a.strip() for a in artists)
     facts = f"{len(artists)} usable tracks by {counted(len(named), 'artist')}"
     if nameless:
@@ -184,14 +172,24 @@ def folds_of(artists: Sequence[str], split: SplitConfig) -> npt.NDArray[np.int64
     Returns:
         [track] 0 to `folds` - 1; -1 for a track without an artist's name.
     """
-    names = {artist for artist in artists if artist.strip()}
+    names = {artist: plain_name(artist) for artist in sorted(set(artists)) if artist.strip()}
+    distinct = list(dict.fromkeys(names.values()))  # in the order of their first spellings
     if split.method == "sorted":
-        parts = {artist: place % split.folds for place, artist in enumerate(sorted(names))}
+        parts = {name: place % split.folds for place, name in enumerate(distinct)}
     else:
-        parts = {artist: _fold_of(artist, split.folds) for artist in names}
-    return np.fromiter((parts.get(artist, -1) for artist in artists), np.int64, len(artists))
+        parts = {name: _fold_of(name, split.folds) for name in distinct}
+    folds = {artist: parts[name] for artist, name in names.items()}
+    return np.fromiter((folds.get(artist, -1) for artist in artists), np.int64, len(artists))
 
 
-def _fold_of(artist: str, folds: int) -> int:
-    name = unicodedata.normalize("NFKC", artist).casefold().strip()
+def plain_name(artist: str) -> str:
+    """An artist's name without case, width and outer blanks: spellings with the same one are one artist.
+
+    >>> plain_name("ABBA") == plain_name(" Abba")
+    True
+    """
+    return unicodedata.normalize("NFKC", artist).casefold().strip()
+
+
+def _fold_of(name: str, folds: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % folds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from student_clap.train.data.batches import Batch, TrackReader, make_segments
 from student_clap.train.data.items import Item
 from student_clap.train.data.order import epoch_order
 from student_clap.train.data.parts import BatchRequest
-from student_clap.train.data.segment_targets import choose_teacher
+from student_clap.train.data.segment_targets import choose_teacher, remark_on_teacher
 from student_clap.train.data.selection import TrackTable, usable_rows
 
+_log = logging.getLogger(__name__)
 TEXTS = ("server_id", "track_id", "artist", "album", "title")
 
 
@@ -74,6 +76,8 @@ class StoreDataset(Dataset[Item]):
         }
         self._segment_targets = segment_targets
         taught = choose_teacher(opened, segment_teacher, opened.teacher_name) if segment_targets else None
+        if taught and segment_teacher is None and (remark := remark_on_teacher(taught, opened.teacher_name)):
+            _log.warning("%s: %s", self.store, remark)
         self._reader = self._make_reader(taught)
         # Shared with the workers, so that it need not be sent to them.
         self._epoch = _shared(torch.zeros(1, dtype=torch.int64))

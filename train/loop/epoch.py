@@ -25,6 +25,7 @@ def epoch_metrics(
     return {
         "epoch": progress.epoch + 1,
         "step": progress.step,
+        "projecting_since": progress.projecting_since,
         "train_loss": progress.loss_sum / progress.tracks,
         "train_cosine": progress.cosine_sum / progress.tracks,
         "lr": rate,

@@ -357,6 +357,7 @@ class Trainer:
         """Go back to the best epoch and train the head's last layer alone."""
         self._checkpoints.load_best(self.device)
         self.progress.projecting_since = self.progress.epoch
+        self._checkpoints.save(self.progress)  # before best.pt may become a student of this stage
         self.learner.freeze_all_but_projection()
         display.expect(total=self.total_steps, epochs=self.total_epochs)
         display.line(

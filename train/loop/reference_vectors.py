@@ -5,6 +5,7 @@ Their names are those of the terms that need them.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -15,9 +16,12 @@ import torch
 from student_clap.config.formats.npz import open_npz
 from student_clap.config.schema import EMBEDDING_DIM, LossConfig
 from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.train.data.batches import why_left_out
 from student_clap.train.data.order import derive_seed, sample_rows
 from student_clap.train.data.segment_targets import counts_of
 from student_clap.train.loop.loss import Loss
+
+_log = logging.getLogger(__name__)
 
 
 def build_loss(
@@ -41,7 +45,7 @@ def build_loss(
         taught_rows: whose tracks' are taken; None: all that there are.
 
     Raises:
-        click.ClickException: the text vectors cannot be used.
+        click.ClickException: the text vectors cannot be used, or the segments' cannot be read.
     """
     references: dict[str, npt.NDArray[np.float32]] = {}
     if settings.weights["bank"]:
@@ -76,7 +80,8 @@ def sample_segments(
         [entry, 512] of unit length.
 
     Raises:
-        CorruptShardError: the vectors of a track are damaged or gone.
+        click.ClickException: none of the vectors can be read, or the store is out of reach. A track whose vectors are
+            damaged or gone is left out with a warning.
     """
     counts = counts_of(segments, taught_rows)
     taught = rows[counts[rows] > 0]
@@ -85,9 +90,19 @@ def sample_segments(
     taught = sample_rows(taught, limit, seed)
     each = max(1, limit // len(taught))
     found = []
+    last_error = ""
     for row in taught.tolist():
-        vectors = segments.read(row, int(counts[row])).astype(np.float32)
+        try:
+            vectors = segments.read(row, int(counts[row])).astype(np.float32)
+        except (click.ClickException, OSError) as error:
+            last_error = why_left_out(error)
+            _log.warning("row %d left out of the bank: %s", row, last_error)
+            continue
         found.append(vectors[sample_rows(np.arange(len(vectors)), each, derive_seed("bank", seed, row))])
+    if not found:
+        raise click.ClickException(
+            f"none of the training tracks' segment vectors can be read; the last error: {last_error}"
+        )
     entries = np.concatenate(found)
     unit: npt.NDArray[np.float32] = entries / np.linalg.norm(entries, axis=1, keepdims=True).clip(1e-9)
     return unit

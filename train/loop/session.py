@@ -24,7 +24,7 @@ from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.augment import is_random
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.keep import Sharers, keep
-from student_clap.train.data.segment_targets import counts_of, learnt_teacher
+from student_clap.train.data.segment_targets import counts_of, learnt_teacher, remark_on_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.checkpoints import INTERVAL_S
@@ -99,7 +99,8 @@ def open_trainer(
                 _check_parent(directory, parent, config)
             finish_rewind(RunFolder(directory))
             if resume is not None:
-                reopen_run(directory, config, store, table)  # nothing is moved for a run that cannot go on
+                # nothing is moved for a run that cannot go on
+                reopen_run(directory, config, store, table, back_to=resume)
                 echo(go_back(RunFolder(directory), resume))
         distributed.wait()
         run = replace(reopen_run(directory, config, store, table), resumed=not begun)
@@ -260,9 +261,20 @@ def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
     return f"segment vectors of {taught['name']}{starts}"
 
 
-def remarks(trainer: Trainer) -> list[str]:
-    """Remarks for a user before a long run: its parent, what this machine is bad at, a start whose end says little."""
+def remarks(trainer: Trainer, config: Config) -> list[str]:
+    """Remarks for a user before a long run: parent, teachers, what this machine is bad at, a start without an end."""
     found = []
+    taught = trainer.run.taught
+    if (
+        taught is not None
+        and not trainer.run.resumed
+        and config.objective.segment_teacher is None
+        and (remark := remark_on_teacher(taught["name"], trainer.origin.teacher_name, config.teacher.name))
+    ):
+        found.append(
+            f"{remark}; if that is not meant, begin another run (`--run NAME`) with `--set loss.targets=track`, or "
+            "after `student-clap featurize --teacher` with the tracks' own"
+        )
     if (parent := Parent.of(trainer.run)) is not None and not trainer.run.resumed:
         found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.validation_rows))
     if trainer.training.precision == "bfloat16" and trainer.device.type == "cpu" and not multiplies_bfloat16():

@@ -20,7 +20,7 @@ from student_clap.config.formats.npz import open_npz
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore
-from student_clap.train.data.selection import Selection, TrackTable
+from student_clap.train.data.selection import Selection, TrackTable, plain_name
 from student_clap.train.runs.checkpoint import CheckpointInfo, load_student, write_checkpoint
 from student_clap.train.runs.reader import RunError, RunFolder
 from student_clap.train.students.registry import load_pretrained, shape
@@ -252,8 +252,8 @@ def _heard(
         artists = [table.artists[row] for row in (*selection.validation_rows, *selection.test_rows)]
         if info.store_uuid == store.uuid:
             with open_npz(home.tracks) as rows:
-                trained = {table.artists[row] for row in rows["training_rows"]}
-            own = sum(artist in trained for artist in artists)
+                trained = {plain_name(table.artists[row]) for row in rows["training_rows"]}
+            own = sum(plain_name(artist) in trained for artist in artists)
         else:
             own = sum(artist not in held_out for artist in artists)
     except (OSError, ValueError, KeyError, TypeError, IndexError, RunError):

@@ -7,6 +7,7 @@ Guarantee: a checkpoint appears whole; `last.pt` is kept as `previous.pt` until 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -160,6 +161,16 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
         kind, version = (one_line(repr(value)) for value in found)
         raise CheckpointError(f"{path} holds {kind} version {version}, expected {FORMAT!r} version {FORMAT_VERSION}")
     return info, content
+
+
+def read_progress(paths: Iterable[Path]) -> Progress:
+    """How far a run has come by the first of its checkpoints that is whole; the beginning where none is."""
+    for path in paths:
+        try:
+            return Progress(**read_checkpoint(path)[1]["progress"])
+        except (CheckpointError, KeyError, TypeError):
+            continue
+    return Progress()
 
 
 def _loaded(path: Path, device: torch.device | str) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from filelock import FileLock, Timeout
 
 from student_clap.config.formats.json_text import read_json
 from student_clap.config.formats.npz import open_npz
-from student_clap.config.formats.yaml12 import dump_yaml
-from student_clap.config.load import masked
+from student_clap.config.load import as_yaml
 from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
@@ -32,12 +31,13 @@ from student_clap.train.data.selection import Selection, TrackTable
 from student_clap.train.runs.environment import describe_environment, git_revision
 from student_clap.train.runs.history import not_written
 from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
-from student_clap.train.runs.resume import changed_settings, settings
+from student_clap.train.runs.resume import changed_settings, ended_stage, settings
 
 if TYPE_CHECKING:
     from student_clap.train.origin.parent import Beginning
 
 RUN_FORMAT_VERSION = 2
+_MOST_NAMES = 4  # of files, in a message
 
 
 def default_run_name(config: Config) -> str:
@@ -121,10 +121,12 @@ def begin_run(
         taught_rows = np.flatnonzero(store.segment_vectors(taught["name"]).counts()).astype(np.int64)
     run = Run(directory, selection, resumed=False, taught=taught, taught_rows=taught_rows)
     # A parent alone is of a run that was killed while it began.
-    strangers = sorted(path.name for path in directory.glob("*.pt") if path != run.parent)
+    strangers = [str(path.relative_to(directory)) for path in run.weights() if path != run.parent]
     if strangers:
+        more = f" and {len(strangers) - _MOST_NAMES} more" if len(strangers) > _MOST_NAMES else ""
         raise click.ClickException(
-            f"{directory} holds {', '.join(strangers)} but no {run.description.name}; delete it or use `--run NAME`"
+            f"{directory} holds {', '.join(strangers[:_MOST_NAMES])}{more} but no {run.description.name}; delete it or "
+            "use `--run NAME`"
         )
     recipe = table.recipe
     split = {
@@ -164,13 +166,23 @@ def begin_run(
     run.metrics.unlink(missing_ok=True)
     write_bytes_atomically(run.tracks, rows.getvalue())
     _write(run.split, _json(split))
-    _write(run.config, dump_yaml(masked(config)))
+    _write(run.config, as_yaml(config))
     _write(run.description, _json(description))  # last: it says that the others are there
     return run
 
 
-def reopen_run(directory: Path, config: Config, store: FeatureStore, table: TrackTable) -> Run:
+def reopen_run(
+    directory: Path, config: Config, store: FeatureStore, table: TrackTable, *, back_to: Path | None = None
+) -> Run:
     """Open a run that was begun before.
+
+    Args:
+        directory: the run's.
+        config: the configuration that it is to go on with.
+        store: the run's.
+        table: the store's columns.
+        back_to: the checkpoint that it is to go back to first, so that what came after does not count; nothing is
+            written then.
 
     Raises:
         click.ClickException: its files are damaged, or the configuration or the store is not the run's; every
@@ -182,6 +194,12 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
         selection, taught_rows = _read_selection(folder, dict(description["left_out"]))
         taught = learnt_vectors(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
+        training = settings(config)["training"]
+        if training != description["training"]:
+            from student_clap.train.runs.checkpoint import read_progress  # torch takes seconds
+
+            progress = read_progress(folder.resumable() if back_to is None else [back_to])
+            found += ended_stage(description, config, folder.history(), progress.projecting_since)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise click.ClickException(
             f"the run in {directory} is damaged ({type(error).__name__}: {error}); delete it or use `--run NAME`"
@@ -192,9 +210,8 @@ def reopen_run(directory: Path, config: Config, store: FeatureStore, table: Trac
             f"the run in {directory} was begun with something else:\n{lines}\n"
             "Begin another run with `--run NAME`, or go back to what this one was begun with."
         )
-    training = settings(config)["training"]
-    if training != description["training"]:
-        _write(folder.config, dump_yaml(masked(config)))
+    if training != description["training"] and back_to is None:
+        _write(folder.config, as_yaml(config))
         _write(folder.description, _json({**description, "training": training}))
     return Run(directory, selection, resumed=True, taught=taught, taught_rows=taught_rows)
 

@@ -75,18 +75,24 @@ class Plan:
         return "" if self.projection_epochs else self.first_stage_over(reached)
 
     def reached(self, history: History) -> Reached:
-        """How far a run with this plan has come by its metrics, as its trainer counted."""
-        best, best_epoch = -math.inf, 0
+        """How far a run with this plan has come by its metrics, as its trainer counted.
+
+        The lines say when the second stage began; for those of an older version it is when this plan would begin it.
+        """
+        best, best_epoch, projecting_since = -math.inf, 0, NOT_PROJECTING
         for metrics in history.epochs:
             epoch = int(metrics["epoch"])
             value = figure(metrics, f"val_{self.monitor}")
             value = figure(metrics, "val_cosine") if value is None else value
             if value is not None and value > best:
                 best, best_epoch = value, epoch
-            now = Reached(epoch, best_epoch)
-            if self.projection_epochs and self.first_stage_over(now):
-                return Reached(history.done, best_epoch, projecting_since=epoch)
-        return Reached(history.done, best_epoch)
+            said = figure(metrics, "projecting_since")
+            if said is not None:
+                projecting_since = max(int(said), NOT_PROJECTING)
+            elif self.projection_epochs and projecting_since == NOT_PROJECTING:
+                over = self.first_stage_over(Reached(epoch, best_epoch))
+                projecting_since = epoch if over else NOT_PROJECTING
+        return Reached(history.done, best_epoch, projecting_since)
 
 
 def _all_done(epochs: int) -> str:

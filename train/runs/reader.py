@@ -162,6 +162,11 @@ class RunFolder:
         kept = sorted(self.kept(0).parent.glob("epoch_*.pt"), reverse=True)
         return [path for path in (self.last, self.previous, *kept) if path.exists()]
 
+    def weights(self) -> list[Path]:
+        """Every checkpoint and student in the folder, also what is kept or was set aside."""
+        patterns = ("*.pt", "checkpoints/*.pt", "set_aside/**/*.pt")
+        return [path for pattern in patterns for path in sorted(self.path.glob(pattern))]
+
     @property
     def student_onnx(self) -> Path:
         """Where export writes and evaluate reads."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from student_clap.config.schema import Config
+from student_clap.train.runs.history import History
+from student_clap.train.runs.plan import NOT_PROJECTING, Plan, Reached
 
 # Training settings that may change when a run goes on.
 FREE_SETTINGS: Mapping[str, str] = {
@@ -67,3 +69,27 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Mapping[str, A
     if asked < epochs:
         found.append(f"training.epochs: the run has {epochs}, now it is {asked}; it may only grow")
     return found
+
+
+def ended_stage(stored: Mapping[str, Any], now: Config, history: History, began: int) -> list[str]:
+    """One line where the configuration would make the first stage longer and the second one has begun.
+
+    Args:
+        stored: run.json.
+        now: the configuration.
+        history: of the run.
+        began: complete epochs when the second stage began, as the checkpoint says that the run goes on from.
+    """
+    before, asked = Plan.from_description(stored["training"]), Plan.of(now.training)
+    if began == NOT_PROJECTING or before is None:
+        return []
+    if (before.epochs, before.early_stopping_patience) == (asked.epochs, asked.early_stopping_patience):
+        return []
+    first_stage = History(tuple(metrics for metrics in history.epochs if metrics["epoch"] <= began))
+    if asked.first_stage_over(Reached(began, asked.reached(first_stage).best_epoch)):
+        return []
+    line = (
+        "training.epochs, early_stopping_patience: the first stage would be longer, but the second one has begun after "
+        f"epoch {began}; `--resume` a checkpoint from before that, or begin another run with `--from`"
+    )
+    return [line]

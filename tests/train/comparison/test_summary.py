@@ -38,6 +38,18 @@ def test_means_and_deviations_of_the_epoch_that_counts(tmp_path: Path) -> None:
     assert "2/4" in format_summaries([Summary("p", runs, 4, "best")])
 
 
+def test_the_student_that_is_kept_may_be_of_the_second_stage(tmp_path: Path) -> None:
+    cosines = (0.50, 0.55, 0.60, 0.63, 0.66)
+    found = read_run(make_run(tmp_path, "p", cosines, training={"epochs": 3, "projection_epochs": 2}))
+    assert found is not None
+    summary = Summary("p", (found,), 1, "best")
+    assert [epoch["epoch"] for epoch in summary.epochs] == [5]
+    mean = summary.mean("cosine")
+    assert mean is not None
+    assert mean.mean == 0.66
+    assert (found.as_json()["best_cosine"], found.as_json()["best_cosine_epoch"]) == (0.66, 5)
+
+
 def test_the_best_is_marked_and_comes_first(tmp_path: Path) -> None:
     low, high = (
         Summary(name, rows(tmp_path, **{name: (0.1, 0.1, 0.1, c)}), 1, "last") for name, c in (("l", 0.2), ("h", 0.4))

@@ -17,11 +17,12 @@ from student_clap.store.layout.segments import grid_starts, segment_starts
 from student_clap.store.layout.strip import index_of, segment_pieces
 from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.batches import Batch, TrackReader, make_segments
+from student_clap.train.data.dataset import TrackDataset
 from student_clap.train.data.order import choose_segments
 from student_clap.train.data.parts import BatchRequest
-from student_clap.train.data.segment_targets import choose_teacher, own_teacher, still_called
+from student_clap.train.data.segment_targets import choose_teacher, own_teacher, remark_on_teacher, still_called
 from student_clap.train.data.shift import drawable_starts, interpolate, pieces_at, shift_segments
-from student_clap.train.loop.session import describe, open_stream, open_trainer
+from student_clap.train.loop.session import describe, open_stream, open_trainer, remarks
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
@@ -209,6 +210,63 @@ def test_the_choice_of_a_teacher(
             choose_teacher(store, wanted, declared)
         assert expected in told.value.message
         assert own_teacher(store) is None
+
+
+@pytest.mark.parametrize(
+    ("store_s", "name", "own"),
+    [
+        ("dclap", "dclap", "dclap"),
+        ("D CLAP", "d-clap", "d-clap"),
+        ("dclap", "other", None),
+        ("dclap", "unknown", "unknown"),  # no name was declared for the pass
+        ("unknown", "other", "other"),  # nor for the tracks' vectors
+        ("教師", "other", None),
+    ],
+)
+def test_the_only_set_is_the_tracks_teacher_s_unless_it_is_declared_to_be_another_s(
+    library: Library, store_s: str, name: str, own: str | None
+) -> None:
+    teach(library, name, FINE, rows=(0,))
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.teacher_name = store_s
+        assert own_teacher(store) == own
+        assert bool(remark_on_teacher(name, store_s)) == (own is None)
+
+
+def test_vectors_that_came_with_a_table_are_the_tracks_teacher_s(library: Library) -> None:
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.teacher_name = "教師"
+    teach(library, "", None, rows=(0,))
+    with FeatureStore.open(library.store_path, "r+") as store:
+        assert store.segment_sets() == ["default"]
+        assert own_teacher(store) == "default"
+        assert remark_on_teacher("default", store.teacher_name) == ""
+
+
+def test_a_run_that_learns_another_teacher_s_segments_says_so(
+    library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    teach(library, "other", FINE)
+
+    def said(name: str, **sections: dict[str, str]) -> str:
+        config = library.config(training={"epochs": 1}, **sections)
+        with open_trainer(config, name) as trainer:
+            return "\n".join(remarks(trainer, config))
+
+    whose = "the segment vectors are those of 'other', the tracks' are declared to be those of 'synthetic'"
+    assert said("plain").startswith(whose)
+    assert "`--set loss.targets=track`" in said("another")
+    assert said("plain") == ""  # it goes on
+    assert said("asked for", loss={"segment_teacher": "other"}) == ""
+    assert said("of tracks", loss={"targets": "track"}) == ""
+    TrackDataset(library.store_path, segment_teacher="other")
+    assert whose not in caplog.text
+    TrackDataset(library.store_path)
+    assert whose in caplog.text
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.teacher_name = "unknown"
+    assert said("undeclared") == ""
+    assert "declared to be those of 'dclap'" in said("declared", teacher={"name": "dclap"})
 
 
 def test_a_run_keeps_the_teacher_that_it_was_begun_with(library: Library) -> None:

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 
+import click
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student_clap.config.schema import SplitConfig
-from student_clap.train.data.selection import folds_of
+from student_clap.config.schema import AudioConfig, SplitConfig
+from student_clap.store import Recipe, State
+from student_clap.train.data.selection import TrackTable, folds_of, select
 
 names = st.lists(st.text(max_size=12), max_size=60)
 splits = st.integers(2, 12).flatmap(
@@ -56,8 +59,38 @@ def test_sorted_takes_every_nth_name() -> None:
     assert folds_of(artists, SplitConfig(method="sorted", folds=2)).tolist() == [0, 0, 1, 0, -1, 0, 1]
 
 
-def test_spellings_of_one_artist_stay_together() -> None:
-    assert len(set(folds_of(["Björk", "BJÖRK ", "Bjo\u0308rk"], SplitConfig()).tolist())) == 1
+@pytest.mark.parametrize("method", ["hash", "sorted"])
+def test_spellings_of_one_artist_stay_together(method: str) -> None:
+    split = SplitConfig.model_validate({"method": method, "folds": 3})
+    assert len(set(folds_of(["Björk", "BJÖRK ", "Bjo\u0308rk"], split).tolist())) == 1
+    abba, other, *_ = folds_of(["ABBA", "Abba", "AC/DC", "Air"], split).tolist()
+    assert abba == other
+
+
+def test_sorted_deals_the_spellings_of_an_artist_as_one_name() -> None:
+    artists = ["ABBA", "Abba", "AC/DC", "Air", "abba "]
+    assert folds_of(artists, SplitConfig(method="sorted", folds=3)).tolist() == [0, 0, 1, 2, 0]
+
+
+@given(st.lists(st.from_regex(r"[A-Za-z]{1,3}", fullmatch=True), unique_by=str.casefold), st.integers(2, 5))
+def test_sorted_deals_names_that_are_not_alike_as_ever(artists: list[str], folds: int) -> None:
+    expected = {artist: place % folds for place, artist in enumerate(sorted(artists))}
+    found = folds_of(artists, SplitConfig(method="sorted", folds=folds)).tolist()
+    assert found == [expected[artist] for artist in artists]
+
+
+def test_an_empty_side_counts_artists_and_not_spellings() -> None:
+    n = 3
+    table = TrackTable(
+        n_samples=np.full(n, 48_000),
+        teacher=np.ones((n, 512), np.float32),
+        names=[f"default/{row}" for row in range(n)],
+        artists=["ABBA", "Abba", "abba"],
+        states=np.full(n, State.FETCHED, np.uint8),
+        recipe=Recipe.from_config(AudioConfig()),
+    )
+    with pytest.raises(click.ClickException, match=r"3 usable tracks by 1 artist\): tracks of at least two artists"):
+        select(table, SplitConfig(method="sorted", folds=2))
 
 
 def test_hash_does_not_depend_on_the_process() -> None:

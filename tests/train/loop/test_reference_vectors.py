@@ -12,7 +12,10 @@ import torch
 
 from student_clap.config.schema import LossConfig
 from student_clap.store import FeatureStore
+from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.segments import segment_count
+from student_clap.store.storage.errors import StoreError
+from student_clap.train.loop.loop import Trainer
 from student_clap.train.loop.loss import Targets
 from student_clap.train.loop.reference_vectors import build_loss, read_text_vectors, sample_segments
 from student_clap.train.loop.session import open_display, open_stream, open_trainer
@@ -94,6 +97,71 @@ def test_a_bank_of_segments_has_as_many_of_each_training_track(library: Library)
         np.testing.assert_array_equal(bank, again)
         store.write_segment_teacher([3, 8, 12, 13], [np.empty((0, 512), np.float16)] * 4)
     assert sample_segments(FeatureStore.open(library.store_path).segment_vectors(), rows, 8, seed=0) is None
+
+
+def test_a_bank_leaves_out_a_track_whose_segment_vectors_are_damaged(
+    library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.write_segment_teacher([3, 8], [np.eye(2, 512, row, dtype=np.float16) for row in (3, 8)])
+    rows = np.array([3, 8])
+    chunks = {row: library.store_path / f"segment_teacher/c/{row}/0/0" for row in (3, 8)}
+    chunks[3].write_bytes(chunks[3].read_bytes()[:-1])
+    bank = sample_segments(FeatureStore.open(library.store_path).segment_vectors(), rows, 4, seed=0)
+    assert bank is not None
+    assert sorted(bank.argmax(axis=1).tolist()) == [8, 9]
+    (warning,) = caplog.messages
+    assert warning.startswith("row 3 left out of the bank: row 3: the segment vectors are damaged")
+    chunks[8].unlink()
+    with pytest.raises(click.ClickException, match=r"segment vectors can be read; the last error: row 8: "):
+        sample_segments(FeatureStore.open(library.store_path).segment_vectors(), rows, 4, seed=0)
+
+
+def test_a_bank_is_not_smaller_because_the_store_is_out_of_reach(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FeatureStore.open(library.store_path, "r+") as store:
+        store.write_segment_teacher([3, 8], [np.eye(2, 512, row, dtype=np.float16) for row in (3, 8)])
+    segments = FeatureStore.open(library.store_path).segment_vectors()
+    read = SegmentVectors.read
+
+    def break_off(self: SegmentVectors, row: int, n: int | None = None) -> np.ndarray:
+        if row == 3:
+            raise StoreError("s3://b cannot be read") from ConnectionError("timeout")
+        return read(self, row, n)
+
+    monkeypatch.setattr(SegmentVectors, "read", break_off)
+    with pytest.raises(StoreError, match="cannot be read"):
+        sample_segments(segments, np.array([3, 8]), 4, seed=0)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_track_whose_segment_vectors_are_damaged(
+    library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FeatureStore.open(library.store_path, "r+") as store:
+        lengths = store.features(library.recipe).n_samples().tolist()
+        counts = [segment_count(n, library.recipe) for n in lengths]
+        vectors = [np.eye(1, 512, row, dtype=np.float16).repeat(n, 0) for row, n in enumerate(counts)]
+        store.write_segment_teacher(list(range(len(lengths))), vectors)
+
+    def train(epochs: int) -> Trainer:
+        config = library.config(training={"epochs": epochs, "warmup_epochs": 0})
+        with (
+            open_trainer(config) as trainer,
+            open_stream(config, trainer) as stream,
+            open_display(trainer) as display,
+        ):
+            trainer.train(stream, display)
+            return trainer
+
+    train(1)
+    assert caplog.messages == []
+    (library.store_path / "segment_teacher/c/5/0/0").unlink()
+    trainer = train(2)
+    assert trainer.progress.epoch == 2
+    assert trainer.progress.unreadable == [5]
+    assert any(message.startswith("row 5 left out of the bank: row 5: ") for message in caplog.messages)
 
 
 @pytest.mark.parametrize("targets", ["segment", "track"])

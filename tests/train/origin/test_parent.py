@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -229,7 +230,7 @@ def test_held_out_artists_that_the_parent_was_trained_on_are_counted(
         with open_trainer(config, name, parent=Path(given)) as trainer:
             found = Parent.of(trainer.run)
             assert found is not None
-            return found.heard, "\n".join(remarks(trainer))
+            return found.heard, "\n".join(remarks(trainer, config))
 
     assert heard(library.config(training=SHORT), "same split") == (0, "")
     count, remark = heard(library.config(training=SHORT, split={"fold": 1}), "other fold")
@@ -250,6 +251,20 @@ def test_held_out_artists_that_the_parent_was_trained_on_are_counted(
     count, remark = heard(library.config(training=SHORT), "of a moved file", moved)
     assert count is None
     assert "nothing tells which artists" in remark
+
+
+def test_another_spelling_of_an_artist_that_the_parent_was_trained_on_is_counted(make: Callable[..., Library]) -> None:
+    library = make([1.0] * 6, artists=["ABBA", "Air", "Abba", "Blur", "Can", "Devo"])
+    config = library.config(training=SHORT, split={"folds": 2})
+    parent = train(config, "old")
+    # Another version dealt the two spellings into different parts.
+    with np.load(parent.run.tracks) as rows:
+        np.savez(parent.run.tracks, **{**rows, "training_rows": np.array([0, 3])})
+    with open_trainer(config, "new", parent=Path("old")) as trainer:
+        assert trainer.run.selection.validation_artists == ("ABBA", "Abba", "Blur", "Devo")
+        found = Parent.of(trainer.run)
+        assert found is not None
+        assert found.heard == 3
 
 
 def test_runs_shows_the_parent(parent: Trainer, library: Library) -> None:

@@ -40,6 +40,17 @@ def test_checkpoints_to_go_on_from_come_the_newest_first(tmp_path: Path) -> None
     assert run.resumable() == [run.last, run.previous, run.kept(10), run.kept(5)]
 
 
+def test_all_weights_are_found_also_those_that_are_kept_and_set_aside(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.weights() == []
+    aside = RunFolder(tmp_path / "set_aside/1")
+    paths = [run.best, run.last, run.kept_best(5), run.kept(5), aside.kept(10), aside.last]
+    for path in (*paths, tmp_path / "another run/last.pt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert run.weights() == paths
+
+
 def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from student_clap.config.schema import Config, TrainingConfig
-from student_clap.train.runs.resume import FREE_SETTINGS, changed_settings, settings
+from student_clap.train.runs.history import History
+from student_clap.train.runs.resume import FREE_SETTINGS, changed_settings, ended_stage, settings
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -66,3 +67,41 @@ def test_a_run_from_before_a_setting_came_goes_on_as_it_did() -> None:
     assert changed_settings(stored, then) == []
     now = settings(Config())
     assert changed_settings(stored, now) == ["loss.bank_of: the run has 'tracks', now it is 'segments'"]
+
+
+def stage(now: dict[str, Any], began: int) -> list[str]:
+    """The differences of a run of four epochs and three of the projection, whose first epoch was the best one."""
+    stored = settings(Config.model_validate({"training": {"epochs": 4, "projection_epochs": 3}}))
+    done = 5 if began > 0 else 3
+    history = History(tuple({"epoch": epoch, "val_cosine": 1 / epoch} for epoch in range(1, done + 1)))
+    config = Config.model_validate({"training": {"epochs": 4, "projection_epochs": 3, **now}})
+    return ended_stage(stored, config, history, began)
+
+
+LONGER = ({"epochs": 9}, {"epochs": 9, "projection_epochs": 0}, {"epochs": 9, "early_stopping_patience": 4})
+
+
+@pytest.mark.parametrize("now", LONGER)
+def test_a_first_stage_that_is_not_over_may_be_made_longer(now: dict[str, Any]) -> None:
+    assert stage(now, -1) == []
+
+
+@pytest.mark.parametrize("now", LONGER)
+def test_a_first_stage_that_is_over_cannot_be_made_longer(now: dict[str, Any]) -> None:
+    (found,) = stage(now, 4)
+    assert "has begun after epoch 4" in found
+    assert "--resume" in found
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {},
+        {"projection_epochs": 8},
+        {"projection_epochs": 0},
+        {"device": "cpu"},
+        {"epochs": 9, "early_stopping_patience": 3},  # by which it would have ended there, too
+    ],
+)
+def test_what_leaves_the_first_stage_as_it_was_may_change(now: dict[str, Any]) -> None:
+    assert stage(now, 4) == []

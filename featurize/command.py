@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from student_clap.config.options import config_options, json_option
 from student_clap.config.runtime.screen import echo, echo_json
 from student_clap.config.schema import Config, FeaturizeConfig, TeacherConfig
+from student_clap.config.section import Section
 from student_clap.featurize.cluster import registry
 
 _TEACHER = {"teacher": "model", "provider": "provider", "teacher_hop": "hop_s"}  # option -> key of the section
+_OPTIONS = {key: f"--{name.replace('_', '-')}" for name, key in _TEACHER.items()}  # of keys; else the key's own name
+SomeSection = TypeVar("SomeSection", bound=Section)
 _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at most
 
 
@@ -132,7 +136,7 @@ def _teacher(config: TeacherConfig, given: dict[str, Any], *, no_teacher: bool, 
         return config.model_copy(update={"model": None})
     if "model" in given:
         given = {**given, "model": given["model"].expanduser()}
-    chosen = config.model_copy(update=given)
+    chosen = _with(config, given)
     if options and chosen.model is None:
         raise click.UsageError(f"{options[0]} is about the teacher; name its model with --teacher ONNX (teacher.model)")
     return chosen
@@ -143,9 +147,34 @@ def _settings(config: FeaturizeConfig, given: dict[str, Any]) -> FeaturizeConfig
     chosen = [f"--{name.replace('_', '-')}" for name in _PLACES if name in given]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude one another")
-    if given.get("cluster", config.cluster) == registry.LOCAL and "jobs" in given:
+    # A place on the command line is in the stead of the one in config.yaml.
+    place = {"scheduler": None, "scheduler_file": None, "cluster": registry.LOCAL} if chosen else {}
+    settings = _with(config, {**place, **given})
+    if "jobs" in given and settings.cluster == registry.LOCAL:
         systems = " or ".join(f"--cluster {name}" for name in registry.batch_systems())
         raise click.UsageError(f"--jobs counts batch jobs; give {systems}, or --workers for this machine")
-    if chosen:
-        given = {"scheduler": None, "scheduler_file": None, "cluster": registry.LOCAL, **given}
-    return config.model_copy(update=given)
+    if "workers" in given and (elsewhere := _elsewhere(settings)):
+        raise click.UsageError(
+            f"--workers counts processes of this machine, and the workers are elsewhere ({elsewhere}); give "
+            f"--cluster {registry.LOCAL}, or leave --workers out (--jobs counts batch jobs)"
+        )
+    return settings
+
+
+def _elsewhere(settings: FeaturizeConfig) -> str:
+    """The key that puts the workers elsewhere, with its value; "" where they are on this machine."""
+    keys = [name for name in ("scheduler", "scheduler_file") if getattr(settings, name) is not None]
+    keys += ["cluster"] if settings.cluster != registry.LOCAL else []
+    return "".join(f"featurize.{key}: {getattr(settings, key)}" for key in keys)
+
+
+def _with(section: SomeSection, given: dict[str, Any]) -> SomeSection:
+    """`section` with values of the command line, which have to be what config.yaml may say. Raises UsageError."""
+    there = {name: getattr(section, name) for name in section.model_fields_set}
+    try:
+        return section.model_validate({**there, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+        raise click.UsageError(f"{option} {given.get(key)}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

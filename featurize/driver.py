@@ -2,19 +2,22 @@
 and says what it did.
 
 Guarantee: a track is marked after its files are written, by this process alone; killed at any time and run again, the
-store ends as if it had never been killed. A bounded number of tasks is in flight, whatever the library's size.
+store ends as if it had never been killed. Where a track is made again and its audio is another now, all that was made
+of the audio before is set back before anything is written. A bounded number of tasks is in flight, whatever the
+library's size.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from student_clap.config.runtime.screen import echo, progress
+from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.runtime.signals import Stopped, stoppable
 from student_clap.config.runtime.terminal import is_terminal
 from student_clap.config.runtime.text import counted, readable_duration
@@ -23,6 +26,7 @@ from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.open import dask_cluster
 from student_clap.featurize.cluster.scheduling import Flow
 from student_clap.featurize.cluster.task import Job, Outcome, Site
+from student_clap.featurize.outdated import set_back
 from student_clap.featurize.plan import Plan, Selection, plan, segments_to_hear
 from student_clap.featurize.teacher_pass import TeacherPass, open_pass
 from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
@@ -44,6 +48,7 @@ class Totals:
     failed: int = 0
     done: int = 0  # jobs that ended with what they were to make, or with a failure
     unreadable: int = 0  # audio that is there, or was; left as it is
+    outdated: int = 0  # whose audio was another than that of what the store had; set back, and made like new ones
     audio_s: float = 0.0
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -80,41 +85,63 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
         teacher = open_pass(config, store, again=selection.again_teacher) if config.teacher.model is not None else None
         heard = None if teacher is None else teacher.heard
         found = plan(store, store.features(recipe), config.ingest.cache_dir, selection, heard)
-        totals, exit_code, stopped_by = Totals(), 0, ""
-        error: ClusterError | StoreError | None = None
-        if found.jobs:
-            echo(
-                f"featurize: {counted(sum(job.strip for job in found.jobs), 'track')} to make, recipe {recipe.name} "
-                f"({recipe.n_mels} mels, n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
+        for note in found.notes:
+            warn(note)
+        totals = Totals()
+        broken = _carry_out(config, store, recipe, found, totals, teacher) if found.jobs else _Broken()
+        if teacher is not None and not broken.by:
+            teacher.end()
+            for line in teacher.lines() if found.jobs else ():
+                echo(line)
+        closing = closing_line(found, totals, store.features(recipe), fetch, broken.by, teacher)
+        return Ended(closing, broken.exit_code, broken.error, totals)
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """What broke a run off."""
+
+    by: str = ""  # "" where nothing did
+    exit_code: int = 0
+    error: ClusterError | StoreError | None = None
+
+
+def _carry_out(
+    config: Config, store: FeatureStore, recipe: Recipe, found: Plan, totals: Totals, teacher: TeacherPass | None
+) -> _Broken:
+    """Say what is to be done, and do it."""
+    echo(
+        f"featurize: {counted(sum(job.strip for job in found.jobs), 'track')} to make, recipe {recipe.name} "
+        f"({recipe.n_mels} mels, n_fft {recipe.n_fft}, fingerprint {recipe.fingerprint})"
+    )
+    if teacher is not None:
+        echo(f"featurize: {counted(sum(job.vectors for job in found.jobs), 'track')} for {teacher}")
+        if losing := teacher.losing(found):
+            warn(
+                f"{counted(losing, 'track')} with vectors of the teacher that is replaced will have none: there is no "
+                "audio of them here (`student-clap ingest --refetch all` fetches it)"
             )
-            try:
-                if teacher is not None:
-                    echo(f"featurize: {counted(sum(job.vectors for job in found.jobs), 'track')} for {teacher}")
-                    teacher.begin(found.renewed)
-                _run_on_a_cluster(config.featurize, store, recipe, found.jobs, totals, teacher)
-            except Stopped as stop:
-                exit_code, stopped_by = stop.exit_code, str(stop)
-            except ClusterError as failure:
-                error, stopped_by = failure, "the cluster's failure"
-            except StoreError as failure:
-                error, stopped_by = failure, "the store's failure"
-            if teacher is not None and error is None and not exit_code:
-                for line in teacher.lines():
-                    echo(line)
-        closing = closing_line(found, totals, store.features(recipe), fetch, stopped_by, teacher)
-        return Ended(closing, exit_code, error, totals)
+    try:
+        _run_on_a_cluster(config.featurize, store, recipe, found, totals, teacher)
+    except Stopped as stop:
+        return _Broken(str(stop), stop.exit_code)
+    except ClusterError as failure:
+        return _Broken("the cluster's failure", error=failure)
+    except StoreError as failure:
+        return _Broken("the store's failure", error=failure)
+    return _Broken()
 
 
 def _run_on_a_cluster(
     config: FeaturizeConfig,
     store: FeatureStore,
     recipe: Recipe,
-    jobs: list[Job],
+    found: Plan,
     totals: Totals,
     teacher: TeacherPass | None,
 ) -> None:
-    titles, told = store.strings("title"), _Told(len(jobs))
-    with stoppable(), progress("track", len(jobs), keep=True) as bar, dask_cluster(config, bar.write) as cluster:
+    titles, told = store.strings("title"), _Told(len(found.jobs))
+    with stoppable(), progress("track", len(found.jobs), keep=True) as bar, dask_cluster(config, bar.write) as cluster:
 
         def report(outcome: Outcome) -> None:
             if teacher is not None:
@@ -132,7 +159,8 @@ def _run_on_a_cluster(
 
         served = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
         echo(f"featurize: Dask scheduler {cluster.address}{served}")
-        run(cluster, store, recipe, jobs, config.tracks_per_task, totals, report, bar.write, teacher)
+        per_task = config.tracks_per_task
+        run(cluster, store, recipe, found.jobs, per_task, totals, report, bar.write, teacher, found.renewed)
 
 
 class _Told:
@@ -168,55 +196,90 @@ def run(
     report: Callable[[Outcome], None],
     say: Callable[[str], None],
     teacher: TeacherPass | None = None,
+    renewed: Sequence[int] = (),
 ) -> None:
     """Make the features of `jobs`, and have `teacher` hear those that ask for it.
 
     `totals` counts, and `report` is called with, each outcome once it is marked; also when the run is broken off. `say`
-    is told what happens to the cluster, and beforehand what the teacher will cost.
+    is told what happens to the cluster, and beforehand what the teacher will cost. Of `renewed` the teacher's vectors
+    are taken away when the first worker is healthy.
 
     Raises:
         ClusterError: the cluster is lost or of no use; see `Flow.outcomes`.
         StoreError: the disk is full, or what was made cannot be marked.
     """
-    features = store.features(recipe)
     site = Site(store.address, store.uuid, store.n_tracks, recipe, None if teacher is None else teacher.teaching)
     n_segments = 0 if teacher is None else segments_to_hear(jobs, teacher.teaching.grid_samples)
     mel = open_storage(store.address) / f"features/{recipe.name}/mel"
-    flow = Flow(cluster, site, jobs, tracks_per_task, mel, say, n_segments)
-    begin = time.perf_counter()
-    waiting: deque[Outcome] = deque()
-    marked_at = begin
-
-    def mark() -> None:
-        learnt = [o for o in waiting if o.n_samples != NOT_MADE]
-        if learnt:
-            features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
-        if teacher is not None and (warning := teacher.record(waiting)):
-            say(f"warning: {warning}")
-        # One by one off the list: a stop in between has what is left marked again, and must not have it counted again.
-        while waiting:
-            outcome = waiting.popleft()
-            totals.failed += int(outcome.n_samples == FAILED)
-            totals.made += int(outcome.n_samples > 0)
-            unreadable = outcome.n_samples == NOT_MADE and bool(outcome.error)
-            totals.unreadable += int(unreadable)
-            totals.done += int(not unreadable)
-            totals.audio_s += max(outcome.n_samples, 0) / recipe.sample_rate
-            totals.cpu_s += outcome.cpu_s
-            if teacher is not None:
-                teacher.count(outcome)
-            report(outcome)
-
+    ready = None if teacher is None else functools.partial(teacher.begin, renewed)
+    flow = Flow(cluster, site, jobs, tracks_per_task, mel, say, n_segments, ready)
+    marker = _Marker(store, store.features(recipe), totals, report, say, teacher)
+    begin = marked_at = time.perf_counter()
     try:
         for outcomes in flow.outcomes():
-            waiting.extend(outcomes)
-            if time.perf_counter() - marked_at > MARK_EVERY_S:
-                mark()
+            marker.take(outcomes)
+            if not outcomes or time.perf_counter() - marked_at > MARK_EVERY_S:
+                marker.mark()
+                marker.give_again(flow)
                 marked_at = time.perf_counter()
     finally:
-        if waiting:
-            mark()
+        marker.mark()
         totals.wall_s = time.perf_counter() - begin
+
+
+class _Marker:
+    """Marks what came back. For its arguments see `run`."""
+
+    def __init__(
+        self, store: FeatureStore, features: Features, totals: Totals, report: Callable[[Outcome], None],
+        say: Callable[[str], None], teacher: TeacherPass | None,
+    ) -> None:  # fmt: skip
+        self._store, self._features, self._totals, self._teacher = store, features, totals, teacher
+        self._report, self._say = report, say
+        self._waiting: deque[Outcome] = deque()
+        self._outdated: list[int] = []
+
+    def take(self, outcomes: list[Outcome]) -> None:
+        """Keep outcomes until they are marked."""
+        self._waiting.extend(outcome for outcome in outcomes if not outcome.outdated)
+        self._outdated += [outcome.row for outcome in outcomes if outcome.outdated]
+
+    def mark(self) -> None:
+        """Mark what was taken. Raises StoreError."""
+        if not self._waiting:
+            return
+        learnt = [o for o in self._waiting if o.n_samples != NOT_MADE]
+        if learnt:
+            self._features.commit([o.row for o in learnt], [o.n_samples for o in learnt], [o.error for o in learnt])
+        if self._teacher is not None and (warning := self._teacher.record(self._waiting)):
+            self._say(f"warning: {warning}")
+        # One by one off the list: a stop in between has what is left marked again, and must not have it counted again.
+        while self._waiting:
+            self._count(self._waiting.popleft())
+
+    def _count(self, outcome: Outcome) -> None:
+        totals, unreadable = self._totals, outcome.n_samples == NOT_MADE and bool(outcome.error)
+        totals.failed += int(outcome.n_samples == FAILED)
+        totals.made += int(outcome.n_samples > 0)
+        totals.unreadable += int(unreadable)
+        totals.done += int(not unreadable)
+        totals.audio_s += max(outcome.n_samples, 0) / self._features.recipe.sample_rate
+        totals.cpu_s += outcome.cpu_s
+        if self._teacher is not None:
+            self._teacher.count(outcome)
+        self._report(outcome)
+
+    def give_again(self, flow: Flow) -> None:
+        """Set outdated rows back, and have them made like new ones. Raises StoreError."""
+        if not self._outdated:
+            return
+        heard_now = "" if self._teacher is None else self._teacher.teaching.set_name
+        given = set_back(self._store, self._features, self._outdated, heard_now)
+        self._totals.outdated += len(self._outdated)
+        jobs = flow.give_again(self._outdated, vectors=self._teacher is not None)
+        if self._teacher is not None:
+            self._teacher.note_outdated(jobs, given)
+        self._outdated.clear()
 
 
 def closing_line(
@@ -250,6 +313,7 @@ def closing_line(
         (totals.failed, "failed"),
         (found.failed, "failed before (--retry-failed tries again)"),
         (found.lost, f"without their audio file (`{fetch}` fetches it again)"),
+        (totals.outdated, "of another audio than before (what a teacher heard of that does not count any more)"),
         (totals.unreadable, "whose audio cannot be read (the next run tries again)"),
         (found.waiting, "waiting for audio"),
     ):

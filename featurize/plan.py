@@ -12,12 +12,13 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from student_clap.config.runtime.text import one_line
 from student_clap.featurize.cluster.task import Job
 from student_clap.store.arrays.feature_arrays import FAILED
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
-from student_clap.store.layout.segments import PRODUCTION, grid_starts
+from student_clap.store.layout.segments import PRODUCTION, counts_that_fit, grid_starts
 
 _MOST_LOOKED_AT = 64  # files whose header is asked for their length
 _USUAL_S = 240.0  # of a track of which nothing is known
@@ -39,6 +40,16 @@ class Heard:
 
     counts: npt.NDArray[np.int32]  # [track] segments that have a vector
     lacking: AbstractSet[int] = frozenset()  # rows without a vector of their own, which it gives
+    hop_samples: int | None = None  # of the grid that counts have to fit; None: a source's, as many as it brought
+    all_again: bool = False  # what it has heard is heard again
+
+    def fits(self, n_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """[track] whether it has vectors, as many as the features' length has segments; no features fit any.
+
+        Args:
+            n_samples: [track] of the features; 0 or less where there are none.
+        """
+        return counts_that_fit(self.counts, n_samples, self.hop_samples)
 
 
 @dataclass
@@ -53,6 +64,7 @@ class Plan:
     heard: int = 0  # by the teacher, earlier
     unheard: int = 0  # has features, but no audio that the teacher could hear
     renewed: list[int] = field(default_factory=list)  # rows whose vectors of segments are made again
+    notes: list[str] = field(default_factory=list)  # on rows that were asked for and cannot be made
 
 
 def plan(
@@ -73,35 +85,54 @@ def plan(
     if unknown := [row for row in selection.again if not 0 <= row < store.n_tracks]:
         raise click.ClickException(f"--again {unknown[0]}: the store has rows 0 to {store.n_tracks - 1}")
     n_samples, states, audio = features.n_samples(), store.states(), store.strings("audio")
-    again = set(selection.again)
+    asked = set(selection.again)
+    again = set(asked)
     if selection.again_old_decoder:
         again |= set(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
+    fits = heard.fits(n_samples) if heard is not None else np.zeros(store.n_tracks, np.bool_)
     found = Plan()
     for row in range(store.n_tracks):
         strip = row in again or n_samples[row] == 0 or (selection.retry_failed and n_samples[row] == FAILED)
-        vectors = _is_to_be_heard(heard, row, again) and (strip or n_samples[row] > 0)
+        vectors = (
+            heard is not None
+            and (strip or n_samples[row] > 0)
+            and (heard.all_again or row in asked or row in heard.lacking or not fits[row])
+        )
         found.made += int(not strip and n_samples[row] > 0)
         found.failed += int(not strip and n_samples[row] == FAILED)
         found.heard += int(heard is not None and not vectors and heard.counts[row] > 0)
         if not strip and not vectors:
             continue
         path = cache_dir / audio[row]
-        if states[row] not in (State.FETCHED, State.GONE) or not audio[row]:
-            found.waiting += int(strip and states[row] in (State.LISTED, State.FETCHED))
-            found.unheard += int(not strip)
-        elif not os.path.exists(path):  # noqa: PTH110  Path.exists raises where a folder may not be entered
-            found.lost += int(strip)
-            found.unheard += int(not strip)
-        else:
-            known = 0 if strip else int(n_samples[row])
+        fetched = states[row] in (State.FETCHED, State.GONE) and bool(audio[row])
+        if fetched and os.path.exists(path):  # noqa: PTH110  Path.exists raises where a folder may not be entered
+            known = max(0, int(n_samples[row]))
             found.jobs.append(Job(row, str(path.resolve()), strip=strip, vectors=vectors, n_samples=known))
             if heard is not None and vectors and heard.counts[row]:
                 found.renewed.append(row)
+            continue
+        found.lost += int(strip and fetched)
+        found.waiting += int(strip and not fetched and states[row] in (State.LISTED, State.FETCHED))
+        if not strip and heard is not None:
+            keeps = bool(fits[row]) and row not in heard.lacking
+            found.heard += int(keeps)
+            found.unheard += int(not keeps)
+        if row in asked:
+            found.notes.append(_not_made(store, row))
     return found
 
 
-def _is_to_be_heard(heard: Heard | None, row: int, again: AbstractSet[int]) -> bool:
-    return heard is not None and (row in again or not heard.counts[row] or row in heard.lacking)
+def _not_made(store: FeatureStore, row: int) -> str:
+    """Why a row that was asked for cannot be made, and the remedy."""
+    title, error = (store.strings(name, row, row + 1)[0] for name in ("title", "error"))
+    state = State(int(store.states()[row]))
+    if state == State.FAILED:
+        why = f"ingest failed on it ({one_line(error)}); `student-clap ingest --retry-failed` tries again"
+    elif state == State.GONE:
+        why = "its audio is not here, and its source no longer has it"
+    else:
+        why = f"its audio is not here; `student-clap ingest --refetch {row}` fetches it"
+    return f"--again {row}: {one_line(title)!r} is left as it is: {why}"
 
 
 def segments_to_hear(jobs: list[Job], grid_samples: int) -> int:

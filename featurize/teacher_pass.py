@@ -2,7 +2,8 @@
 
 Guarantee: nothing begins with a model that cannot be used, or among another one's vectors. A track's own vector is
 written only where it has none, and only if the store's vectors are said to be of this teacher. The vectors of segments
-count last, so a killed run leaves nothing that counts and is not whole.
+count last, so a killed run leaves nothing that counts and is not whole. What is heard again is taken away once a worker
+has shown that it can hear, and once: a pass with `again` that was stopped goes on where it was.
 Cost: the model is loaded once in the driver, and hears one segment.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,28 +22,33 @@ from student_clap.config.runtime.machine import available_cores
 from student_clap.config.schema import Config
 from student_clap.featurize.cluster.open import local_workers
 from student_clap.featurize.cluster.registry import LOCAL
-from student_clap.featurize.cluster.task import Outcome, Taught
+from student_clap.featurize.cluster.task import Job, Outcome, Taught
 from student_clap.featurize.cluster.teaching import Teaching
 from student_clap.featurize.onnx.providers import CPU, chosen
 from student_clap.featurize.onnx.segments import NORM_GUARD
+from student_clap.featurize.outdated import withdraw_given
 from student_clap.featurize.plan import Heard, Plan
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 from student_clap.featurize.teacher.verdict import MOST, SAME, describe, verdict
 from student_clap.store import FeatureStore, row_blocks
+from student_clap.store.arrays.metadata import read_document, set_attributes
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.errors import CorruptShardError, StoreError
-from student_clap.store.teachers import slug
+from student_clap.store.storage.open import open_storage
+from student_clap.store.teachers import check_name, slug
 
 _EARLY = 20  # tracks after which a warning comes: who waits for the end has paid for all of them
 _MOST_COMPARED = 2000  # tracks, spread over the library
 _BLOCK_ROWS = 1024
+_UNDER_WAY = "being_made_again"  # attribute of a set: a pass with `again` has begun, and has not come to its end
+Again = Literal["", "set", "rows", "goes on"]  # no; another model's set is replaced; this one's rows; they are already
 
 
 @dataclass
 class TeacherPass:
-    """One run's teacher. `begin` it, `record` and `count` outcomes, read `lines` at the end."""
+    """One run's teacher. `begin` it, `record` and `count` outcomes, `end` it, read `lines`."""
 
     store: FeatureStore
     vectors: SegmentVectors
@@ -49,6 +56,8 @@ class TeacherPass:
     hop_samples: int | None  # of the mel that it hears; None: it takes waveforms
     lacking: set[int]  # rows without a vector of their own, which it gives
     foreign: int = 0  # rows without one, which it does not give
+    again: Again = ""  # whether what it has heard is heard again
+    retaken: int = 0  # rows that it had heard, whose audio turned out to be another
     taught: int = 0  # tracks
     segments: int = 0
     wall_s: float = 0.0  # of the workers, over all segments
@@ -64,12 +73,63 @@ class TeacherPass:
     @property
     def heard(self) -> Heard:
         """What it has heard by now."""
-        return Heard(self.vectors.counts(), frozenset(self.lacking))
+        if self.again == "set":
+            return Heard(np.zeros(self.store.n_tracks, np.int32), frozenset(self.lacking))
+        hop = self.vectors.hop_samples if self.vectors.set.folder else None
+        return Heard(self.vectors.counts(), frozenset(self.lacking), hop, all_again=self.again == "rows")
 
-    def begin(self, renewed: list[int]) -> None:
-        """Take away the vectors of rows that are heard again: what counts does not change under a reader."""
-        if renewed:
-            self.vectors.commit(renewed, [0] * len(renewed))
+    @property
+    def _gives(self) -> bool:
+        """Whether rows without a vector of their own get it from this teacher."""
+        return slug(self.store.teacher_name) == self.teaching.set_name
+
+    def losing(self, found: Plan) -> int:
+        """Tracks that lose the vectors that they have, and have no audio here for new ones."""
+        if self.again != "set":
+            return 0
+        there = self.vectors.counts() > 0
+        there[[job.row for job in found.jobs if job.vectors]] = False
+        return int(np.count_nonzero(there))
+
+    def begin(self, renewed: Sequence[int]) -> None:
+        """Take away the vectors of rows that are heard again: what counts does not change under a reader.
+
+        Raises:
+            CorruptColumnError: a chunk of a column is damaged.
+            StoreError: it cannot be written.
+        """
+        if self.again == "set":
+            if self._gives:
+                self.store.withdraw_given_vectors()
+            self.store.remove_segment_set(self.teaching.set_name)
+            self.vectors = self.store.add_segment_set(
+                self.teaching.set_name, hop_samples=self.teaching.grid_samples, model=self.teaching.digest
+            )
+        elif renewed:
+            rows = list(renewed)
+            if self._gives:
+                self.lacking |= set(withdraw_given(self.store, rows))
+            self.vectors.commit(rows, [0] * len(rows))
+        if self.again:
+            self._say_under_way(begun=True)  # last: a run that is killed before takes away again what is left
+            self.again = "goes on"
+
+    def end(self) -> None:
+        """Record that the pass has come to its end. Raises StoreError, CorruptMetadataError."""
+        if self.again != "set" and _is_under_way(self.store, self.vectors):
+            self._say_under_way(begun=False)
+
+    def note_outdated(self, jobs: Sequence[Job], given: Sequence[int]) -> None:
+        """Note that `jobs` have no vectors any more, and rows `given` none of the track: their audio is another."""
+        self.retaken += sum(not job.vectors for job in jobs)
+        if self._gives:
+            self.lacking |= set(given)
+        else:
+            self.foreign += len(given)
+
+    def _say_under_way(self, *, begun: bool) -> None:
+        if self.vectors.set.folder:
+            set_attributes(open_storage(self.store.address) / self.vectors.set.folder, {_UNDER_WAY: begun})
 
     def record(self, outcomes: Sequence[Outcome]) -> str:
         """Record what the teacher made of tracks: their own vectors where they have none, then those of the segments.
@@ -128,8 +188,8 @@ class TeacherPass:
         return vector
 
     def __str__(self) -> str:
-        hop_s = self.vectors.hop_samples / SAMPLE_RATE
-        return f"the teacher {self.vectors.name!r} (digest {self.vectors.model}), a segment every {hop_s:g} s"
+        hop_s = self.teaching.grid_samples / SAMPLE_RATE
+        return f"the teacher {self.teaching.set_name!r} (digest {self.teaching.digest}), a segment every {hop_s:g} s"
 
     def summary(self, found: Plan, fetch: str) -> list[str]:
         """Its parts of the closing line.
@@ -142,7 +202,7 @@ class TeacherPass:
         if self.segments:
             parts[0] += f" ({self.segments} segments at {self.wall_s / self.segments:.2g} s)"
         for number, what in (
-            (found.heard, "heard already"),
+            (found.heard - self.retaken, "heard already"),
             (self.failed, "not heard, for the reasons above (the next run tries again)"),
             (found.unheard, f"without audio for the teacher (`{fetch} --refetch teacher` fetches it again)"),
             (self.foreign, f"without a vector of their own (the store's are those of {self.store.teacher_name!r})"),
@@ -195,7 +255,8 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPas
     Args:
         config: `teacher.model` is set.
         store: open for writing.
-        again: vectors of a teacher of that name that are there are removed first, of whichever model and grid.
+        again: what a teacher of that name has heard is heard again. Where that was another model, or on another grid,
+            its vectors are removed when the pass begins, else those of the tracks whose audio is there.
 
     Raises:
         click.ClickException: the model cannot be used, or not on this grid.
@@ -209,16 +270,14 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPas
     grid_samples = round(wanted.hop_s * SAMPLE_RATE)
     teacher = _judged(wanted.model, config, grid_samples)
     name, digest = slug(wanted.name), teacher.digest
+    how: Again = "goes on" if again else ""
     if again and name in store.segment_sets():
-        if slug(store.teacher_name) == name:
-            store.withdraw_given_vectors()
-        store.remove_segment_set(name)
-    try:
-        vectors = store.add_segment_set(name, hop_samples=grid_samples, model=digest)
-    except StoreError as error:
-        if name in store.segment_sets():
-            raise StoreError(f"{error.message}; --again-teacher does that in this run") from error
-        raise
+        how = _how_again(store, store.segment_vectors(name), digest, grid_samples)
+    if how == "set":
+        check_name(name)  # that of the set which takes its place
+        vectors = store.segment_vectors(name)
+    else:
+        vectors = _own_set(store, name, digest, grid_samples)
     teaching = Teaching(
         str(wanted.model.resolve()),
         digest,
@@ -229,11 +288,38 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPas
         _threads(config),
     )
     lacking, foreign = _without_vector(store), 0
+    if how == "set" and slug(store.teacher_name) == name:
+        lacking |= set(np.flatnonzero(store.given_vectors()).tolist())  # which go with the set
     if len(lacking) == store.n_tracks and store.teacher_name != wanted.name:
         store.teacher_name = wanted.name
     elif slug(store.teacher_name) != name:
         lacking, foreign = set(), len(lacking)
-    return TeacherPass(store, vectors, teaching, teacher.hop_samples, lacking, foreign)
+    return TeacherPass(store, vectors, teaching, teacher.hop_samples, lacking, foreign, how)
+
+
+def _how_again(store: FeatureStore, there: SegmentVectors, digest: str, grid_samples: int) -> Again:
+    """How the set that is there is made again by this model, on this grid."""
+    if not there.set.folder or (there.model, there.hop_samples) != (digest, grid_samples):
+        return "set"
+    return "goes on" if _is_under_way(store, there) else "rows"
+
+
+def _own_set(store: FeatureStore, name: str, digest: str, grid_samples: int) -> SegmentVectors:
+    """The set of that name; made where there is none. Raises StoreError where it is another model's, or grid's."""
+    try:
+        return store.add_segment_set(name, hop_samples=grid_samples, model=digest)
+    except StoreError as error:
+        if name in store.segment_sets():
+            raise StoreError(f"{error.message}; --again-teacher does that in this run") from error
+        raise
+
+
+def _is_under_way(store: FeatureStore, vectors: SegmentVectors) -> bool:
+    """Whether a pass with `again` over this set has begun, and has not come to its end."""
+    if not vectors.set.folder:
+        return False
+    document = read_document(open_storage(store.address) / vectors.set.folder)
+    return document.get("attributes", {}).get(_UNDER_WAY) is True
 
 
 def _is_local(config: Config) -> bool:

@@ -1,16 +1,20 @@
 """The jobs of a batch system that run workers: one protocol for all systems, and what looks after a run's jobs.
 
-Guarantee: a job that is refused ends the run with the batch system's words; jobs that end while there is work are
-replaced; jobs that fail to start are reported with what they printed, not submitted for ever. All are cancelled at the
-end.
-Cost: one question to the batch system per 15 s, whatever the number of jobs.
+Guarantee: where no job is accepted the run ends with the batch system's words; jobs that end while there is work are
+replaced; jobs that fail to start are reported with what they printed, not submitted for ever. Once a job was accepted,
+a batch system that refuses or does not answer is asked again, and ends the run only where no worker is left for
+`featurize.wait_s`. All jobs are cancelled at the end.
+Cost: one question to the batch system per 15 s, whatever the number of jobs; where it does not answer, half of the
+time.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from student_clap.config.schema import FeaturizeConfig
@@ -81,7 +85,10 @@ class BatchJobs:
         self._submitted = 0
         self._came: set[str] = set()  # jobs of which a worker was seen
         self._failed_to_start: list[str] = []  # jobs in a row that ended before
-        self._looked_at = 0.0
+        self._look_at = 0.0  # when the batch system is asked again
+        self._refused = ""  # why it could not be asked, or submit, the last time
+        self._refused_since = 0.0
+        self._said: set[str] = set()  # refusals
         self._stuck_since = 0.0  # when it was first seen that no job can start
         self._judged: dict[str, str] = {}  # the states of which `_why` tells
         self._why = ""
@@ -101,28 +108,48 @@ class BatchJobs:
     def let_go(self, job: str) -> None:
         """Cancel a job for which there is no work left."""
         self._states.pop(job, None)
-        self.system.cancel((job,))
+        self._cancel((job,))
 
     def keep(self) -> None:
-        """See that so many jobs as asked for are there, or as there is work for."""
-        now = time.monotonic()
-        if now - self._looked_at < LOOK_EVERY_S and self._submitted:
-            return
-        self._looked_at = now
-        self._look()
-        if len(self._failed_to_start) >= _MOST_FAILED_STARTS:
-            return
-        while self.wanted and len(self._states) < min(self._config.jobs, self.most):
-            self._submit()
+        """See that so many jobs as asked for are there, or as there is work for.
 
-    def check(self) -> None:
-        """Raise ClusterError if jobs end as soon as they start, or if none can start for `featurize.wait_s`."""
+        Raises:
+            ClusterError: the first job is refused, or the batch system does not answer.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        with self._passing():
+            self._look()
+            while (
+                self.wanted
+                and len(self._states) < min(self._config.jobs, self.most)
+                and len(self._failed_to_start) < _MOST_FAILED_STARTS
+            ):
+                self._submit()
+            self._refused, self._refused_since = "", 0.0
+
+    def check(self, alone_s: float = math.inf) -> None:
+        """Raise ClusterError where there is nothing to hope for.
+
+        That is: jobs end as soon as they start, or none can start for `featurize.wait_s`, or none can be submitted or
+        asked for.
+
+        Args:
+            alone_s: for how long no worker has been there.
+        """
         now = time.monotonic()
         obstacle = self._obstacle()
         self._stuck_since = (self._stuck_since or now) if obstacle else 0.0
         if obstacle and now - self._stuck_since > self._config.wait_s:
             raise ClusterError(
                 f"no {self.system.name} job can start, for {self._config.wait_s:g} s (featurize.wait_s): {obstacle}"
+            )
+        if self._refused and min(alone_s, now - self._refused_since) > self._config.wait_s:
+            raise ClusterError(
+                f"{self._refused}; so it has been, and no worker was left, for {self._config.wait_s:g} s "
+                "(featurize.wait_s)"
             )
         if len(self._failed_to_start) >= _MOST_FAILED_STARTS and not self._states:
             job = self._failed_to_start[-1]
@@ -133,22 +160,51 @@ class BatchJobs:
 
     def state(self) -> str:
         """The queue in words: `8 SLURM jobs: 5 PENDING (Resources), 3 RUNNING`."""
-        self._look()
+        if self._may_ask:
+            with self._passing():
+                self._look()
         counted = Counter(self._states.values())
         listed = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
         name = self.system.name
-        obstacle = self._obstacle()
-        listed += f"; {obstacle}" if obstacle else ""
-        return f"{len(self._states)} {name} jobs: {listed}" if listed else f"no {name} job is left"
+        obstacle = self._obstacle() or self._refused
+        listed = f"{len(self._states)} {name} jobs: {listed}" if listed else f"no {name} job is left"
+        return f"{listed}; {obstacle}" if obstacle else listed
 
     def cancel(self) -> None:
         """Cancel what is in the queue."""
         self.wanted = False
         if self._states:
-            self.system.cancel(tuple(self._states))
+            self._cancel(tuple(self._states))
             self._states.clear()
 
     # --- inside
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether the batch system answered the last time, or its pause is over."""
+        return not self._refused or time.monotonic() >= self._look_at
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        """Once a job was accepted, take what the batch system does not do in the block for passing."""
+        begin = time.monotonic()
+        try:
+            yield
+        except ClusterError as error:
+            if not self._submitted:
+                raise
+            now = time.monotonic()
+            self._look_at = now + max(LOOK_EVERY_S, now - begin)
+            self._refused, self._refused_since = error.message, self._refused_since or now
+            if error.message not in self._said:
+                self._said.add(error.message)
+                self._say(f"{error.message}; tried again every {LOOK_EVERY_S:g} s, as long as workers are there")
+
+    def _cancel(self, jobs: tuple[str, ...]) -> None:
+        try:
+            self.system.cancel(jobs)
+        except ClusterError as error:
+            self._say(f"{error.message}; jobs that are left end by themselves when their scheduler is gone")
 
     def _submit(self) -> None:
         self._config.job_log_folder.mkdir(parents=True, exist_ok=True)
@@ -168,9 +224,10 @@ class BatchJobs:
 
     def _obstacle(self) -> str:
         """Why none of the jobs can ever start; "" where one may, or has."""
-        if self._states != self._judged:
-            found = [self.system.obstacle(self._config, state) for state in set(self._states.values())]
-            self._judged, self._why = dict(self._states), found[0] if found and all(found) else ""
+        if self._states != self._judged and self._may_ask:
+            with self._passing():
+                found = [self.system.obstacle(self._config, state) for state in set(self._states.values())]
+                self._judged, self._why = dict(self._states), found[0] if found and all(found) else ""
         return self._why
 
     def _printed(self, job: str) -> str:

@@ -2,7 +2,7 @@
 
 Guarantee: a worker on a node without the mounts, or with another installation, makes nothing and fails nothing. The
 check does what the tasks will do: it writes a file next to the shards, which the driver looks for, reads audio, and has
-the teacher hear two segments, where there is one.
+the teacher hear batches of noise, where there is one.
 Cost: the import of what the tasks need, and about 20 ms, once per worker process; with a teacher its loading.
 """
 

@@ -3,6 +3,10 @@
 A track is decoded once, whatever is made of it. Idempotent: a task that is run twice writes the same files. It returns
 outcomes and marks nothing; the driver does. What fails around a track (a mount that is gone, a full disk) is told apart
 from what is wrong with the track itself.
+
+Guarantee: what the store counts is never replaced by what was made of other audio. Where features are made again, the
+new ones are first compared with those that are there; of other audio nothing is written before the driver has set the
+row back.
 """
 
 from __future__ import annotations
@@ -27,11 +31,13 @@ from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
-from student_clap.store.storage.errors import StoreError
+from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
 
 _BLOCK_BYTES = 1 << 20
 _PATH_CHARACTERS = 4096  # the longest that there are
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# Of a strip's codes, that may be off by more than one step: another processor or library rounds some of them otherwise.
+_MOST_OFF = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Job:
     audio: str  # path as the worker sees it
     strip: bool = True  # whether its features are made
     vectors: bool = False  # whether the teacher hears it
-    n_samples: int = 0  # of the features that are there, where they are not made
+    n_samples: int = 0  # of the features that are there; 0 where there are none
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Taught:
     n_segments: int = 0  # vectors that were written; 0 where the teacher gave none
     error: str = ""  # why it gave none
     model_failed: bool = False  # it is the model that raised the error
+    worker: str = ""  # address of the worker whose model was asked
     track: npt.NDArray[np.float32] | None = field(default=None, compare=False)  # [512] unit, the track's own
     wall_s: float = 0.0
 
@@ -79,6 +86,7 @@ class Outcome:
     no_room: bool = False  # the fault is a full disk, which all workers share
     remark: str = ""  # how much of the file is damaged or missing, where it was made all the same
     taught: Taught | None = None  # where the teacher was to hear it
+    outdated: bool = False  # the features that are there are of other audio; nothing was written
 
 
 @functools.lru_cache(maxsize=4)
@@ -109,29 +117,57 @@ def _make(site: Site, job: Job) -> Outcome:
     # A disk or a network that fails in the middle looks like a damaged file to a decoder.
     if (trouble or remark) and (fault := read_fault(path, whole=True)):
         return _not_made(job, fault)
-    if trouble and job.strip:
-        return Outcome(job.row, FAILED, trouble, time.process_time() - begin)
-    if trouble:  # its features are good
-        return Outcome(job.row, NOT_MADE, "", time.process_time() - begin, taught=Taught(error=trouble))
+    if trouble:
+        outcome = _without_audio(job, trouble)
+        return replace(outcome, cpu_s=time.process_time() - begin)
     try:
-        outcome = Outcome(job.row, NOT_MADE, "", 0.0, remark=remark)
-        if job.strip:
-            features, log_mel = _tools(site)
-            features.write_strip(job.row, log_mel.codes(samples), len(samples))
-            outcome = replace(outcome, n_samples=len(samples))
-        if job.vectors and site.teaching is not None:
-            outcome = replace(outcome, taught=_teach(site, site.teaching, job, samples))
+        outcome = _write(site, job, samples)
     except (OSError, StoreError) as error:
         cause = error.__cause__ if isinstance(error, StoreError) else error
         if cause is None and (_tools.cache_info().currsize or _segment_writer.cache_info().currsize):
             raise  # nothing refused to write: the strip, or the vectors, are wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
-    return replace(outcome, cpu_s=time.process_time() - begin)
+    return replace(outcome, remark=remark, cpu_s=time.process_time() - begin)
+
+
+def _without_audio(job: Job, trouble: str) -> Outcome:
+    """Of a file that gives no audio, for the reason `trouble`."""
+    if not job.strip:  # its features are good
+        return Outcome(job.row, NOT_MADE, "", 0.0, taught=Taught(error=trouble))
+    if job.n_samples:
+        return Outcome(job.row, NOT_MADE, "", 0.0, outdated=True)
+    return Outcome(job.row, FAILED, trouble, 0.0)
+
+
+def _write(site: Site, job: Job, samples: Samples) -> Outcome:
+    """Write what a job asks for. Raises StoreError, OSError."""
+    outcome = Outcome(job.row, NOT_MADE, "", 0.0)
+    if job.strip:
+        features, log_mel = _tools(site)
+        codes = log_mel.codes(samples)
+        if job.n_samples and _is_of_other_audio(features, job, codes, len(samples)):
+            return replace(outcome, outdated=True)
+        features.write_strip(job.row, codes, len(samples))
+        outcome = replace(outcome, n_samples=len(samples))
+    if job.vectors and site.teaching is not None:
+        outcome = replace(outcome, taught=_teach(site, site.teaching, job, samples))
+    return outcome
+
+
+def _is_of_other_audio(features: Features, job: Job, codes: npt.NDArray[np.uint8], n_samples: int) -> bool:
+    """Whether the features that are there were made of other audio than `codes`, [mel, frame]. Raises StoreError."""
+    if job.n_samples != n_samples:
+        return True
+    try:
+        there = features.strip(job.row, n_samples)
+    except (CorruptShardError, MissingFeaturesError):
+        return False  # damaged; that the length is the same has to do
+    return bool(np.mean(np.abs(there.astype(np.int16) - codes) > 1) > _MOST_OFF)
 
 
 def _teach(site: Site, teaching: Teaching, job: Job, samples: Samples) -> Taught:
     """Have the teacher hear a track, and write the vectors of its segments. Raises StoreError, OSError."""
-    if job.n_samples not in (0, len(samples)):
+    if not job.strip and job.n_samples not in (0, len(samples)):
         return Taught(
             error=f"its features are of {job.n_samples} samples, its audio gives {len(samples)} now: --again {job.row}"
             " makes both again (--again-old-decoder all that an older rule of decoding made)"
@@ -140,11 +176,11 @@ def _teach(site: Site, teaching: Teaching, job: Job, samples: Samples) -> Taught
     try:
         track, segments = teacher_of(teaching).embed(samples, grid_samples=teaching.grid_samples)
     except NoVectorError as error:
-        return Taught(error=one_line(error))
+        return Taught(error=one_line(error), worker=_address())
     except TeacherError as error:
-        return Taught(error=one_line(error.message), model_failed=True)
+        return Taught(error=one_line(error.message), model_failed=True, worker=_address())
     _segment_writer(site, teaching.set_name).write_chunk(job.row, segments.astype(np.float16))
-    return Taught(len(segments), track=track, wall_s=time.perf_counter() - begin)
+    return Taught(len(segments), worker=_address(), track=track, wall_s=time.perf_counter() - begin)
 
 
 def read_fault(path: Path, *, whole: bool) -> str:
@@ -164,6 +200,14 @@ def read_fault(path: Path, *, whole: bool) -> str:
 
 
 def _not_made(job: Job, fault: str, *, no_room: bool = False) -> Outcome:
+    return Outcome(job.row, NOT_MADE, fault, 0.0, worker=_address(), no_room=no_room)
+
+
+def _address() -> str:
+    """Of the worker that this runs in; "" outside of one."""
     from distributed import get_worker
 
-    return Outcome(job.row, NOT_MADE, fault, 0.0, worker=get_worker().address, no_room=no_room)
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return ""

@@ -17,7 +17,7 @@ from student_clap.config.presets import SEGMENT_SAMPLES
 from student_clap.config.runtime.text import one_line
 from student_clap.featurize.teacher.model import NoVectorError, Teacher, TeacherError
 
-_TRIAL_SEGMENTS = 2
+_TRIALS = 2  # batches
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,19 @@ def _open(teaching: Teaching) -> Teacher:
 
 
 def try_teacher(teaching: Teaching) -> Trial:
-    """Open the teacher and have it hear two segments of noise; a first one, which loads what is loaded late, is not
-    measured.
+    """Open the teacher and have it hear two batches of noise, as large as those of tracks, which show whether a GPU has
+    the memory. A first one, which loads what is loaded late, is not measured.
     """
-    noise = np.random.default_rng(0).uniform(-0.1, 0.1, SEGMENT_SAMPLES).astype(np.float32)
     try:
         teacher = teacher_of(teaching)
+        n_segments = teacher.at_once
+        n_samples = SEGMENT_SAMPLES + (n_segments - 1) * teacher.recipe.segment_hop_samples
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, n_samples).astype(np.float32)
         teacher.embed(noise)
         begin = time.perf_counter()
-        for _ in range(_TRIAL_SEGMENTS):
+        for _ in range(_TRIALS):
             teacher.embed(noise)
     except (NoVectorError, TeacherError) as error:
         text = error.message if isinstance(error, TeacherError) else str(error)
         return Trial(f"the teacher cannot be used: {one_line(text, 400)}")
-    return Trial("", teacher.provider, (time.perf_counter() - begin) / _TRIAL_SEGMENTS)
+    return Trial("", teacher.provider, (time.perf_counter() - begin) / (_TRIALS * n_segments))

@@ -138,6 +138,11 @@ class WorkerPool:
         about = "about " if seconds >= 1 else ""
         return f"the teacher: {count} segments at {second:.2g} s ({where}): {about}{readable_duration(seconds)} on {on}"
 
+    def check_again(self, address: str) -> None:
+        """Give a healthy worker no tracks until it has passed the preflight check once more."""
+        if threads := self.healthy.pop(address, 0):
+            self._check(address, threads)
+
     def dismiss(self, address: str, reason: str, host: str = "") -> None:
         """Give `address` no more tracks."""
         name = f"{host} ({address})" if host else address
@@ -185,7 +190,7 @@ class WorkerPool:
                 "it prints (an illegal instruction means packages built for newer processors)"
             )
         if jobs is not None:
-            jobs.check()
+            jobs.check(alone_s)
         elif not self.present and alone_s > self._cluster.wait_s:
             raise ClusterError(
                 f"no worker has joined {self._cluster.address} within {self._cluster.wait_s:g} s (featurize.wait_s); "

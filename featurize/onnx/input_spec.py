@@ -20,13 +20,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.presets import MEL_PRESETS, SEGMENT_SAMPLES
+from student_clap.config.presets import MAX_BANDS, MAX_FRAMES, MEL_PRESETS, SEGMENT_SAMPLES
 from student_clap.featurize.audio.mel import LogMel
 from student_clap.featurize.onnx.graph import Declaration, GraphValue, ModelError, read_graph
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.featurize.onnx.segments import Segments, mel_segments, waveform_segments
 from student_clap.store import Recipe
-from student_clap.store.layout.recipe import MAX_BANDS, MAX_FRAMES
 
 INPUT_NAME = "mel_spectrogram"
 WAVEFORM_NAME = "waveform"

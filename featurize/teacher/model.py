@@ -114,6 +114,11 @@ class Teacher:
         return None if self._spec.waveform else self.recipe.hop_samples
 
     @property
+    def at_once(self) -> int:
+        """Segments of a run of the model."""
+        return self._at_once
+
+    @property
     def digest(self) -> str:
         """8 hex digits of the model's files and the mel's hop: another digest, other vectors. Reads the files.
 

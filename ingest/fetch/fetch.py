@@ -45,6 +45,8 @@ class FetchCounts:
     there: int = 0  # had been fetched before
     failed_before: int = 0  # for good, and not tried again
     no_room: int = 0  # left, for the cache is full
+    # Where the cache is full: folder in it -> number and bytes of files that belong to no track of the store.
+    of_no_track: dict[str, tuple[int, int]] = field(default_factory=dict)
     evicted: int = 0  # featurized files that made room
     evicted_bytes: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # kind -> failed for good in this run

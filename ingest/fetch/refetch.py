@@ -22,12 +22,18 @@ Rows = npt.NDArray[np.bool_]
 
 
 def _untaught(config: Config, store: FeatureStore) -> Rows:
+    from student_clap.store import Recipe
+    from student_clap.store.layout.segments import counts_that_fit
     from student_clap.store.teachers import slug
 
     name = slug(config.teacher.name)
     if name not in store.segment_sets():
         return np.ones(store.n_tracks, np.bool_)
-    return np.asarray(store.segment_vectors(name).counts() == 0)
+    vectors, recipe = store.segment_vectors(name), Recipe.from_config(config.audio)
+    has_features = store.recipes().get(recipe.name) == recipe
+    n_samples = store.features(recipe).n_samples() if has_features else np.zeros(store.n_tracks, np.int64)
+    hop = vectors.hop_samples if vectors.set.folder else None
+    return np.logical_not(counts_that_fit(vectors.counts(), n_samples, hop))
 
 
 def _by_an_older_rule(config: Config, store: FeatureStore) -> Rows:

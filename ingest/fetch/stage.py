@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.schema import Config
-from student_clap.ingest.cache.budget import Budget, featurized_audio
+from student_clap.ingest.cache.budget import Budget, featurized_audio, of_no_row
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.fetch.doubt import Doubt, ever_fetched
 from student_clap.ingest.fetch.fetch import FetchCounts, Outcomes, fetch_all
@@ -106,6 +106,9 @@ def fetch_audio(
                 )
     if budget is not None:
         outcomes.counts.evicted, outcomes.counts.evicted_bytes = budget.evicted, budget.evicted_bytes
+    if outcomes.counts.no_room:
+        found = of_no_row(store, config.ingest.cache_dir)
+        outcomes.counts.of_no_track = {str(folder): held for folder, held in sorted(found.items()) if held[1]}
     return outcomes.counts
 
 

@@ -67,8 +67,9 @@ def folder(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
 
 
 def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    one = () if "--scheduler-file" in arguments else ("--workers", "1")
     return subprocess.Popen(
-        [COMMAND, "featurize", "--workers", "1", *arguments], cwd=folder, stdout=subprocess.PIPE,
+        [COMMAND, "featurize", *one, *arguments], cwd=folder, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True, **options,
     )  # fmt: skip
 

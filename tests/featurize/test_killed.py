@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -92,6 +93,58 @@ def test_twenty_moments_with_a_teacher(tmp_path, fresh, light_run):
         assert light_run(killed).startswith("ended ")
         assert content(killed) == expected, f"killed at step {moment} of {steps}"
         shutil.rmtree(killed)
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_ten_moments_of_tracks_whose_files_were_replaced(tmp_path, fresh, light_run, write_audio, teacher):
+    model = write_mel_teacher(fresh / "teacher.onnx", "clap")
+    with FeatureStore.open(fresh / "features.zarr", "r+") as store:
+        store.update_tracks([1, 3], teacher=np.full((2, 512), np.nan, np.float32))
+    assert light_run(fresh).startswith("ended ")
+    with FeatureStore.open(fresh / "features.zarr", "r+") as store:
+        before = store.features(RECIPE).n_samples()
+    write_audio("11.wav", 22.0, 48_000, 1, seed=5)
+    write_audio("2.wav", 2.0, 48_000, 1, seed=6)  # as long as before
+    (fresh / "selection.json").write_text(json.dumps({"again": [0, 1, 3]}))
+    if not teacher:
+        model.unlink()
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(fresh, undisturbed)
+    _, steps = light_run(undisturbed).split()
+    expected = content(undisturbed)
+    with FeatureStore.open(undisturbed / "features.zarr") as store:
+        assert store.segment_vectors().counts().tolist() == ([1, 1, 1, 4, 0, 0] if teacher else [1, 0, 1, 0, 0, 0])
+        assert np.isfinite(store.teacher()).all(axis=1).tolist() == [True, teacher, True, teacher, True, True]
+        assert store.features(RECIPE).n_samples().tolist() == [*before[:3], 22 * 48_000, *before[4:]]
+    for moment in sorted(random.Random(6).sample(range(1, int(steps) + 1), 10)):
+        killed = tmp_path / f"killed-{moment}"
+        shutil.copytree(fresh, killed)
+        assert light_run(killed, moment) == "killed"
+        assert light_run(killed).startswith("ended ")
+        assert content(killed) == expected, f"killed at step {moment} of {steps}"
+        shutil.rmtree(killed)
+
+
+def test_ten_moments_of_a_pass_that_is_made_again(tmp_path, fresh, light_run):
+    write_mel_teacher(fresh / "teacher.onnx", "clap")
+    with FeatureStore.open(fresh / "features.zarr", "r+") as store:
+        store.update_tracks([1, 3], teacher=np.full((2, 512), np.nan, np.float32))
+    assert light_run(fresh).startswith("ended ")
+    (fresh / "selection.json").write_text(json.dumps({"again_teacher": True}))
+    for other in (False, True):  # the same model, then another one
+        if other:
+            write_mel_teacher(fresh / "teacher.onnx", "clap", seed=1)
+        undisturbed = tmp_path / f"undisturbed-{other}"
+        shutil.copytree(fresh, undisturbed)
+        _, steps = light_run(undisturbed).split()
+        expected = content(undisturbed)
+        for moment in sorted(random.Random(7).sample(range(1, int(steps) + 1), 5)):
+            killed = tmp_path / f"killed-{other}-{moment}"
+            shutil.copytree(fresh, killed)
+            assert light_run(killed, moment) == "killed"
+            assert light_run(killed).startswith("ended ")
+            assert content(killed) == expected, f"killed at step {moment} of {steps}, another model: {other}"
+            shutil.rmtree(killed)
 
 
 def test_fifty_moments(tmp_path, fresh, light_run):

@@ -15,6 +15,7 @@ from student_clap.featurize.cluster.teaching import Teaching, teacher_of, try_te
 from student_clap.featurize.plan import Heard, Selection, plan, segments_to_hear
 from student_clap.featurize.teacher.model import Teacher, TeacherError
 from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.store.layout.segments import grid_starts
 
 RECIPE = Recipe.from_config(AudioConfig())
 
@@ -30,6 +31,27 @@ def test_a_worker_opens_the_teacher_once_and_measures_it(teaching: Teaching) -> 
     assert (trial.fault, trial.provider) == ("", "cpu")
     assert trial.seconds > 0
     assert teacher_of(teaching) is teacher_of(replace(teaching))
+
+
+@pytest.mark.parametrize(("at_once", "fault"), [(1, ""), (20, ""), (32, "the teacher cannot be used: out of memory")])
+def test_the_trial_hears_as_much_at_once_as_tracks_are(
+    teaching: Teaching, monkeypatch: pytest.MonkeyPatch, at_once: int, fault: str
+) -> None:
+    class Small(Teacher):
+        """Has memory for 20 segments."""
+
+        def _run(self, batch: np.ndarray) -> np.ndarray:
+            if len(batch) > 20:
+                raise TeacherError("out of memory")
+            batches.append(len(batch))
+            return super()._run(batch)
+
+    batches: list[int] = []
+    teacher = Small(Path(teaching.model), threads=1, provider="cpu", at_once=at_once)
+    monkeypatch.setattr("student_clap.featurize.cluster.teaching.teacher_of", lambda _: teacher)
+    trial = try_teacher(teaching)
+    assert trial.fault == fault
+    assert batches == ([] if fault else [at_once] * 3)
 
 
 def test_another_file_at_the_same_path_hears_nothing(teaching: Teaching) -> None:
@@ -85,6 +107,52 @@ def test_the_plan_asks_for_what_is_lacking_alone(tmp_path: Path) -> None:
         assert again.renewed == [2, 4]
         without = plan(store, features, tmp_path, Selection())
         assert [(j.row, j.strip, j.vectors) for j in without.jobs] == [(0, True, False)]
+
+
+@pytest.mark.parametrize("hop_samples", [240_000, 120_000])
+def test_what_was_heard_of_another_length_is_heard_again(tmp_path: Path, hop_samples: int) -> None:
+    audio = tmp_path / "a.wav"
+    audio.touch()
+    files = [str(audio)] * 4 + [str(tmp_path / "gone.wav")] * 2
+    with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
+        store.append_tracks([Track("d", str(n), audio=f, state=State.FETCHED) for n, f in enumerate(files)])
+        features = store.features(RECIPE)
+        features.commit([0, 1, 2, 4, 5], [22 * 48_000] * 5, [""] * 5)  # row 3: not yet
+        right = len(grid_starts(22 * 48_000, RECIPE, hop_samples))
+        counts = np.array([right, 2, right + 1, 2, right, 2], np.int32)
+        found = plan(store, features, tmp_path, Selection(), Heard(counts, hop_samples=hop_samples))
+        assert [(j.row, j.strip, j.vectors) for j in found.jobs] == [
+            (1, False, True),
+            (2, False, True),
+            (3, True, False),
+        ]
+        assert (found.renewed, found.heard, found.unheard) == ([1, 2], 3, 1)
+        source = plan(store, features, tmp_path, Selection(), Heard(counts))  # it may have had other audio
+        assert [(j.row, j.vectors) for j in source.jobs] == [(3, False)]
+        everything = plan(
+            store, features, tmp_path, Selection(), Heard(counts, hop_samples=hop_samples, all_again=True)
+        )
+        assert [j.row for j in everything.jobs if j.vectors] == [0, 1, 2, 3]
+        assert (everything.renewed, everything.heard, everything.unheard) == ([0, 1, 2, 3], 1, 1)
+
+
+def test_a_row_is_heard_again_where_it_was_asked_for_and_not_for_an_older_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = tmp_path / "a.wav"
+    audio.touch()
+    with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
+        store.append_tracks([Track("d", str(n), audio=str(audio), state=State.FETCHED) for n in range(2)])
+        features = store.features(RECIPE)
+        features.commit([0, 1], [22 * 48_000] * 2, [""] * 2)
+        monkeypatch.setattr("student_clap.store.arrays.features.DECODER", 3)
+        heard = Heard(np.array([4, 4], np.int32), hop_samples=240_000)
+        found = plan(store, features, tmp_path, Selection(again=(1,), again_old_decoder=True), heard)
+    assert [(j.row, j.strip, j.vectors, j.n_samples) for j in found.jobs] == [
+        (0, True, False, 22 * 48_000),
+        (1, True, True, 22 * 48_000),
+    ]
+    assert (found.renewed, found.heard) == ([1], 1)
 
 
 def test_the_number_of_segments_is_known_from_features_and_headers(tmp_path: Path, write_audio) -> None:

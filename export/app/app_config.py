@@ -2,7 +2,8 @@
 
 Since v1.0.0 a row there, text under the name of the variable, is what the app goes by; a variable of its environment
 counts only where there is no row. A key without a row falls to the environment, which cannot be seen from here, and
-then to the default. Source: docs/audiomuse.md, Settings.
+then to the default. Source: docs/audiomuse.md, Settings. Before, there was no such table; v0.9, which has variables of
+the mel, and v0.8, which has none, are told apart by the columns of `score`.
 
 Guarantee: rows are changed in one transaction, read back before it is committed; no other key is touched.
 Cost: one query.
@@ -29,6 +30,7 @@ Wanted = Mapping[str, str | None]
 RESTART = "restart AudioMuse-AI, its web container and every worker: it reads its settings when it starts"
 _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _READS, WRITES = "SELECT ON app_config", f"{', '.join(_PRIVILEGES)} ON app_config"
+_SINCE_V09 = ("search_u", "album_artist", "year", "rating", "file_path")  # columns of score
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
@@ -39,6 +41,7 @@ class AppConfig:
     where: str  # the database, for messages
     rows: Mapping[str, str] | None  # None: there is no such table, as before v1.0.0
     may_write: bool = False  # whether the user may change them
+    is_v08: bool = False  # the tables are v0.8's
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def read_app_config(config: DatabaseConfig) -> AppConfig:
                     " default it is called `audiomusedb`): database.database"
                 )
             if "app_config" not in tables:
-                return AppConfig(where, None)
+                return AppConfig(where, None, is_v08=_is_v08(connection))
             return AppConfig(where, _rows(connection), _may_write(connection))
     finally:
         connection.close()
@@ -197,6 +200,14 @@ def _tables(connection: psycopg2.extensions.connection) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT t FROM unnest(ARRAY['app_config', 'score']) t WHERE to_regclass(t) IS NOT NULL")
         return {name for (name,) in cursor.fetchall()}
+
+
+def _is_v08(connection: psycopg2.extensions.connection) -> bool:
+    # Not from information_schema, which hides columns that the user may not read.
+    query = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'score'::regclass AND attname = ANY(%s)"
+    with connection.cursor() as cursor:
+        cursor.execute(query, (list(_SINCE_V09),))
+        return cursor.fetchone() == (0,)
 
 
 def _may_write(connection: psycopg2.extensions.connection) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
@@ -22,7 +22,7 @@ from student_clap.config.schema import DatabaseConfig
 from student_clap.ingest.vectors.base import default_server_id
 from student_clap.ingest.vectors.connection import DatabaseError, connect, limit_statements, readable_errors
 from student_clap.ingest.vectors.database import AudioMuseDatabase
-from student_clap.ingest.vectors.schema import MATCH_TIERS, OF_DEFAULT_SERVER, OF_ONLY_SERVER
+from student_clap.ingest.vectors.schema import MATCH_TIERS, OF_DEFAULT_SERVER, OF_ONLY_SERVER, TABLES
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -31,6 +31,7 @@ _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 NEEDS = f"{', '.join(_PRIVILEGES)} ON clap_embedding"
 _LOCK = 0x73636C61  # of pg_try_advisory_lock; any number that others do not use
 _READ_ROWS = 2000
+_COMMAND = "reembed"  # for messages, to be run again
 
 # Every id that a media server has for an item. far: 0 for the default server. %s: server ids, tiers, default server.
 _MAPPED: LiteralString = """
@@ -117,11 +118,11 @@ class ClapTable:
 
     def __init__(self, connection: psycopg2.extensions.connection, config: DatabaseConfig) -> None:
         self._connection = connection
-        self._database = AudioMuseDatabase(connection)
+        self._database = AudioMuseDatabase(connection, _COMMAND)
         self.generation: Literal["A", "B"] = self._database.generation
         self.where = f"{config.database!r} at {config.host}:{config.port}"
         self.identity = self._identify()
-        connection.rollback()
+        self._rollback()
 
     def check_rights(self) -> None:
         """Raise DatabaseError where this user may not write. Takes no lock."""
@@ -145,7 +146,7 @@ class ClapTable:
             raise DatabaseError(
                 f"another reembed is running, and writes to the database {self.where}; wait for it to end"
             )
-        self._connection.commit()
+        self._commit()
 
     def items(self, server: str | None, source: str) -> Iterator[Item]:
         """Every item, ordered by id, in one snapshot.
@@ -163,18 +164,18 @@ class ClapTable:
             wanted = [self._database.choose_server(server, source).server_id]
         ids = _MAPPED if servers else _UNNAMED
         parameters = {"servers": wanted, "tiers": list(MATCH_TIERS), "default": default_server_id(servers)}
-        with readable_errors(command="reembed"), self._connection.cursor(name="student_clap_items") as cursor:
+        with self._errors("SELECT"), self._connection.cursor(name="student_clap_items") as cursor:
             cursor.itersize = _READ_ROWS
             cursor.execute(_ITEMS.replace("{ids}", ids), parameters)
             rows = itertools.chain.from_iterable(iter(lambda: cursor.fetchmany(_READ_ROWS), []))
             for item_id, group in itertools.groupby(rows, key=lambda row: row[0]):
                 yield _item(item_id, list(group))
-        self._connection.rollback()
+        self._rollback()
 
     def contents(self, item_ids: Sequence[str]) -> dict[str, Content]:
         """The present contents of those of `item_ids` that AudioMuse-AI knows."""
         found = self._contents(item_ids, lock=False)
-        self._connection.rollback()
+        self._rollback()
         return found
 
     def exchange(self, exchanges: Sequence[Exchange]) -> list[ExchangeOutcome]:
@@ -185,8 +186,7 @@ class ClapTable:
         """
         try:
             outcomes = self._exchange(exchanges)
-            with readable_errors(needs=NEEDS, command="reembed"):
-                self._connection.commit()
+            self._commit()
         except BaseException:
             with suppress(Exception):  # the connection may be gone, and with it the transaction
                 self._connection.rollback()
@@ -213,7 +213,7 @@ class ClapTable:
         delete = [e.item_id for e in todo if not e.wanted.there]
         update = [(e.item_id, e.wanted.embedding) for e in todo if e.wanted.there and present[e.item_id].there]
         insert = [(e.item_id, e.wanted.embedding) for e in todo if e.wanted.there and not present[e.item_id].there]
-        with readable_errors(needs=NEEDS, command="reembed"), self._connection.cursor() as cursor:
+        with self._errors(), self._connection.cursor() as cursor:
             if delete:
                 cursor.execute("DELETE FROM clap_embedding WHERE item_id = ANY(%s)", (delete,))
             if update:
@@ -249,22 +249,36 @@ class ClapTable:
     def _identify(self) -> Identity:
         import psycopg2
 
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
-                (system,) = cursor.fetchone() or ("",)
-        except psycopg2.Error:  # some hosted servers do not tell
-            self._connection.rollback()
-            system = ""
+        with self._errors():
+            try:
+                with self._connection.cursor() as cursor:
+                    cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
+                    (system,) = cursor.fetchone() or ("",)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):  # of a time limit or the connection
+                raise
+            except psycopg2.Error:  # some hosted servers do not tell
+                self._connection.rollback()
+                system = ""
         ((oid, name),) = self._rows(
             "SELECT oid::text, datname::text FROM pg_database WHERE datname = current_database()"
         )
         return Identity(system, oid, name)
 
     def _rows(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
-        with readable_errors(needs=NEEDS, command="reembed"), self._connection.cursor() as cursor:
+        with self._errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()
+
+    def _commit(self) -> None:
+        with self._errors():
+            self._connection.commit()
+
+    def _rollback(self) -> None:
+        with self._errors():
+            self._connection.rollback()
+
+    def _errors(self, needs: str = NEEDS) -> AbstractContextManager[None]:
+        return readable_errors(needs=needs, command=_COMMAND, connection=self._connection, tables=TABLES)
 
 
 @contextmanager
@@ -276,7 +290,7 @@ def open_clap_table(config: DatabaseConfig) -> Iterator[ClapTable]:
     """
     connection = connect(config)
     try:
-        limit_statements(connection, config)
+        limit_statements(connection, config, lasting=True)
         yield ClapTable(connection, config)
     finally:
         connection.close()

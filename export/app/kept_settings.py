@@ -7,13 +7,14 @@ the time, like the model.
 What a rollback is to write lies next to them as `<name>.app_config.json.<UTC time>.unfinished` until it is committed,
 so that the same command again can go on where one broke off whose model is in its place already.
 
-Guarantee: a file appears whole; none is ever changed or removed, but one whose change did not come about, and what is
-no longer unfinished.
+Guarantee: a file appears whole, and lasts through a power cut before rows are changed; none is ever changed or removed,
+but one whose change did not come about, and what is no longer unfinished.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,8 +114,10 @@ def _files(directory: Path, name: str) -> list[KeptFile]:
 
 def _write(path: Path, content: object) -> None:
     try:
-        write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+        write_text_atomically(path, json.dumps(content, indent=2) + "\n", flush_name=True)
     except OSError as error:
+        with suppress(OSError):  # its name may be there, though it does not last
+            path.unlink(missing_ok=True)
         raise DeployError(
             f"{path} cannot be written: {error.strerror or reason(error)}; nothing was changed"
         ) from error

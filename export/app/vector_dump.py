@@ -4,8 +4,8 @@
     column was NULL or there was no row; written: 32 bytes, fingerprint of the content that was to take its place
     schema metadata: the database's identity, the model, the time, the rows and a SHA-256 over all of them
 
-Guarantee: a dump appears whole or not at all, and is read back and compared with what was read from the database before
-anything is changed. Dumps are never changed or removed. Cost: 2 kB per row.
+Guarantee: a dump appears whole or not at all, lasts through a power cut, and is read back and compared with what was
+read from the database before anything is changed. Dumps are never changed or removed. Cost: 2 kB per row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from student_clap.config.runtime.files import atomic_file
+from student_clap.config.runtime.files import atomic_file, flush_directory
 from student_clap.config.runtime.text import reason
 from student_clap.export.app.clap_table import Content, Identity
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
@@ -158,7 +158,7 @@ def writing_dump(path: Path, database: Identity, metadata: Mapping[str, str]) ->
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        with atomic_file(path) as file:
+        with atomic_file(path, flush_name=True) as file:
             writer = DumpWriter(file, {**metadata, **{METADATA_PREFIX + k: v for k, v in own.items()}})
             try:
                 yield writer
@@ -200,7 +200,11 @@ def dumps_in(given: Path) -> list[Dump]:
 
 
 def covered(folder: Path, database: Identity) -> set[bytes]:
-    """`mark` of every row that a whole dump of this database in `folder` has."""
+    """`mark` of every row that a whole dump of this database in `folder` has, through a power cut too.
+
+    Raises:
+        DumpError: the system refuses to bring the dumps' names to the disk.
+    """
     marks: set[bytes] = set()
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
@@ -210,6 +214,11 @@ def covered(folder: Path, database: Identity) -> set[bytes]:
                 marks.update(mark(row) for rows in dump.rows() for row in rows)
         except DumpError:
             continue  # a damaged one covers nothing
+    if marks:
+        try:
+            flush_directory(folder)  # which a run that was killed behind the rename has not done
+        except OSError as error:
+            raise DumpError(f"the dumps in {folder} may not last: {reason(error)}; nothing was changed") from error
     return marks
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from student_clap.config.runtime.files import PARTIAL
 from student_clap.config.runtime.text import readable_bytes
-from student_clap.ingest.cache.files import LOCK_NAME, is_cached
+from student_clap.ingest.cache.files import LOCK_NAME, AudioCache, is_cached
 from student_clap.ingest.cache.partial import DATA_SUFFIX, NOTE_SUFFIX
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.store import FeatureStore, Recipe
@@ -271,6 +271,32 @@ def featurized_audio(
             with suppress(OSError):
                 found.append(((cache_dir / audio[row]).stat().st_mtime_ns, cache_dir / audio[row]))
     return [path for _, path in sorted(found)]
+
+
+def of_no_row(store: FeatureStore, root: Path) -> dict[Path, tuple[int, int]]:
+    """Folders in the cache with files that belong to no row of `store`: folder -> their number and bytes.
+
+    They count, and make no room: another store's, or left behind by one that was begun anew. Cost: a walk over the
+    cache, and a hash per row.
+
+    Args:
+        store: the store.
+        root: the audio cache.
+    """
+    servers, track_ids = store.strings("server_id"), store.strings("track_id")
+    caches = {server_id: AudioCache(root, server_id) for server_id in set(servers)}
+    known = {caches[server_id].stem(track_id).name for server_id, track_id in zip(servers, track_ids, strict=True)}
+    found: dict[Path, tuple[int, int]] = {}
+    for directory, _, names in os.walk(root):
+        within = Path(directory).relative_to(root).parts
+        folder = root.joinpath(*within[:1])
+        for name in names:
+            if name.lstrip(".").partition(".")[0] in known or (not within and name == LOCK_NAME):
+                continue
+            with suppress(OSError):
+                n_files, n_bytes = found.get(folder, (0, 0))
+                found[folder] = n_files + 1, n_bytes + Path(directory, name).lstat().st_size
+    return found
 
 
 def track_bytes(mean_bytes: int, n_files: int) -> tuple[int, bool]:

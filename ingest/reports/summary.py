@@ -12,6 +12,7 @@ from student_clap.ingest.fetch.fetch import FetchCounts
 from student_clap.ingest.rows.catalogue import CatalogueCounts
 
 _AGAIN = "the next ingest tries again"
+_GO_ON = "run student-clap featurize, then ingest again"
 _FOR_GOOD = "ingest --retry-failed tries again"
 
 
@@ -54,7 +55,7 @@ class Summary:
         parts += [f"{audio.waiting} to be tried again"] if audio.waiting else []
         parts += [f"{audio.failed + rows.bad_vector} failed"]
         parts += [f"{rows.no_vector} without a vector"] if rows.no_vector else []
-        tail = "; run student-clap featurize, then ingest again" if audio.no_room else ""
+        tail = f"; {_make_room(audio)}" if audio.no_room else ""
         tail += "; see student-clap ingest --verify" if audio.failed or audio.waiting or rows.bad_vector else ""
         return f"ingest: {', '.join(parts)}{tail}"
 
@@ -64,7 +65,10 @@ class Summary:
         yield "fetched", audio.fetched, readable_bytes(audio.fetched_bytes), ""
         yield "used in place", audio.in_place, readable_bytes(audio.in_place_bytes), ""
         yield "already there", audio.there, "", ""
-        yield "left for want of room", audio.no_room, "", "run student-clap featurize, then ingest again"
+        yield "left for want of room", audio.no_room, "", _GO_ON
+        for folder, (n_files, n_bytes) in audio.of_no_track.items():
+            remark = f"count and make no room: delete what nothing else needs of {folder}"
+            yield "in the cache, of no track", n_files, readable_bytes(n_bytes), remark
         for kind, n in audio.passing.most_common():
             yield f"to be tried again: {kind}", n, "", _AGAIN
         for kind, n in audio.failures.most_common():
@@ -73,3 +77,15 @@ class Summary:
         yield "failed: unusable vector", self.catalogue.bad_vector, "", "let AudioMuse-AI analyse it again"
         yield "without a vector", self.catalogue.no_vector, "", "let AudioMuse-AI analyse it"
         yield "removed to make room", audio.evicted, readable_bytes(audio.evicted_bytes), "their features are made"
+
+
+def _make_room(audio: FetchCounts) -> str:
+    """What brings those that were left for want of room."""
+    if not audio.of_no_track:
+        return _GO_ON
+    size = readable_bytes(sum(n_bytes for _, n_bytes in audio.of_no_track.values()))
+    where = " and ".join(audio.of_no_track)
+    return (
+        f"{size} of the cache belong to no track of the store, and make no room: delete what nothing else needs of"
+        f" {where}; {_GO_ON}"
+    )

@@ -9,11 +9,12 @@ replaced by U+FFFD.
 from __future__ import annotations
 
 import codecs
+import re
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from weakref import WeakKeyDictionary
 
 from student_clap.config.runtime.text import one_line
@@ -29,6 +30,20 @@ SILENCE_S = 30.0  # beyond database.statement_timeout_s, after which the server 
 _UNACKNOWLEDGED_MS = 60_000  # bytes that the other end does not confirm: the connection is dead
 _LIBPQ_WITH_USER_TIMEOUT = 120_000
 _LENIENT_UTF8 = "student_clap_lenient_utf8"
+_SEVERITY = re.compile(r"(?:^|: )[^\s:]+:  ")  # libpq has two blanks behind what a server calls FATAL, in any language
+_LOCK_SHARE = 0.5  # of statement_timeout: what a statement does before it waits for a lock counts against that one too
+
+# Who may hold what a statement waited for. %s: tables, modes. Rights decide whether xact_start is shown.
+_HOLDERS: LiteralString = """
+    SELECT DISTINCT c.relname::text, a.pid, a.usename::text, a.application_name,
+        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age_s
+    FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
+        AND c.relname = ANY(%s::text[]) AND l.mode = ANY(%s::text[])
+    ORDER BY age_s DESC NULLS LAST LIMIT 3
+"""
+_OF_ROWS = ["RowShareLock", "RowExclusiveLock"]
+_OF_TABLES = ["ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"]
 
 
 class DatabaseError(VectorSourceError):
@@ -68,12 +83,19 @@ def connect(config: DatabaseConfig) -> psycopg2.extensions.connection:
             keepalives_count=3,
             **more,
         )
-    except psycopg2.OperationalError as error:
-        raise DatabaseError(why_not_connected(str(error), _where(config), config)) from None
+    except (psycopg2.OperationalError, UnicodeDecodeError) as error:
+        # A server that has let nobody in yet speaks its own language, in an encoding that it does not name.
+        said = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+        raise DatabaseError(why_not_connected(said, _where(config), config)) from None
     _limits[connection] = config.statement_timeout_s + SILENCE_S
     psycopg2.extensions.set_wait_callback(_wait)
     if has_no_encoding(connection):
-        _read_as_utf8(connection)
+        try:
+            with readable_errors(command="the command"):
+                _read_as_utf8(connection)
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -104,20 +126,47 @@ def has_no_encoding(connection: psycopg2.extensions.connection) -> bool:
     return connection.info.parameter_status("server_encoding") == "SQL_ASCII"
 
 
-def limit_statements(connection: psycopg2.extensions.connection, config: DatabaseConfig) -> None:
-    """Let no statement take longer than database.statement_timeout_s."""
-    with readable_errors(), connection.cursor() as cursor:
-        # SET, not a start-up option: connection poolers refuse those.
-        cursor.execute("SET statement_timeout = %s", (config.statement_timeout_s * 1000,))
+def limit_statements(
+    connection: psycopg2.extensions.connection, config: DatabaseConfig, *, lasting: bool = False
+) -> None:
+    """Let no statement take longer than database.statement_timeout_s, nor wait for a lock until then.
+
+    Args:
+        connection: has no transaction under way.
+        config: has the limit.
+        lasting: for all transactions of the connection; else for the one that begins here. A pooler that lends a
+            connection for one transaction would give lasting limits to other programs.
+
+    Raises:
+        DatabaseError: the connection broke.
+    """
+    limit_ms = config.statement_timeout_s * 1000
+    # SET, not a start-up option: connection poolers refuse those.
+    query: LiteralString = "SET LOCAL statement_timeout = %s; SET LOCAL lock_timeout = %s"
+    with readable_errors(command="the command"):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                query.replace("LOCAL", "SESSION") if lasting else query, (limit_ms, int(limit_ms * _LOCK_SHARE))
+            )
+        if lasting:
+            connection.commit()  # a rollback would take the limits back
 
 
 @contextmanager
-def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterator[None]:
+def readable_errors(
+    *,
+    needs: str = "SELECT",
+    command: str = "ingest",
+    connection: psycopg2.extensions.connection | None = None,
+    tables: Sequence[str] = (),
+) -> Iterator[None]:
     """Turn psycopg2's errors into a DatabaseError of one line that says what to do.
 
     Args:
         needs: the privileges that the statements want.
         command: the command to run again where the connection broke.
+        connection: that of the statements. Where one did not get its lock, it is asked who holds it, after a rollback.
+        tables: those whose locks the statements want.
     """
     import psycopg2.extensions
     from psycopg2 import errors
@@ -134,18 +183,51 @@ def readable_errors(*, needs: str = "SELECT", command: str = "ingest") -> Iterat
     except errors.QueryCanceled as error:
         raise DatabaseError(f"the database gave up: {_first_line(error)}; raise database.statement_timeout_s") from None
     except (psycopg2.extensions.TransactionRollbackError, errors.LockNotAvailable) as error:
+        held = ""
+        if connection is not None and isinstance(error, errors.LockNotAvailable):
+            held = _held(connection, tables, error.diag.context)
         raise DatabaseError(
-            f"another program works on the same rows of the database: {_first_line(error)}; nothing of this transaction"
-            f" was changed. Run {command} again"
+            f"another program works on the same rows of the database: {_first_line(error)}{held}; nothing of this"
+            f" transaction was changed. Run {command} again"
         ) from None
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         what = "the connection to the database broke" if _broken(error) else "the database cannot go on"
         raise DatabaseError(f"{what}: {_first_line(error)}; run {command} again") from None
     except psycopg2.Error as error:
         raise DatabaseError(f"the database answers: {_first_line(error)}; is it AudioMuse-AI's?") from None
 
 
-def _broken(error: psycopg2.OperationalError) -> bool:
+def _held(connection: psycopg2.extensions.connection, tables: Sequence[str], context: str | None) -> str:
+    """The lock that was not to be had, and the sessions that may hold it, for a message; "" where nothing is known.
+
+    Args:
+        connection: its transaction has failed, and is ended.
+        tables: where the lock may be.
+        context: PostgreSQL's, which names the row; None where it was a table's lock.
+    """
+    import psycopg2
+
+    try:
+        connection.rollback()
+        with connection.cursor() as cursor:
+            named = [table for table in tables if table in (context or "")]
+            cursor.execute(_HOLDERS, (named or list(tables), _OF_ROWS if context else _OF_TABLES))
+            sessions = [_session(*row) for row in cursor.fetchall()]
+        connection.rollback()
+    except (psycopg2.Error, _SilenceError):
+        sessions = []
+    row = f" ({one_line(context)})" if context else ""
+    return row + (f"; {', '.join(sessions)}" if sessions else "")
+
+
+def _session(table: str, pid: int, user: str | None, application: str | None, age_s: float | None) -> str:
+    known = [f"application {one_line(application)!r}" if application else ""]
+    known.append(f"in a transaction for {age_s:.0f} s" if age_s is not None else "")
+    more = "".join(f", {text}" for text in known if text)
+    return f"{table} is locked by process {pid} of the server (user {one_line(user or '?')!r}{more})"
+
+
+def _broken(error: psycopg2.Error) -> bool:
     """Whether it tells of the connection or the server's end, and not, say, of a full disk there.
 
     The classes are those of https://www.postgresql.org/docs/current/errcodes-appendix.html.
@@ -182,7 +264,8 @@ def why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
     # libpq has a line per address it tried, and hints below them.
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
     tried = [line.partition("failed: ")[2] for line in lines if "failed: " in line]
-    reason = one_line((tried or lines)[-1].removeprefix("FATAL:"))
+    answers = [_SEVERITY.split(line, maxsplit=1)[1] for line in tried or lines if _SEVERITY.search(line)]
+    reason = one_line(answers[-1 if tried else 0] if answers else (tried or lines)[-1])
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
         remedy = "check database.user and database.password (DB_USER and DB_PASSWORD in .env)"
     elif "role" in reason and ("does not exist" in reason or "not permitted to log in" in reason):
@@ -191,6 +274,11 @@ def why_not_connected(text: str, where: str, config: DatabaseConfig) -> str:
         remedy = f'GRANT CONNECT ON DATABASE "{config.database}" TO "{config.user}"'
     elif "does not exist" in reason and "database" in reason:
         remedy = "check database.database; AudioMuse-AI's own default is `audiomusedb`"
+    elif answers:  # in words that are not known here, such as another language's
+        remedy = (
+            "a server answers there: check database.user, database.password and database.database, and whether"
+            " database.host and database.port are AudioMuse-AI's"
+        )
     elif "refused" in text or "No such file" in text:
         remedy = "is PostgreSQL running there, and does it accept connections from this machine?"
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from student_clap.config.schema import Config, DatabaseConfig
@@ -29,6 +29,7 @@ from student_clap.ingest.vectors.schema import (
     MATCH_TIERS,
     NEEDED_TABLES,
     SERVER_TABLES,
+    TABLES,
     TEXT_CATEGORY,
     count_query,
     track_ids_query,
@@ -45,11 +46,16 @@ logger = logging.getLogger(__name__)
 class AudioMuseDatabase:
     """An open snapshot. Use `open_database`."""
 
-    def __init__(self, connection: psycopg2.extensions.connection) -> None:
-        """Look at the tables. Raises DatabaseError where they are not AudioMuse-AI's."""
+    def __init__(self, connection: psycopg2.extensions.connection, command: str = "ingest") -> None:
+        """Look at the tables. Raises DatabaseError where they are not AudioMuse-AI's.
+
+        Args:
+            connection: to the database.
+            command: for messages, the one to run again.
+        """
         self._connection = connection
-        tables = [*NEEDED_TABLES, *SERVER_TABLES]
-        found = self.rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (tables,))
+        self._command = command
+        found = self.rows("SELECT t FROM unnest(%s::text[]) t WHERE to_regclass(t) IS NOT NULL", (list(TABLES),))
         present = {name for (name,) in found}
         if missing := [t for t in NEEDED_TABLES if t not in present]:
             self._require_schema(missing)
@@ -113,7 +119,7 @@ class AudioMuseDatabase:
     def tracks(self, server: MusicServer, batch_rows: int) -> Iterator[list[SourceTrack]]:
         """The tracks of `server` in batches, ordered by id; `embedding` is None where the column is NULL."""
         query = tracks_query(self._ids(server), has_album=("score", "album") in self._columns)
-        with readable_errors(), self._connection.cursor(name="student_clap_tracks") as cursor:
+        with self._errors(), self._connection.cursor(name="student_clap_tracks") as cursor:
             cursor.itersize = batch_rows
             cursor.execute(query, self._parameters(server))
             # fetchmany, because iteration hands out single rows.
@@ -170,9 +176,12 @@ class AudioMuseDatabase:
 
     def rows(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
         """All rows that one query gives in the snapshot. Raises DatabaseError."""
-        with readable_errors(), self._connection.cursor() as cursor:
+        with self._errors(), self._connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return cursor.fetchall()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return readable_errors(command=self._command, connection=self._connection, tables=TABLES)
 
 
 class ServerVectors:

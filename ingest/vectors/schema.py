@@ -14,6 +14,7 @@ from typing import Literal, LiteralString, NamedTuple
 
 NEEDED_TABLES = ("clap_embedding", "score")
 SERVER_TABLES = ("track_server_map", "music_servers")  # generation B
+TABLES = (*NEEDED_TABLES, *SERVER_TABLES)
 
 # How AudioMuse-AI matched an item to a server's track, the surest first (v3.0).
 MATCH_TIERS = (

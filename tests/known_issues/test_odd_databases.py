@@ -17,6 +17,7 @@ from student_clap.config.schema import DatabaseConfig
 from student_clap.export.app.clap_table import open_clap_table
 from student_clap.export.demo.postgres import Database, PostgresServer
 from student_clap.export.demo.schema import LoopbackTrack, create_schema, insert_tracks, unit_vector, vector_bytes
+from student_clap.ingest.vectors import connection as connections
 from student_clap.ingest.vectors.base import SourceTrack
 from student_clap.ingest.vectors.connection import REPLACEMENT, DatabaseError
 from student_clap.ingest.vectors.database import open_database
@@ -183,6 +184,18 @@ def test_names_go_to_a_database_without_an_encoding_as_they_came(ascii_database:
         assert list(table.contents(["été", "a"])) == ["a", "été"]
         first, *_ = table.items(None, "jellyfin")
         assert (first.item_id, first.title) == ("a", "Café 東")
+
+
+def test_a_connection_that_breaks_before_its_text_can_be_read_is_one_line(
+    ascii_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(opened: Any) -> bool:
+        execute(ascii_database, f"SELECT pg_terminate_backend({opened.info.backend_pid}, 10000)")
+        return True
+
+    monkeypatch.setattr(connections, "has_no_encoding", cut)
+    with pytest.raises(DatabaseError, match=r"^the connection to the database broke: .*; run the command again$"):
+        connections.connect(section(ascii_database))
 
 
 def test_other_connections_of_the_process_are_as_before(ascii_database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from student_clap.config.schema import Config
-from student_clap.export.app.clap_table import Content, Exchange, ExchangeOutcome, open_clap_table
+from student_clap.export.app.clap_table import ClapTable, Content, Exchange, ExchangeOutcome, open_clap_table
 from student_clap.export.app.library_file import LibraryVectors
 from student_clap.export.app.replacement import vector_bytes as checked_bytes
 from student_clap.export.app.vector_dump import DumpError, open_dump
@@ -29,6 +30,7 @@ from student_clap.export.demo.schema import (
 from student_clap.ingest.vectors.connection import DatabaseError
 from student_clap.store import FeatureStore
 
+from ...power_cut import Disk
 from ..conftest import Library
 from .reembed_world import SERVERS, World, assert_written, make_world
 
@@ -110,6 +112,22 @@ def test_without_a_yes_nothing_changes(answer: str, world: World) -> None:
     no = world.run("--restore", dump, model=False, answer=answer)
     assert no.exit_code == 1
     assert_written(world)
+
+
+def test_a_power_cut_does_not_take_the_dump_of_rows_that_are_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[list[Path]] = []
+
+    def exchange(table: ClapTable, exchanges: Sequence[Exchange]) -> list[ExchangeOutcome]:
+        lost.extend(disk.lost(path, world.home) for path in world.dumps())
+        return real(table, exchanges)
+
+    real, disk = ClapTable.exchange, Disk(monkeypatch)
+    monkeypatch.setattr(ClapTable, "exchange", exchange)
+    assert world.run("--write-database", answer="n").exit_code == 1  # makes the folder
+    assert world.run("--write-database", "--yes").exit_code == 0
+    assert lost == [[]]
 
 
 def test_rows_that_are_missing_are_added_and_taken_away_again(both: World) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from student_clap.config.runtime.text import readable_bytes
 from student_clap.config.schema import AudioConfig
 from student_clap.ingest.cache import budget as budget_module
-from student_clap.ingest.cache.budget import Budget, featurized_audio, reserve_room, spending
+from student_clap.ingest.cache.budget import Budget, featurized_audio, of_no_row, reserve_room, spending
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
 from student_clap.store import FeatureStore, Recipe, State, Track
@@ -289,6 +290,44 @@ def test_a_library_goes_through_a_cache_that_is_smaller(make_world: Any, tune_wr
     rows = world.table()
     assert {row["state"] for row in rows.values()} == {State.FETCHED}
     assert all(row["audio"] for row in rows.values())
+
+
+def test_files_of_another_store_use_the_budget_up_and_are_named(make_world: Any, tune_writer: Any) -> None:
+    """As after AudioMuse-AI was updated from generation A to B, and a new store begun as docs/ingest.md says."""
+    world = make_world(3, generation="B")
+    size = long_tunes(world, tune_writer)
+    limit = ("--max-cache", f"{3 * size}B")
+    with AudioCache(world.home / "audio", "default") as former:
+        for name in ("t0", "t1", "t2"):
+            stem = former.stem(name)
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            stem.with_suffix(".wav").write_bytes(bytes(size))
+    folder = stem.parent.parent
+    for _ in range(2):
+        result = world.run(*limit)
+        assert "0 fetched, 0 already there, 3 left for want of room" in result.stdout
+        assert f"{readable_bytes(3 * size)} of the cache belong to no track of the store" in result.stdout
+        assert f"delete what nothing else needs of {folder};" in result.stdout
+    shutil.rmtree(folder)
+    result = world.run(*limit)
+    assert "3 fetched" in result.stdout
+    assert "room" not in result.stdout
+
+
+def test_only_files_of_no_row_are_of_no_row(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    with AudioCache(root, "s") as cache:
+        stems = [cache.stem(f"t{i}") for i in range(3)]
+        for stem in stems:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            stem.with_suffix(".flac").write_bytes(b"12345")
+        stems[0].with_suffix(".part.json").write_bytes(b"x")
+        stems[0].with_name(f".{stems[0].name}.mp3.abc.partial").write_bytes(b"x")
+        (root / "mine.txt").write_bytes(b"123")
+        with FeatureStore.create(tmp_path / "s.zarr", "t") as store:
+            store.append_tracks([Track("s", "t0"), Track("s", "t1"), Track("other", "t2")])
+            found = of_no_row(store, root)
+    assert found == {stems[2].parent.parent: (1, 5), root: (1, 3)}
 
 
 def test_a_track_larger_than_the_budget_does_not_end_the_run(make_world: Any, tune_writer: Any) -> None:

@@ -44,5 +44,19 @@ def test_the_table_has_one_line_per_outcome() -> None:
     )
 
 
+def test_what_makes_no_room_is_said_with_its_place() -> None:
+    counts = FetchCounts(no_room=4, of_no_track={"/a/old": (120, 4_800_000_000), "/a/x": (1, 1000)})
+    summary = Summary(CatalogueCounts(tracks=4), counts)
+    assert summary.table().splitlines() == [
+        "  left for want of room        4          run student-clap featurize, then ingest again",
+        "  in the cache, of no track  120  4.8 GB  count and make no room: delete what nothing else needs of /a/old",
+        "  in the cache, of no track    1  1.0 kB  count and make no room: delete what nothing else needs of /a/x",
+    ]
+    assert summary.line().endswith(
+        "4 left for want of room, 0 failed; 4.8 GB of the cache belong to no track of the store, and make no room:"
+        " delete what nothing else needs of /a/old and /a/x; run student-clap featurize, then ingest again"
+    )
+
+
 def test_an_empty_run_has_a_table_too() -> None:
     assert Summary(CatalogueCounts(), FetchCounts()).table() == "  nothing to do"

@@ -78,7 +78,7 @@ def check(
             echo(message["line"])
     unchanged = _check_sums(model)
     failed = [clause["name"] for clause in clauses if not clause["passed"]]
-    differs = _compare_with_app(config, model, configured) if with_app else ""
+    differs, remedy = _compare_with_app(config, model, configured) if with_app else ("", "")
     # One that was not asked for by name, and cannot be started here, says nothing against the model.
     faults = [a["provider"] for a in answered if not a["passed"] and (a["started"] or a["provider"] in providers)]
     if as_json:
@@ -94,10 +94,7 @@ def check(
     if faults:
         raise click.ClickException(f"{model} does not work on {', '.join(faults)}; AudioMuse-AI would have to use cpu")
     if differs:
-        raise click.ClickException(
-            f"AudioMuse-AI is not set for {model}: {differs}; `student-clap deploy --write-settings` changes its"
-            " settings"
-        )
+        raise click.ClickException(f"AudioMuse-AI is not set for {model}: {differs}; {remedy}")
     alike = ", ".join(a["provider"] for a in answered if a["passed"])
     echo(
         f"check: {model} meets all {len(clauses)} clauses of the drop-in contract"
@@ -122,29 +119,31 @@ def _check_sums(model: Path) -> bool:
     return same is not False
 
 
-def _compare_with_app(config: Config, model: Path, configured: Recipe) -> str:
-    """Print the app's settings next to the model's; what differs, "" where nothing does."""
+def _compare_with_app(config: Config, model: Path, configured: Recipe) -> tuple[str, str]:
+    """Print the app's settings next to the model's; what differs, "" where nothing does, and the remedy."""
     from student_clap.export.app.app_config import compare
-    from student_clap.export.app.installation import disagreement, look_at_app, settings_table
+    from student_clap.export.app.installation import disagreement, look_at_app, settings_table, why_not_in_v08
     from student_clap.export.model.app_settings import APP_DEFAULTS, MODEL_PATH, app_mel
     from student_clap.featurize.onnx.input_spec import input_spec_of
 
     spec = input_spec_of(model, configured)
     if spec.waveform:
-        return ""
+        return "", ""
     app = look_at_app(config, required=True)
+    if fault := why_not_in_v08(app, spec):
+        return fault, "update AudioMuse-AI first"
     if app.rows is None:
         echo(
             f"app: the database {app.where} has no table app_config, as before v1.0.0; AudioMuse-AI goes by its"
             " environment, which cannot be seen from here"
         )
-        return ""
+        return "", ""
     settings = compare(app.rows, app_mel(spec))
     echo(f"app: settings in the database {app.where}, against {spec.source}:")
     echo(settings_table(settings))
     path = app.rows.get(MODEL_PATH)
     echo(f"app: it loads {path or f'what {MODEL_PATH} names in its environment, else {APP_DEFAULTS[MODEL_PATH]}'}")
-    return disagreement(settings)
+    return disagreement(settings), "`student-clap deploy --write-settings` changes its settings"
 
 
 def _line(clause: dict[str, Any]) -> str:

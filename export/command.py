@@ -13,7 +13,7 @@ from student_clap.config.options import config_options
 from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.schema import Config
 from student_clap.export.graph.int8_target import ELSEWHERE
-from student_clap.export.options import FILE, run_folder, run_option
+from student_clap.export.options import FILE, run_folder, run_option, run_to_write_to
 
 if TYPE_CHECKING:
     from student_clap.export.graph.forms import Source
@@ -80,7 +80,7 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
     "--output",
     "output",
     type=FILE,
-    help="ONNX file.  [default: the run's student.onnx, or student-batch.onnx, student-waveform.onnx ...]",
+    help="ONNX file.  [default: the checkpoint's run's student.onnx, or student-batch.onnx, student-waveform.onnx ...]",
 )
 def export(
     config: Config,
@@ -104,8 +104,8 @@ def export(
 
     form = _form(**flags)
     run = run_folder(config, run_name)
-    require_checkpoint(checkpoint or run.best)
-    wanted = output or (run.student_onnx if form == "mel" else run.variant(form))
+    path = checkpoint or run.best
+    require_checkpoint(path)
     with progress("step", _STEPS, label="export") as bar:
         with FeatureStore.open(reading_path(config.store)) as store:
             bar.note("loading torch and the checkpoint", draw=True)
@@ -113,15 +113,19 @@ def export(
             from student_clap.export.card.companions import write_companions
             from student_clap.export.graph.forms import Source, check_form, gather, write_form
             from student_clap.export.model.metadata import Terms
-            from student_clap.train.runs.reader import RunFolder
 
-            source = replace(Source.open(checkpoint or run.best), terms=Terms(licence, library_facts))
+            source = replace(Source.open(path), terms=Terms(licence, library_facts))
+            if checkpoint is not None:
+                run = run_to_write_to(config, run_name, source.origin, named=output is not None)
+            wanted = output or (run.student_onnx if form == "mel" else run.variant(form))
             check_form(form, source)
             made_from = source.info.store_uuid
             if made_from != store.uuid:
                 warn(f"the checkpoint was trained from store {made_from}; {config.store.path} is {store.uuid}")
             if refit_head:
                 source = _refit(source, config, store)
+            if source.unjudged:
+                warn(f"{source.unjudged}: the file has no validation figures; `student-clap evaluate` judges it")
             bar.advance()
             bar.note("reading segments", draw=True)
             material = gather(form, source, store, config.ingest.cache_dir)
@@ -129,7 +133,7 @@ def export(
         bar.note("building the file and comparing it with torch", draw=True)
         said = write_form(form, source, material, wanted, echo)
         bar.advance()
-    if fault := write_companions(wanted, RunFolder.of_checkpoint(source.path)):
+    if fault := write_companions(wanted, source.home):
         warn(fault)
     echo(f"export: wrote {said}")
 
@@ -145,20 +149,20 @@ def _refit(source: Source, config: Config, store: FeatureStore) -> Source:
     from student_clap.train.runs.directory import learnt_vectors
 
     info = source.info
-    if not source.held_out_artists.validation:
-        raise click.ClickException(
-            f"--refit-head goes by the validation tracks of the checkpoint's run, and {source.path} lies in no run "
-            "that has any; leave the option out, or name a checkpoint in its run's folder"
-        )
     if info.store_uuid != store.uuid:
         raise click.ClickException(
             f"--refit-head needs the store that the student was trained from ({info.store_uuid}), and "
             f"{config.store.path} is {store.uuid}; leave the option out, or set store.path"
         )
-    taught = learnt_vectors(source.run, config, store)
+    if source.home is None or not source.split.artists.validation:
+        raise click.ClickException(
+            f"--refit-head goes by the validation tracks of the checkpoint's run, and {source.path} lies in no run "
+            "that has any; leave the option out, or name a checkpoint in its run's folder"
+        )
+    taught = learnt_vectors(source.home.record(), config, store)
     device = resolve_device(config.training.device)
     done = refit_head(
-        source.student, info.recipe, store, source.held_out_artists, taught["name"] if taught else None, device, echo
+        source.student, info.recipe, store, source.split, taught["name"] if taught else None, device, echo
     )
     echo(f"refit: {done}")
     return source.refitted(done)

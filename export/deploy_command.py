@@ -34,8 +34,8 @@ _TO = click.option(
 @click.option(
     "--anyway",
     is_flag=True,
-    help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for, or"
-    " that SHA256SUMS does not know.",
+    help="Also a model that was not evaluated, or does not beat both baselines, or that the app is not set for or"
+    " cannot run, or that SHA256SUMS does not know.",
 )
 def deploy(
     config: Config, model: Path, directory: Path | None, name: str | None, *, write_settings: bool, anyway: bool
@@ -48,7 +48,13 @@ def deploy(
     """
     from student_clap.export.app import deployment
     from student_clap.export.app.app_config import compare, needed_rows
-    from student_clap.export.app.installation import check_agreement, install, look_at_app, why_another_folder
+    from student_clap.export.app.installation import (
+        check_agreement,
+        check_input,
+        install,
+        look_at_app,
+        why_another_folder,
+    )
     from student_clap.export.app.model_verdict import check_worth, shared_index
     from student_clap.export.card.sums import SUMS, is_unchanged
     from student_clap.export.evaluate.record import find_evaluation
@@ -76,6 +82,8 @@ def deploy(
     _print_source(spec)
     if app.rows is not None:
         _print_settings(app, wanted)
+    if fault := check_input(model, spec, directory / chosen, app, anyway=anyway):
+        warn(fault)
     settings = compare(app.rows, wanted) if app.rows is not None and not write_settings else []
     if fault := check_agreement(model, settings, anyway=anyway) or why_another_folder(directory, app):
         warn(fault)
@@ -85,7 +93,7 @@ def deploy(
         lambda stamp: deployment.deploy(model, directory, chosen, stamp),
         (config.database, wanted) if write_settings else None,
     )
-    _print_name(chosen, given=name is not None)
+    _print_name(chosen, app, given=name is not None)
     if fault := deployment.why_not_a_whole_folder(directory):
         warn(fault)
     warn(
@@ -318,6 +326,9 @@ def _print_settings(app: App, wanted: Wanted, *, by_rows: bool = False) -> None:
         echo(f"AudioMuse-AI's settings of its audio model, from the table app_config of the database {app.where}:")
         echo(settings_table(compare(app.rows, wanted)))
         return
+    if app.is_v08:
+        echo("AudioMuse-AI v0.8 feeds every model the one mel that it makes: there is no variable to set.")
+        return
     whole = set(APP_DEFAULTS) - {MODEL_PATH} <= set(wanted)  # else: only what a change of settings has touched
     variables = {key: value for key, value in wanted.items() if value is not None and value != APP_DEFAULTS[key]}
     if by_rows:
@@ -343,13 +354,15 @@ def _print_settings(app: App, wanted: Wanted, *, by_rows: bool = False) -> None:
     echo(f"Then {RESTART}.")
 
 
-def _print_name(name: str, *, given: bool) -> None:
+def _print_name(name: str, app: App, *, given: bool) -> None:
+    from student_clap.export.app.deployment import V08_NAME
     from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_PATH
 
-    if name == DEFAULT_NAME:
+    default = V08_NAME if app.is_v08 else DEFAULT_NAME
+    if name == default:
         echo(f"The model goes by AudioMuse-AI's own name, {name}" + ("." if given else "; --as gives it another."))
     else:
-        warn(f"{name} is loaded only where {MODEL_PATH} names it; AudioMuse-AI's default is {DEFAULT_NAME}")
+        warn(f"{name} is loaded only where {MODEL_PATH} names it; AudioMuse-AI's default is {default}")
 
 
 def _print_change(done: Installed) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from student_clap.export.app.clap_table import ExchangeOutcome
     from student_clap.export.app.reembed import Embedded, Settings
+    from student_clap.featurize.onnx.input_spec import InputSpec
 
 _AFTERWARDS = """\
 AudioMuse-AI's text search answers from the index that it built of the vectors before, until it builds it again: start
@@ -150,6 +151,7 @@ def _reembed(config: Config, options: _Options) -> None:
         f" ({embedded.from_store} from the store's mel)"
     )
     if options.write_database:
+        _tell_live(config, settings, spec)
         _write_database(config, options, settings, embedded, made)
     else:
         echo(f"reembed: {made}; {_missing(n_missing, settings.missing)}")
@@ -179,6 +181,20 @@ def _write_database(config: Config, options: _Options, settings: Settings, embed
         f"reembed: {made}; clap_embedding: {done} rows written ({plan.inserts} planned as new), {already} held theirs,"
         f" {_left(outcomes)}; {_missing(n_missing, settings.missing)}"
     )
+
+
+def _tell_live(config: Config, settings: Settings, spec: InputSpec) -> None:
+    """Warn, before the question, where AudioMuse-AI goes on with another model."""
+    from student_clap.export.app.live_model import why_another_is_live
+
+    if why := why_another_is_live(config, settings.model, spec):
+        warn(f"songs that AudioMuse-AI analyses from now on get another model's vectors, beside these: {why}")
+    elif config.audiomuse.model_dir is None:
+        echo(
+            f"Songs that AudioMuse-AI analyses from now on need {settings.model.name} too: `student-clap deploy` it."
+            " (Whether it is live is not known; audiomuse.model_dir names the folder to look in.)",
+            err=True,
+        )
 
 
 def _restore(config: Config, options: _Options, dumps: Path) -> None:

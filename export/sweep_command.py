@@ -40,7 +40,7 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")
 @click.option("--dry-run", is_flag=True, help="Train nothing: list the runs, and what the finished ones gave.")
 @click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
 @json_option
-@config_options("audio", "store", "model", "split", "loss", "augmentation", "training")
+@config_options()
 def sweep(
     config: Config,
     file: Path,
@@ -66,6 +66,7 @@ def sweep(
 
     given = click.get_current_context().params
     asked = read_sweep(file)
+    seeds, folds = (tuple(dict.fromkeys(numbers)) for numbers in (seeds, folds))
     asked = replace(asked, seeds=seeds or asked.seeds, folds=folds or asked.folds, name=named(name or asked.name))
     runs = plan_runs(asked, choose_points(asked, points), given["config_path"], given["overrides"])
     check_runs(runs)

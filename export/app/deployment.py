@@ -31,7 +31,8 @@ from student_clap.config.runtime.system_errors import in_words
 from student_clap.export.model.app_settings import DEFAULT_NAME, MODEL_FOLDER
 from student_clap.featurize.onnx.graph import ModelError, external_data_names, read_graph
 
-KNOWN_NAMES = (DEFAULT_NAME, "clap_audio_model.onnx")  # newest version of the app first
+V08_NAME = "clap_audio_model.onnx"  # what AudioMuse-AI v0.8 loads
+KNOWN_NAMES = (DEFAULT_NAME, V08_NAME)  # newest version of the app first
 _TEXT_MODEL = "clap_text_model.onnx"  # the neighbour that every folder of the app's models has
 _TIME = "%Y%m%dT%H%M%SZ"
 WITHDRAWN = ".withdrawn"

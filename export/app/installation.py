@@ -2,7 +2,8 @@
 
 A model of another mel than the app makes is fed the wrong numbers without a word where the shape is the same, and one
 under another name than the app loads is never used. So the rows of `app_config` are compared before a model's file is
-replaced, and changed in a transaction that ends after the file is in its place.
+replaced, and changed in a transaction that ends after the file is in its place. Where there are no rows to compare, the
+model that is replaced shows what the app feeds.
 Cost: one query each.
 """
 
@@ -14,15 +15,27 @@ from pathlib import Path, PureWindowsPath
 
 import click
 
+from student_clap.config.runtime.files import flush_directory
 from student_clap.config.runtime.screen import table
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import Config, DatabaseConfig
 from student_clap.export.app.app_config import Setting, Wanted, changed_rows, read_app_config
 from student_clap.export.app.deployment import Deployment, next_stamp
 from student_clap.export.app.kept_settings import forget_unfinished, keep_settings, keep_unfinished
-from student_clap.export.model.app_settings import MODEL_FOLDER, MODEL_PATH
+from student_clap.export.model.app_settings import MODEL_FOLDER, MODEL_PATH, app_mel
+from student_clap.featurize.onnx.graph import ModelError
+from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.ingest.vectors.connection import DatabaseError
 
+# The mel of AudioMuse-AI v0.8, [1, 1, 1501, 64], in the words of later versions; it has no setting for another one.
+V08_MEL = {
+    "CLAP_AUDIO_N_MELS": "64",
+    "CLAP_AUDIO_N_FFT": "1024",
+    "CLAP_AUDIO_HOP_LENGTH": "320",
+    "CLAP_AUDIO_FMIN": "50",
+    "CLAP_AUDIO_FMAX": "14000",
+    "CLAP_AUDIO_MEL_TRANSPOSE": "true",
+}
 _HEADERS = ("setting", "AudioMuse-AI's value", "from", "the model needs", "")
 
 
@@ -39,6 +52,7 @@ class App:
     why_not: str = ""  # why the database was not read
     has_table: bool = True
     may_write: bool = False  # whether the user of the database may change them
+    is_v08: bool = False  # it has no settings of the mel
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,8 @@ def look_at_app(config: Config, *, required: bool) -> App:
         if required:
             raise
         return App(why_not=error.message)
-    return App(found.where, found.rows, has_table=found.rows is not None, may_write=found.may_write)
+    has_table = found.rows is not None
+    return App(found.where, found.rows, has_table=has_table, may_write=found.may_write, is_v08=found.is_v08)
 
 
 def settings_table(settings: Sequence[Setting]) -> str:
@@ -112,6 +127,49 @@ def check_agreement(model: Path, settings: Sequence[Setting], *, anyway: bool) -
         f"AudioMuse-AI is not set for {model}: {fault}. Nothing was changed. --write-settings changes the rows of its"
         f" table app_config{other}; --anyway leaves them, as where its environment says the right thing already"
     )
+
+
+def why_not_in_v08(app: App, spec: InputSpec) -> str:
+    """Why an app of v0.8 cannot run the model of `spec`; "" where it can, and for every other version."""
+    if not app.is_v08 or (not spec.waveform and app_mel(spec) == V08_MEL):
+        return ""
+    return (
+        f"the database {app.where} is that of AudioMuse-AI v0.8 (it has no table app_config, and score none of v0.9's"
+        f" columns), which feeds every model a mel [1, 1, 1501, 64] and has no setting for another; the model takes"
+        f" {_input_of(spec)}"
+    )
+
+
+def check_input(model: Path, spec: InputSpec, replaced: Path, app: App, *, anyway: bool) -> str:
+    """Refuse a model of another input than the one it replaces, where the app's settings cannot be compared.
+
+    Args:
+        model: the new one.
+        spec: what it takes.
+        replaced: the file that it takes the place of; there may be none.
+        app: where it has rows, these are compared and nothing else.
+        anyway: the user wants it all the same.
+
+    Returns:
+        A warning, where `anyway` was needed; else "".
+
+    Raises:
+        SettingsDisagreeError: not where `anyway` is set.
+    """
+    if app.rows is not None:
+        return ""
+    fault, remedy = why_not_in_v08(app, spec), "Update AudioMuse-AI first"
+    if not fault and (before := _other_input(spec, replaced)):
+        fault = f"{model} takes {_input_of(spec)}, and {replaced}, which it is to replace, takes {before}"
+        remedy = (
+            "Name AudioMuse-AI's database in the configuration, so that its settings are compared (v0.8 has none, and"
+            " cannot run it)"
+            if app.has_table
+            else "Set AudioMuse-AI's environment for it first: the clause app-mel of `student-clap check` says to what"
+        )
+    if not fault or anyway:
+        return fault
+    raise SettingsDisagreeError(f"{fault}; nothing was changed. {remedy}. --anyway replaces the file all the same")
 
 
 def why_another_folder(directory: Path, app: App) -> str:
@@ -163,8 +221,31 @@ def install(
             for path in written:
                 path.unlink(missing_ok=True)
             raise
+        # The model is on the disk under its name before the settings of it are in force.
+        if act is not None:
+            flush_directory(directory)
     forget_unfinished(directory, name)
     return Installed(done, kept)
+
+
+def _other_input(spec: InputSpec, replaced: Path) -> str:
+    """The input of the model `replaced`, in words; "" where it is not known to be another one than `spec`."""
+    try:
+        before = input_spec_of(replaced, spec.recipe)
+    except ModelError:
+        return ""
+    fixed = ((before.n_mels, spec.n_mels), (before.frames, spec.frames))
+    turned = before.n_mels is not None and before.shape.transposed != spec.shape.transposed
+    other = any(first is not None and second is not None and first != second for first, second in fixed)
+    return _input_of(before) if turned or other or before.waveform else ""
+
+
+def _input_of(spec: InputSpec) -> str:
+    """The shape of an input, in words."""
+    if spec.waveform:
+        return "samples"
+    axes = [str(spec.n_mels or "band"), str(spec.frames or "frame")]
+    return f"[1, 1, {', '.join(axes[::-1] if spec.shape.transposed else axes)}]"
 
 
 def _of_app(setting: Setting) -> str:

@@ -1,13 +1,15 @@
 """The store's tracks, and a model's vector for each: from the store's strip where that fits the model, else from audio.
 
 Guarantee: a vector is finite and of unit length within 1e-6 as float32; a track that gives none is a result with its
-reason, not an error; results come in the order of the tracks.
+reason, not an error; results come in the order of the tracks. Another strip has another mark.
 Cost: a few tracks in flight, each on one thread and up to 0.3 GB for ten minutes of audio. From the strip it is the
 model's time alone; the vector differs from audio's by half a quantisation step of the mel.
 """
 
 from __future__ import annotations
 
+import hashlib
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from student_clap.store.storage.errors import StoreError
 
 UNIT_TOLERANCE = 1e-6
 _LONGEST = 1000  # characters of a reason
+# Of a shard's end: its index, which has the length of every chunk, and the last chunk's bytes and checksum.
+_MARKED_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class LibraryEmbedding:
     n_samples: int = 0  # at 48 kHz, after the cap
     source: str = ""  # "store" or "audio"
     error: str = ""  # why there is no vector
+    strip: str = ""  # the mark of the strip that the store had of the track; "" where it had none
 
 
 def fitting_features(store: FeatureStore, spec: InputSpec) -> Features | None:
@@ -79,6 +84,24 @@ def library_tracks(store: FeatureStore, features: Features | None) -> list[Libra
         for row, state in enumerate(store.states().tolist())
         if state != State.GONE
     ]
+
+
+def strip_mark(features: Features, row: int) -> str:
+    """What tells the strip of `row` from others that were there before: 16 hex digits; "" where there is none.
+
+    Cost: one read of 4 kB. Raises StoreError where the shard cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+
+    def note(end: bytes, size: int) -> list[tuple[int, int]]:
+        digest.update(b"%d " % size + end)
+        return []
+
+    try:
+        (features.shards / f"{row}/0/0").read_parts(_MARKED_BYTES, note)
+    except FileNotFoundError:
+        return ""
+    return digest.hexdigest()
 
 
 def embed_library(
@@ -117,17 +140,18 @@ def why_not_a_vector(vector: npt.NDArray[np.float32]) -> str:
 
 
 def _embed(track: LibraryTrack, embedder: Embedder, features: Features | None, cache_dir: Path) -> LibraryEmbedding:
-    found, n_samples, source, damage = None, track.n_samples, "store", ""
+    found, n_samples, source, strip, damage = None, track.n_samples, "store", "", ""
     if features is not None and track.n_samples:
         try:
+            # Before the strip: of one that is replaced meanwhile the mark is the old one, and the next run sees that.
+            strip = strip_mark(features, track.row)
             found = embedder.embed_decibels(features.segments(track.row))
         except StoreError as error:
             damage = error.message
     if found is None:
         source, path = "audio", cache_dir / track.audio
-        if not track.audio or not path.is_file():
-            why = damage or track.error or "it was not fetched, or has been deleted to make room"
-            return LibraryEmbedding(track, None, error=f"its audio is not there: {one_line(why, limit=_LONGEST)}")
+        if why := _why_no_file(track, path):
+            return LibraryEmbedding(track, None, error=f"its audio is not there: {damage or why}")
         try:
             samples = embedder.read_audio(path)
         except NoAudioError as error:
@@ -139,4 +163,16 @@ def _embed(track: LibraryTrack, embedder: Embedder, features: Features | None, c
     unit = (vector / norm if norm > 0 else vector).astype(np.float32)
     if error_text := why_not_a_vector(unit):
         return LibraryEmbedding(track, None, error=error_text)
-    return LibraryEmbedding(track, unit, len(found.segments), n_samples, source)
+    return LibraryEmbedding(track, unit, len(found.segments), n_samples, source, strip=strip)
+
+
+def _why_no_file(track: LibraryTrack, path: Path) -> str:
+    """Why there is no file to decode; "" where there is one."""
+    try:
+        if track.audio and stat.S_ISREG(path.stat().st_mode):
+            return ""
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    except OSError as error:  # a folder that may not be entered, a mount that is gone
+        return one_line(f"{path}: {error.strerror}", limit=_LONGEST)
+    return one_line(track.error or "it was not fetched, or has been deleted to make room", limit=_LONGEST)

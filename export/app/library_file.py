@@ -1,7 +1,8 @@
 """A library's vectors as one Parquet, made over any number of runs.
 
     server_id, track_id, item_id: text; vector: fixed-size list of 512 float32; n_samples: int64 at 48 kHz after the
-    cap; n_segments: int32; source: "store" or "audio"; the model's metadata in the schema
+    cap; n_segments: int32; source: "store" or "audio"; strip: text, the mark of the strip that the store had (files of
+    before have none, and there it is null); the model's metadata in the schema
 
 While it is made, finished tracks lie in numbered parts next to it, in `<name>.parts/`; `finish` joins them with what
 was there. The file is bound to what made it (`BINDING`): another model's vectors never come into it.
@@ -18,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import click
 import numpy as np
@@ -27,8 +28,10 @@ import numpy.typing as npt
 from student_clap.config.runtime.files import atomic_file, why_not_writable
 from student_clap.config.runtime.text import reason
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.export.app.library import LibraryEmbedding, LibraryTrack
+from student_clap.export.app.library import LibraryEmbedding, LibraryTrack, strip_mark
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
+from student_clap.store import Features
+from student_clap.store.storage.errors import StoreError
 
 PART_TRACKS = 256
 PART_S = 60.0  # a part is written after so long, however few tracks it has
@@ -44,6 +47,13 @@ Key = tuple[str, str]  # (server id, track id)
 
 class LibraryFileError(click.ClickException):
     """The file cannot be used or written. The message names it and the remedy."""
+
+
+class MadeOf(NamedTuple):
+    """What a vector was made of."""
+
+    n_samples: int
+    strip: str | None  # the mark of the strip that the store had; None in a file of before there were marks
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class LibraryFile:
                 pa.field("n_samples", pa.int64(), nullable=False),
                 pa.field("n_segments", pa.int32(), nullable=False),
                 pa.field("source", pa.string(), nullable=False),
+                pa.field("strip", pa.string()),
             ],
             metadata=dict(metadata),
         )
@@ -86,12 +97,12 @@ class LibraryFile:
         for path in self._files():
             self._check_binding(path)
 
-    def done(self) -> dict[Key, int]:
-        """The tracks whose vectors are there, with the samples that they were made of."""
-        found: dict[Key, int] = {}
-        for table in self._tables(["server_id", "track_id", "n_samples"]):
-            columns = [table.column(i).to_pylist() for i in range(3)]
-            found.update({(server, track): n for server, track, n in zip(*columns, strict=True)})
+    def done(self) -> dict[Key, MadeOf]:
+        """The tracks whose vectors are there, with what they were made of."""
+        found: dict[Key, MadeOf] = {}
+        for table in self._tables(["server_id", "track_id", "n_samples", "strip"]):
+            made = (table.column(name).to_pylist() for name in ("n_samples", "strip"))
+            found.update(zip(_keys(table), map(MadeOf, *made), strict=True))
         return found
 
     def add(self, outcome: LibraryEmbedding) -> None:
@@ -163,7 +174,10 @@ class LibraryFile:
             try:
                 with pq.ParquetFile(path) as file:
                     for group in range(file.num_row_groups):
-                        yield file.read_row_group(group, columns=list(columns)).select(list(columns))
+                        table = file.read_row_group(group, columns=list(columns))
+                        if "strip" in columns and "strip" not in table.column_names:
+                            table = table.append_column("strip", pa.nulls(len(table), pa.string()))
+                        yield table.select(list(columns))
             except (pa.ArrowException, OSError) as error:
                 raise LibraryFileError(f"{path} cannot be read: {reason(error)}; --fresh starts over") from error
 
@@ -198,6 +212,7 @@ class LibraryFile:
                 pa.array([o.n_samples for o in outcomes], pa.int64()),
                 pa.array([o.n_segments for o in outcomes], pa.int32()),
                 pa.array([o.source for o in outcomes], pa.string()),
+                pa.array([o.strip for o in outcomes], pa.string()),
             ],
             schema=self._schema,
         )
@@ -226,7 +241,8 @@ def library_file(target: Path, metadata: Mapping[str, str], *, fresh: bool = Fal
     import filelock
 
     check_library_file(target)
-    lock = filelock.FileLock(f"{target}.lock", timeout=0)
+    # one lock whatever path names the file
+    lock = filelock.FileLock(f"{target.resolve()}.lock", timeout=0)
     with _system_errors(target):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -260,9 +276,34 @@ def check_library_file(target: Path) -> None:
         raise LibraryFileError(f"{fault}: --out")
 
 
-def unfinished(tracks: Sequence[LibraryTrack], done: Mapping[Key, int]) -> list[LibraryTrack]:
-    """The tracks without a vector, and those whose strip was made of other audio since."""
-    return [t for t in tracks if t.key not in done or (t.n_samples and t.n_samples != done[t.key])]
+def unfinished(
+    tracks: Sequence[LibraryTrack], done: Mapping[Key, MadeOf], features: Features | None
+) -> list[LibraryTrack]:
+    """The tracks without a vector, and those whose strip is another one now, or gone.
+
+    Args:
+        tracks: of the store.
+        done: those whose vectors are there.
+        features: the strips that fit the model; None: vectors are made from audio, of which nothing is kept.
+
+    Cost: one small read of the shard of each track that is done.
+    """
+    if features is None:
+        return [track for track in tracks if track.key not in done]
+
+    def is_done(track: LibraryTrack) -> bool:
+        made = done.get(track.key)
+        if made is None:
+            return False
+        if made.strip is None:
+            return track.n_samples in (0, made.n_samples)
+        try:
+            return made.strip == (strip_mark(features, track.row) if track.n_samples else "")
+        except StoreError:
+            return False
+
+    found = features.shards.each(is_done, tracks)
+    return [track for track, is_there in zip(tracks, found, strict=True) if not is_there]
 
 
 def _keys(table: Any) -> list[Key]:

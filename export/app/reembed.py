@@ -18,7 +18,7 @@ import click
 
 from student_clap.config.runtime.files import write_text_atomically
 from student_clap.config.runtime.screen import progress
-from student_clap.config.runtime.text import one_line
+from student_clap.config.runtime.text import counted, one_line
 from student_clap.config.schema import Config
 from student_clap.export.app.clap_table import ClapTable, ExchangeOutcome, Item, open_clap_table
 from student_clap.export.app.library import LibraryTrack, embed_library, fitting_features, library_tracks
@@ -84,7 +84,17 @@ def embed(config: Config, settings: Settings, spec: InputSpec) -> Embedded:
             METADATA_PREFIX + "library_source": "audio" if settings.from_audio else "store",
         }
         with library_file(settings.out, metadata, fresh=settings.fresh) as file:
-            todo = unfinished(tracks, file.done())
+            done, marked = file.done(), features
+            if features is not None and config.store.local_cache is not None:  # marks are not worth copies of shards
+                marked = FeatureStore.open(config.store.path).features(spec.recipe)
+            if marked is not None and (n_unmarked := sum(made.strip is None for made in done.values())):
+                logger.warning(
+                    "%s of %s came from an older version, which kept no mark of the mel: whether it is another one now"
+                    " shows by the track's length alone; --fresh makes them again",
+                    counted(n_unmarked, "vector"),
+                    settings.out,
+                )
+            todo = unfinished(tracks, done, marked)
             logger.info(
                 "%d tracks, %d of them have their vector; the mel comes from %s",
                 len(tracks),

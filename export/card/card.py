@@ -141,6 +141,7 @@ def _figures(facts: Facts) -> Iterator[str]:
         yield (
             f"These are {whose} by training on its validation tracks, from the store's features. Those tracks chose "
             "the epoch, so the figures flatter; they have no intervals. `student-clap evaluate` puts its own here."
+            + _known_before(facts.heard, facts)
         )
         yield _table(("figure", "student"), [(name, f"{value:.3f}") for _, name, value in figures])
         return
@@ -153,9 +154,10 @@ def _figures(facts: Facts) -> Iterator[str]:
         else "They chose the epoch, so the figures flatter a little; a run with `split.test_folds` keeps others."
     )
     yield (
-        f"Measured by `student-clap evaluate` on {of}, none of which was trained on. {chose} 1 is best. In brackets "
-        "95 % intervals by bootstrap over tracks; with few artists the truth is wider. Two predictors that know "
-        "nothing of the single track stand beside it: the training tracks' mean vector, and another track's vector."
+        f"Measured by `student-clap evaluate` on {of}{', none of which was trained on' if seen.heard == 0 else ''}. "
+        f"{chose} 1 is best. In brackets 95 % intervals by bootstrap over tracks; with few artists the truth is wider. "
+        "Two predictors that know nothing of the single track stand beside it: the training tracks' mean vector, and "
+        f"another track's vector.{_known_before(seen.heard, facts)}"
     )
     rows = []
     for figure in seen.figures:
@@ -164,6 +166,22 @@ def _figures(facts: Facts) -> Iterator[str]:
             (figure.name, f"{_number(figure.student)}{interval}", _number(figure.mean_vector), _number(figure.shuffled))
         )
     yield _table(("figure", "student", "mean vector", "another track's"), rows)
+
+
+def _known_before(heard: int | None, facts: Facts) -> str:
+    """What is to be said where the model may know the tracks that it is judged by; "" where it does not."""
+    if heard is None:
+        return (
+            " Nothing tells whether it, or the student that its run began with, was trained on these tracks; if so, "
+            "the figures flatter."
+        )
+    if not heard:
+        return ""
+    some = counted(heard, "track") if facts.terms.library_facts else "some of the tracks"
+    return (
+        f" The student that its run began with may have been trained on the artists of {some} that the run held out, "
+        "so the figures flatter."
+    )
 
 
 def _held_out(facts: Facts) -> Iterator[str]:

@@ -58,12 +58,12 @@ def write_companions(model: Path, run: RunFolder | None) -> str:
     return warning
 
 
-def refresh_card(model: Path, run: RunFolder, record: Mapping[str, Any]) -> str:
+def refresh_card(model: Path, run: RunFolder | None, record: Mapping[str, Any]) -> str:
     """Bring the figures of an evaluation into the card that lies beside `model`; without one nothing is done.
 
     Args:
         model: the ONNX file that was judged.
-        run: its run.
+        run: its run; None where it is not known to be of one.
         record: metrics.json.
 
     Returns:

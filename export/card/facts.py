@@ -17,8 +17,9 @@ from student_clap.config.runtime.files import sha256_of
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig, TeacherConfig
 from student_clap.export.evaluate.baselines import KeyFigure, key_figures
-from student_clap.export.evaluate.record import side_of
+from student_clap.export.evaluate.record import heard_of, side_of
 from student_clap.export.model.metadata import QUANTISATION_KEY, Terms, plain_metadata
+from student_clap.export.model.origin import heard_before
 from student_clap.featurize.onnx.graph import Declaration, read_graph
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec
 from student_clap.store import Recipe
@@ -54,6 +55,7 @@ class Evaluation:
     n_tracks: int
     n_artists: int | None
     figures: tuple[KeyFigure, ...]
+    heard: int | None  # held-out tracks that the model may have been trained on, at most; None: nothing tells
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> Evaluation | None:
@@ -71,6 +73,7 @@ class Evaluation:
                 int(record["n_tracks"]),
                 None if artists is None else int(artists),
                 figures,
+                heard_of(record),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
@@ -89,6 +92,7 @@ class Facts:
     quantisation: Mapping[str, Any]
     teacher_digest: str
     held_out: HeldOut
+    heard: int | None  # of the run's held-out tracks, by the student that it began with; None: nothing tells
     evaluation: Evaluation | None
 
     @property
@@ -137,6 +141,7 @@ def gather(model: Path, run: RunFolder | None, record: Mapping[str, Any] | None)
         _object(declaration.metadata.get(QUANTISATION_KEY, "")),
         "" if run is None else _teacher_digest(run),
         _held_out(run) if run is not None and terms.library_facts else HeldOut(),
+        None if run is None else heard_before(run.record()),
         Evaluation.of_record(record),
     )
 

@@ -15,21 +15,24 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from student_clap.config.schema import AudioConfig
+from student_clap.config.runtime.screen import warn
+from student_clap.config.runtime.text import counted
+from student_clap.config.schema import AudioConfig, Config
 from student_clap.export.evaluate.held_out import Rival, Source, embed_tracks
 from student_clap.export.evaluate.judgement import Library, judge
 from student_clap.export.evaluate.record import Side, Subject, make_record
 from student_clap.export.evaluate.text_figures import Queries
 from student_clap.export.model.embedding import Embedder
+from student_clap.export.model.origin import Origin, Split, heard_before, same_run
 from student_clap.export.model.session import StudentSession
-from student_clap.featurize.onnx.graph import ModelError
+from student_clap.featurize.onnx.graph import Declaration, ModelError, read_graph
 from student_clap.featurize.onnx.input_spec import InputSpec, input_spec_of
 from student_clap.featurize.onnx.recipe import declared_recipe
 from student_clap.store import Features, FeatureStore, Recipe
+from student_clap.store.storage.errors import StoreError
 from student_clap.train.data.segment_targets import own_teacher
-from student_clap.train.data.selection import rows_by_artists
 from student_clap.train.loop import metrics
-from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.reader import RunError, RunFolder
 
 Matrix = npt.NDArray[np.float32]
 
@@ -79,6 +82,7 @@ def evaluate_model(
     recipe: Recipe,
     cache_dir: Path,
     *,
+    own: bool = True,
     from_store: bool = False,
     session: StudentSession | None = None,
     queries: Queries | None = None,
@@ -94,6 +98,7 @@ def evaluate_model(
         store: gives teacher vectors, artists, paths and strips.
         recipe: of the features, checked against the model's by `check_recipe`.
         cache_dir: where the store's audio paths begin.
+        own: whether the model is known to be of that run.
         from_store: embed the strips even where there is audio.
         session: `model`, loaded; None: load it here.
         queries: text vectors to search with; None: no section on text search.
@@ -140,12 +145,11 @@ def evaluate_model(
         split.teacher[split.training],
         recipe.sample_rate,
         recipe.max_samples,
-        None
-        if queries is None
-        else every_second_segment(store, recipe, rows, [outcome.n_samples for outcome in usable]),
+        None if queries is None else _half_teacher(store, recipe, rows, [outcome.n_samples for outcome in usable]),
         other,
     )
-    subject = Subject(model, session, spec.shape, run, store, recipe, split.side, against, rival)
+    heard = heard_before(run.record()) if own else None
+    subject = Subject(model, session, spec.shape, run, store, recipe, split.side, heard, against, rival)
     return Evaluation(make_record(subject, outcomes, library, judge(library, queries)), student, library.teacher, other)
 
 
@@ -155,7 +159,7 @@ class _Split:
 
     side: Side
     judged: npt.NDArray[np.int64]  # rows of that side
-    training: npt.NDArray[np.int64]  # rows with a vector and features
+    training: npt.NDArray[np.int64]  # rows with a vector and features that the run does not hold out
     teacher: Matrix  # [row, 512]
     artists: Sequence[str]  # [row]
     n_samples: npt.NDArray[np.int64]  # [row]
@@ -178,20 +182,18 @@ def side_to_judge(run: RunFolder, on: Side | None) -> Side:
 
 
 def _split(store: FeatureStore, features: Features, run: RunFolder, on: Side | None) -> _Split:
-    teacher, artists, n_samples = store.teacher(), store.strings("artist"), features.n_samples()
-    held_out, side = run.held_out_artists(), side_to_judge(run, on)
-    chosen = held_out.test if side == "test" else held_out.validation
-    rows = rows_by_artists(teacher, artists, chosen)
+    side, kept, n_samples = side_to_judge(run, on), Split.of(run), features.n_samples()
+    sides = kept.sides(store)
+    rows, training = sides.of(side), sides.training[n_samples[sides.training] > 0]
     if not len(rows):
+        chosen = kept.artists.test if side == "test" else kept.artists.validation
         raise EvaluationError(
             f"no track of {store.path} is by one of the {len(chosen)} {side} artists of {run.path}; "
             "is store.path the store it was trained from?"
         )
-    unseen = rows_by_artists(teacher, artists, held_out.all)
-    training = np.setdiff1d(np.flatnonzero(np.isfinite(teacher).all(axis=1) & (n_samples > 0)), unseen)
     if not len(training):
         raise EvaluationError(f"{store.path} has no training tracks to take the mean vector of; run featurize first")
-    return _Split(side, rows, training, teacher, artists, n_samples)
+    return _Split(side, rows, training, store.teacher(), store.strings("artist"), n_samples)
 
 
 def _input_spec(model: Path, recipe: Recipe) -> InputSpec:
@@ -207,6 +209,38 @@ def _input_spec(model: Path, recipe: Recipe) -> InputSpec:
 def rival_spec(against: Path) -> InputSpec:
     """The input of the model that a student is compared with: AudioMuse-AI's mel where the file names none."""
     return input_spec_of(against, Recipe.from_config(AudioConfig()))
+
+
+def doubt_of_rival(against: Path, run: RunFolder, side: Side, store: FeatureStore, config: Config) -> str:
+    """A warning where the model that a student is compared with may have been trained on the tracks; else "".
+
+    Args:
+        against: the model's ONNX file.
+        run: the run whose tracks of `side` both are judged by.
+        side: of the run's split.
+        store: the store.
+        config: gives training.runs_dir.
+
+    Raises:
+        ModelError: it is not an ONNX file.
+    """
+    origin = Origin.of_model(against, Declaration.of_model(read_graph(against)).metadata)
+    if not origin.ours or origin.fits(run):
+        return ""
+    other, judged = origin.find(config), Split.of(run).sides(store).of(side)
+    if other is not None and same_run(other, run):
+        return ""
+    try:
+        heard = judged if other is None else np.intersect1d(judged, Split.of(other).sides(store).training)
+    except RunError:
+        heard = judged
+    if not len(heard):
+        return ""
+    where = "a run that is not to be found" if other is None else f"the run {other.path}"
+    return (
+        f"{against} was trained in {where}, and may know {len(heard)} of the {counted(len(judged), f'{side} track')}: "
+        "its figures flatter"
+    )
 
 
 def _rival(against: Path, store: FeatureStore, recipe: Recipe) -> Rival:
@@ -229,6 +263,15 @@ def _finite(model: Path, found: Sequence[Matrix]) -> Matrix:
             "it cannot be used"
         )
     return vectors
+
+
+def _half_teacher(store: FeatureStore, recipe: Recipe, rows: list[int], n_samples: list[int]) -> Matrix | None:
+    """As `every_second_segment`; None, with a warning, where the store cannot give them."""
+    try:
+        return every_second_segment(store, recipe, rows, n_samples)
+    except StoreError as error:
+        warn(f"every_second_segment is left out: {error.message}")
+        return None
 
 
 def every_second_segment(store: FeatureStore, recipe: Recipe, rows: list[int], n_samples: list[int]) -> Matrix | None:

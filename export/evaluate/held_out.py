@@ -9,6 +9,7 @@ Cost: decoding and one run of each model per segment; a few tracks at a time, ea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,7 +153,8 @@ class _Hearing:
 def _embed(row: int, source: Source, hearing: _Hearing, cache_dir: Path | None) -> HeldOutTrack:
     path = cache_dir / source.audio if cache_dir is not None and source.audio else None
     try:
-        if path is not None and path.is_file():
+        # Path.is_file raises where a folder may not be entered
+        if path is not None and os.path.isfile(path):  # noqa: PTH113
             samples = hearing.embedder.read_audio(path)
             return _result(row, hearing, decibel_segments(samples, hearing.log_mel), samples, len(samples))
         if source.n_samples > 0:

@@ -23,11 +23,13 @@ import numpy as np
 from student_clap.config.formats.json_text import read_json
 from student_clap.config.runtime.files import sha256_of
 from student_clap.config.runtime.machine import processor
+from student_clap.config.runtime.text import one_line
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.evaluate.held_out import HeldOutTrack, Rival
 from student_clap.export.evaluate.judgement import BUCKETS, Judged, Library
 from student_clap.export.evaluate.suspects import suspects
 from student_clap.export.model.metadata import plain_metadata
+from student_clap.export.model.origin import heard_before
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.graph import model_files
 from student_clap.featurize.onnx.input_spec import Shape
@@ -50,6 +52,7 @@ class Subject:
     store: FeatureStore
     recipe: Recipe
     side: Side
+    heard: int | None  # held-out tracks that it may have been trained on, at most; None: nothing tells
     against: Path | None = None
     rival: Rival | None = None  # that file, loaded
 
@@ -57,6 +60,15 @@ class Subject:
 def side_of(record: Mapping[str, Any]) -> str:
     """Of a run's split, by whose tracks an evaluation judged; older ones do not say it."""
     return str(record.get("on", "held-out"))
+
+
+def heard_of(record: Mapping[str, Any]) -> int | None:
+    """Of a run's held-out tracks, those that the model may have been trained on, at most; None: nothing tells."""
+    if "heard" in record:
+        heard = record["heard"]
+        return heard if type(heard) is int else None
+    run = record.get("run", {}).get("record")  # an older evaluation
+    return heard_before(run) if run else 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,9 @@ def find_evaluation(model: Path) -> Evaluated:
     for path in sorted(model.absolute().parent.glob(f"{EVALUATION}*/{EVALUATION_RECORD}")):
         try:
             record = read_json(path)
-            if record["model"]["sha256"] == digest:
+            if record["model"]["sha256"] == digest and (other := _other_run(record)):
+                why_not = f"{path} judged it by the tracks that another run, {other}, holds out: evaluate it again"
+            elif record["model"]["sha256"] == digest:
                 conclude(record)
                 found.append((record.get("on") == "test", str(record.get("evaluated_at", "")), record))
             else:
@@ -85,6 +99,13 @@ def find_evaluation(model: Path) -> Evaluated:
     if not found:
         return Evaluated(None, why_not)
     return Evaluated(max(found, key=lambda entry: entry[:2])[2])
+
+
+def _other_run(record: Mapping[str, Any]) -> str:
+    """The run by whose tracks a student of another run was judged unawares, as older versions did; "" for none."""
+    own, run = record["model"].get("run_name"), record.get("run", {})
+    names = (run.get("name"), run.get("record", {}).get("name"))
+    return "" if "heard" in record or not own or own in names or not names[0] else one_line(names[0])
 
 
 def make_record(subject: Subject, outcomes: Sequence[HeldOutTrack], library: Library, judged: Judged) -> dict[str, Any]:
@@ -109,11 +130,16 @@ def make_record(subject: Subject, outcomes: Sequence[HeldOutTrack], library: Lib
         "n_segments": sum(outcome.n_segments for outcome in usable),
         "n_from_store": sum(outcome.from_store for outcome in usable),
         "n_training_tracks": len(library.training_teacher),
+        "heard": subject.heard,
         **sections,
         "against": None if sections["against"] is None else {**_other_model(subject), **sections["against"]},
         "ms_per_segment": _time_segment_ms(subject),
         "model": _model(subject.model, subject.session),
-        "run": {"name": subject.run.name, "record": subject.run.record()},
+        "run": {
+            "name": subject.run.name,
+            "training_tracks": subject.run.track_counts().get("training"),
+            "record": subject.run.record(),
+        },
         "store": {"uuid": store.uuid, "teacher_name": store.teacher_name, "tracks": store.n_tracks},
         "recipe": {"name": recipe.name, "fingerprint": recipe.fingerprint, **recipe.as_attributes()},
         "speed": None,

@@ -12,6 +12,7 @@ Adding a form is one function in `_WRITERS`. A form that is not the drop-in is m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from student_clap.export.graph.sampling import Samples, draw_samples
 from student_clap.export.graph.waveform import real_pieces, write_waveform_student
 from student_clap.export.graph.writer import Built, build_student, check_clap_recipe, write_student
 from student_clap.export.model.metadata import ANY_TERMS, VALIDATION, Terms
-from student_clap.train.data.selection import rows_by_artists
-from student_clap.train.runs.checkpoint import CheckpointInfo, load_student
-from student_clap.train.runs.reader import HeldOutArtists, RunFolder, require_checkpoint
+from student_clap.export.model.origin import Origin, Split
+from student_clap.train.runs.checkpoint import CheckpointInfo, load_student, read_checkpoint
+from student_clap.train.runs.history import figure
+from student_clap.train.runs.reader import RunFolder, require_checkpoint
 
 if TYPE_CHECKING:
     from student_clap.export.refit.head import Refit
@@ -48,9 +50,10 @@ class Source:
     path: Path
     student: Student
     info: CheckpointInfo
-    epoch: Mapping[str, Any] | None  # the run's record of the checkpoint's epoch
-    held_out_artists: HeldOutArtists
-    run: Mapping[str, Any]  # run.json; empty for a checkpoint that lies in no run
+    epoch: Mapping[str, Any] | None  # the run's record of the checkpoint's epoch, where it is of these very weights
+    home: RunFolder | None  # the run, where the checkpoint lies in its folder
+    split: Split
+    unjudged: str = ""  # why no validation figures are of these weights
     refit: Mapping[str, Any] | None = None  # how the head was fitted again, where it was
     terms: Terms = ANY_TERMS  # on which the file leaves the house
 
@@ -63,12 +66,20 @@ class Source:
             CheckpointError: it is damaged.
         """
         require_checkpoint(path)
-        home = RunFolder.of_checkpoint(path)
-        student, info = load_student(path)
+        student, info, progress = _load(path)
+        origin = Origin.of_checkpoint(path, info)
+        home = None if (nearby := origin.nearby) is None or origin.fits(nearby) is False else nearby
         epochs = [] if home is None else home.epochs()
         epoch = next((entry for entry in epochs if entry.get("epoch") == info.epoch), None)
-        artists = HeldOutArtists() if home is None else home.held_out_artists()
-        return cls(path, student, info, epoch, artists, {} if home is None else home.record())
+        unjudged = _why_unjudged(path, info, progress, epoch)
+        if unjudged:
+            info, epoch = replace(info, val_cosine=math.nan), None
+        return cls(path, student, info, epoch, home, Split() if home is None else Split.of(home), unjudged)
+
+    @property
+    def origin(self) -> Origin:
+        """What the checkpoint says of its run."""
+        return Origin.of_checkpoint(self.path, self.info)
 
     def refitted(self, refit: Refit) -> Self:
         """The same with the head of `refit`, whose figures take the place of the checkpoint's own."""
@@ -82,7 +93,33 @@ class Source:
             info=replace(self.info, val_cosine=figures["cosine"]),
             epoch=others | {VALIDATION + name: value for name, value in figures.items()},
             refit=refit.record(),
+            unjudged="",
         )
+
+
+def _load(path: Path) -> tuple[Student, CheckpointInfo, Mapping[str, Any] | None]:
+    """Student, info and, of a checkpoint to go on from, its progress. Raises CheckpointError."""
+    while True:
+        student, info = load_student(path)
+        again, content = read_checkpoint(path)
+        if again.epoch == info.epoch:  # else its run has put the next one in its place
+            progress = content.get("progress")
+            return student, info, progress if progress is None or isinstance(progress, Mapping) else {}
+
+
+def _why_unjudged(
+    path: Path, info: CheckpointInfo, progress: Mapping[str, Any] | None, epoch: Mapping[str, Any] | None
+) -> str:
+    """Why the figures of `epoch`, and the cosine in `info`, are not of these weights; "" where they are."""
+    if progress is None:  # a student that was kept for its figures
+        return ""
+    if progress.get("position"):
+        return f"{path} was saved within epoch {info.epoch + 1}"
+    if epoch is None:
+        return f"{path} lies in no run that has a record of its epoch {info.epoch}"
+    if figure(dict(epoch), f"{VALIDATION}cosine") is None:
+        return f"{path} is of epoch {info.epoch}, which was not validated"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -97,11 +134,10 @@ class Material:
 
 def gather(form: str, source: Source, store: FeatureStore, cache_dir: Path) -> Material:
     """The material for `form` from the store. Raises StoreError where it has no features, or no tracks of a side."""
-    validation = source.held_out_artists.validation
-    preferred = rows_by_artists(store.teacher(), store.strings("artist"), validation).tolist()
+    preferred = source.split.sides(store).validation.tolist()
     features = store.features(source.info.recipe)
     segments_db, n_tracks = real_segments(features, preferred)
-    samples = draw_samples(store, features, source.held_out_artists) if form in QUANTISED else None
+    samples = draw_samples(store, features, source.split) if form in QUANTISED else None
     pieces = real_pieces(store, preferred, cache_dir, source.info.recipe) if form == "waveform" else []
     return Material(segments_db, n_tracks, samples, pieces)
 

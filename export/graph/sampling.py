@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.runtime.screen import progress
+from student_clap.export.model.origin import Split
 from student_clap.store import Features, FeatureStore
 from student_clap.store.storage.errors import StoreError
-from student_clap.train.data.selection import Rows, rows_by_artists
-from student_clap.train.runs.reader import HeldOutArtists
+from student_clap.train.data.selection import Rows
 
 TRAINING_TRACKS, SEGMENTS_PER_TRAINING_TRACK = 64, 2
 VALIDATION_TRACKS, SEGMENTS_PER_VALIDATION_TRACK = 64, 3
@@ -27,7 +27,7 @@ class Samples:
     n_validation_tracks: int
 
 
-def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtists) -> Samples:
+def draw_samples(store: FeatureStore, features: Features, split: Split) -> Samples:
     """Segments of up to 64 training tracks and 64 validation ones, spread evenly over rows and over each track.
 
     Test tracks are on neither side: whether a file of fewer bits is written is a choice, too.
@@ -36,7 +36,7 @@ def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtist
         StoreError: either side has no track with a teacher vector and features, or a shard is damaged.
     """
     inside, outside = sides(
-        store, features, artists, "calibration takes training tracks and the judgement validation ones"
+        store, features, split, "calibration takes training tracks and the judgement validation ones"
     )
     judged = spread(outside.tolist(), VALIDATION_TRACKS)
     return Samples(
@@ -46,22 +46,20 @@ def draw_samples(store: FeatureStore, features: Features, artists: HeldOutArtist
     )
 
 
-def sides(store: FeatureStore, features: Features, artists: HeldOutArtists, purpose: str) -> tuple[Rows, Rows]:
+def sides(store: FeatureStore, features: Features, split: Split, purpose: str) -> tuple[Rows, Rows]:
     """Training and validation rows that have features and a teacher vector. Test tracks are on neither side.
 
     Args:
         store: the store.
         features: of the student's recipe.
-        artists: of the run's validation and test tracks; whoever else's tracks are training tracks.
+        split: the run's; what it does not hold out are training tracks.
         purpose: what both are for, for the message.
 
     Raises:
         StoreError: a side is empty.
     """
-    teacher, names = store.teacher(), store.strings("artist")
-    usable = np.flatnonzero(np.isfinite(teacher).all(axis=1) & features.made())
-    inside = np.setdiff1d(usable, rows_by_artists(teacher, names, artists.all))
-    outside = np.intersect1d(usable, rows_by_artists(teacher, names, artists.validation))
+    found, made = split.sides(store), features.made()
+    inside, outside = found.training[made[found.training]], found.validation[made[found.validation]]
     for rows, which in ((inside, "training"), (outside, "validation")):
         if not len(rows):
             raise StoreError(

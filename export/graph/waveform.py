@@ -8,6 +8,7 @@ on short ones, on silence and on clipped ones. Slower than a mel made outside, w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def real_pieces(store: FeatureStore, preferred: Sequence[int], cache_dir: Path, 
         if len(pieces) == FILES:
             break
         path = cache_dir / audio[row]
-        if not audio[row] or not path.is_file():
+        if not audio[row] or not os.path.isfile(path):  # noqa: PTH113  never raises
             continue
         try:
             samples = decode(path, recipe.max_samples)

@@ -1,3 +1,3 @@
-"""A model file at work: its session, the drop-in contract, which input it takes, its metadata, embedding with it.
-Builds no graph.
+"""A model file at work: its session, the drop-in contract, which input it takes, its metadata, the run that it is of,
+embedding with it. Builds no graph.
 """

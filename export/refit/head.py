@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from student_clap.config.runtime.screen import progress, table
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.export.graph.sampling import sides
+from student_clap.export.model.origin import Split
 from student_clap.export.refit.choice import FIGURES, Change, change, means, score
 from student_clap.export.refit.ridge import Layer, Moments, mix, ridge
 from student_clap.store import FeatureStore, Recipe
@@ -39,7 +40,6 @@ from student_clap.train.data.order import sample_rows
 from student_clap.train.data.selection import Rows
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.loop.step import embed
-from student_clap.train.runs.reader import HeldOutArtists
 from student_clap.train.students.student import Student
 
 TRAINING_TRACKS, VALIDATION_TRACKS = 20_000, 2048
@@ -109,7 +109,7 @@ def refit_head(
     student: Student,
     recipe: Recipe,
     store: FeatureStore,
-    artists: HeldOutArtists,
+    split: Split,
     taught: str | None,
     device: torch.device,
     say: Callable[[str], object] = lambda _: None,
@@ -120,7 +120,7 @@ def refit_head(
         student: in eval mode, on the CPU; it is left as it is.
         recipe: its input.
         store: its run's.
-        artists: of the run's validation and test tracks.
+        split: its run's.
         taught: the set of segment vectors that the run learnt; None: it learnt track vectors.
         device: where the student runs.
         say: gets a line beforehand, and the table of what was tried.
@@ -131,7 +131,7 @@ def refit_head(
     """
     features = store.features(recipe)
     training, validation = sides(
-        store, features, artists, "--refit-head fits to training tracks and chooses by validation ones"
+        store, features, split, "--refit-head fits to training tracks and chooses by validation ones"
     )
     teacher = store.teacher()
     centre = teacher[training].mean(axis=0)

@@ -235,6 +235,7 @@ def project(
 
 def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
     model, recipe, run = record["model"], record["recipe"], record["run"]["name"]
+    learnt = record["run"].get("training_tracks")
     mel = (
         f"{recipe['n_mels']} mels, FFT {recipe['n_fft']}, hop {recipe['hop_samples']}, {recipe['fmin_hz']:g} to "
         f"{recipe['fmax_hz']:g} Hz at {recipe['sample_rate']} Hz"
@@ -248,8 +249,12 @@ def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Model", f"{model['file']}, {model['bytes'] / 1e6:.2f} MB, SHA-256 {model['sha256'][:16]}…"),
         ("Student", f"{model.get('architecture', 'unknown')}, {parameters} parameters"),
-        ("Run", f"{run}, epoch {model.get('epoch', 'unknown')}, {record['n_training_tracks']} training tracks"),
+        (
+            "Run",
+            f"{run}, epoch {model.get('epoch', 'unknown')}{'' if learnt is None else f', {learnt} training tracks'}",
+        ),
         ("Judged by", f"{record['n_tracks']} {side_of(record)} tracks, {chosen}"),
+        ("Mean vector", f"of {_grouped(record['n_training_tracks'])} tracks of the store that are not held out"),
         *([("Beside it", _other_model(record["against"]))] if record["against"] else []),
         ("Teacher", model.get("teacher_name") or record["store"]["teacher_name"]),
         ("Store", f"{record['store']['uuid']}, {_grouped(record['store']['tracks'])} tracks"),

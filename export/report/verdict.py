@@ -11,7 +11,7 @@ from typing import Any
 from student_clap.export.evaluate.baselines import KeyFigure, Level, conclude, key_figures
 from student_clap.export.evaluate.figures import K, tells
 from student_clap.export.evaluate.query_scores import tells_queries
-from student_clap.export.evaluate.record import side_of
+from student_clap.export.evaluate.record import heard_of, side_of
 from student_clap.export.evaluate.targets import (
     COSINE,
     DCLAP_COSINE,
@@ -110,9 +110,20 @@ def figure_text(value: float | None, digits: int = 3) -> str:
 def _sentences(record: dict[str, Any], figures: dict[str, KeyFigure]) -> list[str]:
     cosine, overlap = figures["cosine"], figures[f"overlap@{K}"]
     n, artists, k = record["n_tracks"], record["n_artists"], record["student"]["neighbours"]
-    heard = f"{_count(n, f'{side_of(record)} track')} by {_count(artists, 'artist')}"
+    tracks, heard = f"{_count(n, f'{side_of(record)} track')} by {_count(artists, 'artist')}", heard_of(record)
+    known = " it was never trained on" if heard == 0 else ""
     score = f"a mean cosine of {figure_text(cosine.student)} to the teacher’s"
-    said = [f"On {heard} it was never trained on, its vectors have {score}: 1 is the same direction, 0 is unrelated."]
+    said = [f"On {tracks}{known}, its vectors have {score}: 1 is the same direction, 0 is unrelated."]
+    if heard is None:
+        said.append(
+            "Nothing tells whether it, or the student that its run began with, was trained on these tracks; if so, "
+            "the figures flatter."
+        )
+    elif heard:
+        said.append(
+            f"The student that its run began with may have been trained on the artists of {_count(heard, 'track')} "
+            "that the run holds out: the figures flatter."
+        )
     baselines = f"Giving every track the training tracks’ mean vector scores {figure_text(cosine.mean_vector)}"
     if cosine.shuffled is not None:
         baselines += f", and handing each track another track’s student vector {figure_text(cosine.shuffled)}"

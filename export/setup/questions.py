@@ -72,7 +72,8 @@ def ask() -> Answered:
 def _vectors(answered: Answered, settings: dict[str, str]) -> tuple[str, str | None]:
     from student_clap.export.setup.trial import try_vectors
 
-    return try_vectors(configuration(answered.vectors, answered.source, settings))
+    # Whose tracks they are is what the trial finds: a folder takes those of every kind of server.
+    return try_vectors(configuration(answered.vectors, "folder", settings))
 
 
 def _audio(answered: Answered, settings: dict[str, str]) -> tuple[str, None]:

@@ -26,6 +26,9 @@ PATIENCE_S = 10
 def try_vectors(config: Config) -> tuple[str, str | None]:
     """Look where the vectors are.
 
+    Args:
+        config: its ingest.source has to take the tracks of any media server.
+
     Returns:
         What was found, and the kind of the media server whose tracks they are, where it is known.
 
@@ -48,8 +51,8 @@ def try_vectors(config: Config) -> tuple[str, str | None]:
             found = f"{counted(n_rows, 'track')}, AudioMuse-AI's tables of generation {database.generation}"
         return found, next((kind for kind in servers if kind in MEDIA_SERVERS), None)
     with open_vector_source(config, None) as vectors:
-        n = vectors.count()
-        return ("vectors are there" if n is None else counted(n, "track")), None
+        n, kind = vectors.count(), vectors.server.server_type
+        return ("vectors are there" if n is None else counted(n, "track")), kind if kind in MEDIA_SERVERS else None
 
 
 def try_audio(config: Config) -> str:

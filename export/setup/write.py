@@ -81,10 +81,10 @@ def env_text(before: str, answers: Mapping[str, str]) -> str:
 
 
 def _scalar(key: str, answer: str) -> str:
-    """A plain value as YAML has it: a number where the key takes one, else a text."""
+    """A plain value as YAML has it: a number where the key takes one, else a text, whose ${NAME} is no variable."""
     if takes_numbers(key) and re.fullmatch(r"[0-9]+", answer):
         return answer
-    return dump_yaml({"x": answer}).removeprefix("x: ").strip()
+    return dump_yaml({"x": answer.replace("${", "$${")}).removeprefix("x: ").strip()
 
 
 def _quoted(value: str) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shlex
 from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 
 from student_clap.config.runtime.text import counted
 from student_clap.config.schema import Config
+from student_clap.export.app.deployment import choose_name
+from student_clap.export.app.model_verdict import check_worth
+from student_clap.export.evaluate.record import find_evaluation
+from student_clap.export.status.exported import live_file, why_outdated
 from student_clap.export.status.project import Project
 from student_clap.ingest.vectors.open import kind_of
 from student_clap.train.comparison.row import RunRow
 from student_clap.train.runs.directory import default_run_name
+from student_clap.train.runs.plan import Plan
 from student_clap.train.runs.reader import RunFolder
 
 _FEW = 0.05  # of the rows: so many may go on waiting while the others are trained on
@@ -36,7 +44,7 @@ def next_step(config: Config, project: Project, *, configured: bool) -> Step:
         return Step("student-clap init", "there is no config.yaml yet; fill it in, then `student-clap doctor`")
     if project.teacher is None and kind_of(config).section == "database" and not config.database.is_named:
         return Step("student-clap doctor", "the configuration names no database yet; it says what else is missing")
-    return _of_store(config, project) or _of_runs(config, project) or _of_app(project)
+    return _of_store(config, project) or _of_runs(config, project)
 
 
 def _of_store(config: Config, project: Project) -> Step | None:
@@ -55,7 +63,7 @@ def _of_store(config: Config, project: Project) -> Step | None:
     return None
 
 
-def _of_runs(config: Config, project: Project) -> Step | None:
+def _of_runs(config: Config, project: Project) -> Step:
     running = next((run for run in project.runs if run.state == "running"), None)
     if running is not None:
         return Step(f"student-clap runs {shlex.quote(running.name)}", "it is being trained; this shows how far it is")
@@ -65,24 +73,51 @@ def _of_runs(config: Config, project: Project) -> Step | None:
         why = "there is no trained run yet" if stopped is None else f"the run {stopped.name} was stopped; it goes on"
         return Step(_with_run("student-clap train", stopped, config), why)
     folder = RunFolder(config.training.runs_dir / best.name)
-    if not folder.student_onnx.is_file():
+    live = live_file(folder, best, project.app.live)
+    model = live or folder.student_onnx
+    if not model.is_file():
         return Step(_with_run("student-clap export", best, config), "the best run has no ONNX file yet")
-    if not folder.evaluation_record.is_file():
-        return Step(_with_run("student-clap evaluate", best, config), "the best run's model was not evaluated yet")
-    live = project.app.live
-    if live is None or live.about.get("run_name") != best.name:
-        known = project.app.model_dir
-        to = "AUDIOMUSE_MODEL_FOLDER" if known is None else shlex.quote(str(known))
-        model = shlex.quote(str(folder.student_onnx))
-        where = "" if live is not None or known is None else " there"
-        return Step(f"student-clap deploy {model} --to {to}", f"the best run's model is not known to be live{where}")
-    return None
+    if why := why_outdated(model, best):
+        return Step(_with_run("student-clap export", best, config), f"the best run was trained on: {why}")
+    evaluated = find_evaluation(model)
+    if evaluated.record is None and model == folder.student_onnx:
+        why = f"the best run's model was not evaluated yet: {evaluated.why_not}"
+        return Step(_with_run("student-clap evaluate", best, config), why)
+    if evaluated.record is not None and (fault := check_worth(model, evaluated, anyway=True)):
+        return Step(_longer(best, config), f"{fault}. Train longer, on more tracks or with another recipe")
+    if live is None:
+        return _deploy(folder.student_onnx, project)
+    command = _with_run("student-clap reembed", best, config)
+    if live != folder.student_onnx:
+        command = f"student-clap reembed --model {shlex.quote(str(live))}"
+    return Step(command, f"{best.name} is live; give the library its vectors, unless that is done")
 
 
-def _of_app(project: Project) -> Step:
-    live = project.app.live
-    name = "the best run" if live is None else live.about.get("run_name", "")
-    return Step("student-clap reembed", f"{name} is live; give the library its vectors, unless that is done")
+def _deploy(model: Path, project: Project) -> Step:
+    app = project.app
+    to = "AUDIOMUSE_MODEL_FOLDER" if app.model_dir is None else shlex.quote(str(app.model_dir))
+    # deploy goes by the files of the folder, and is refused where the app loads one of another name.
+    name = "" if app.path is None else PureWindowsPath(app.path.row or "").name
+    if name.endswith(".onnx") and app.model_dir is not None and name != choose_name(app.model_dir, None):
+        to += f" --as {shlex.quote(name)}"
+    if app.is_v08:
+        why = "AudioMuse-AI v0.8 cannot run it: update that first"
+    elif app.live is not None:
+        why = f"{app.live.path} is another model than the best run's"
+    else:
+        why = "the best run's model is not known to be live" + ("" if app.model_dir is None else " there")
+    return Step(f"student-clap deploy {shlex.quote(str(model))} --to {to}", why)
+
+
+def _longer(run: RunRow, config: Config) -> str:
+    """The command that trains a finished run's student on."""
+    plan = Plan.from_description(run.section("training"))
+    if plan is not None and not plan.projection_epochs and run.history.done >= plan.epochs:
+        return _with_run(f"student-clap train --set training.epochs={2 * plan.epochs}", run, config)
+    # One that stopped early, or has trained its last layer alone, cannot be made longer.
+    names = (f"{run.name}-{number}" for number in itertools.count(2))
+    free = next(name for name in names if not os.path.lexists(config.training.runs_dir / name))
+    return f"student-clap train --from {shlex.quote(run.name)} --run {shlex.quote(free)}"
 
 
 def _with_run(command: str, run: RunRow | None, config: Config) -> str:

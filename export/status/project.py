@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from student_clap.config.runtime.system_errors import in_words
 from student_clap.config.schema import Config
+from student_clap.export.app.app_config import Setting
 from student_clap.export.app.installation import look_at_app
 from student_clap.export.app.live_model import LiveModel, find_live_model
-from student_clap.export.model.app_settings import APP_DEFAULTS, MODEL_PATH
+from student_clap.export.model.app_settings import MODEL_PATH
 from student_clap.export.status.failures import Failures, failures
 from student_clap.featurize.onnx.graph import ModelError
 from student_clap.store import FeatureStore, Recipe, State
@@ -67,8 +69,9 @@ class App:
 
     model_dir: Path | None = None
     live: LiveModel | None = None
-    loads: str = ""  # the path in its own settings; "" where they are not known
+    path: Setting | None = None  # of its model, in its own settings; None where they are not known
     why_not: str = ""  # why something is not known
+    is_v08: bool = False  # it runs no student
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,15 @@ def _app(config: Config) -> App:
         return App()
     found = look_at_app(config.hurried(PATIENCE_S), required=False)
     why_not = found.why_not if database.is_named else ""
-    loads = "" if found.rows is None else found.rows.get(MODEL_PATH, APP_DEFAULTS[MODEL_PATH])
+    path = None if found.rows is None else Setting(MODEL_PATH, found.rows.get(MODEL_PATH), None)
     live = None
-    if folder is not None and not folder.is_dir():
-        why_not = f"audiomuse.model_dir {folder} is not a folder"
-    elif folder is not None:
-        try:
+    try:
+        if folder is not None and not folder.is_dir():
+            why_not = f"audiomuse.model_dir {folder} is not a folder"
+        elif folder is not None:
             live = find_live_model(folder, found.rows)
-        except ModelError as error:
-            why_not = error.message
-    return App(folder, live, loads, why_not)
+    except ModelError as error:
+        why_not = error.message
+    except OSError as error:  # a folder that may not be entered
+        why_not = in_words(error)
+    return App(folder, live, path, why_not, found.is_v08)

@@ -18,7 +18,7 @@ _SHOWN_FAILURES = 5
 
 def lines(project: Project, step: Step) -> str:
     """A table of names and values, and what to do next."""
-    return f"{table(list(_rows(project)))}\n\nnext: {one_line(step.command, 2000)}\n      {one_line(step.why)}"
+    return f"{table(list(_rows(project)))}\n\nnext: {one_line(step.command, 2000)}\n      {one_line(step.why, 2000)}"
 
 
 def as_json(project: Project, step: Step) -> dict[str, Any]:
@@ -68,8 +68,9 @@ def _app_rows(app: App) -> Iterator[tuple[str, str]]:
         yield "live model", str(app.live)
     elif app.model_dir is not None and not app.why_not:
         yield "live model", f"none in {app.model_dir}"
-    if app.loads:
-        yield "AudioMuse-AI", f"loads {app.loads}"
+    if app.path is not None:
+        _, path, source, *_ = app.path.cells
+        yield "AudioMuse-AI", f"loads {path}" + ("" if app.path.row is not None else f" ({source})")
     if app.why_not:
         yield "AudioMuse-AI", f"not known: {app.why_not}"
 
@@ -78,7 +79,7 @@ def _app_json(app: App) -> dict[str, Any]:
     return {
         "model_dir": str(app.model_dir) if app.model_dir is not None else None,
         "live": {"path": str(app.live.path), "about": dict(app.live.about)} if app.live is not None else None,
-        "loads": app.loads or None,
+        "loads": app.path.row if app.path is not None else None,
         "why_not": app.why_not or None,
     }
 

@@ -55,7 +55,8 @@ def as_task(run: PlannedRun, config_path: Path | None) -> Task:
     config = [] if config_path is None else ["--config", str(config_path)]
     settings = [word for override in run.overrides for word in ("--set", override)]
     here = Path.cwd()
-    return Task(run.name, str(here / run.folder.path), (*config, "--run", run.name, *settings), str(here))
+    arguments = (*config, "--run", run.name, *settings)
+    return Task(run.name, str(here / run.folder.path), arguments, str(here), run.config.training.device)
 
 
 @contextmanager

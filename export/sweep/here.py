@@ -1,13 +1,14 @@
 """Runs on this machine, several at a time.
 
-Cost: nothing but the runs; each gets its share of the cores, and of the GPUs in turn where there are several.
+Cost: nothing but the runs; each gets its share of the cores, and of the GPUs in turn where there are several, unless it
+names its own.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,7 +37,7 @@ def carry_out_here(tasks: Sequence[Task], jobs: int) -> Generator[Ended, None, N
     def work(task: Task) -> Ended:
         slot = slots.get()
         try:
-            return carry_out(task, lambda: not stopped.is_set(), slot)
+            return carry_out(task, lambda: not stopped.is_set(), for_device(slot, task.device))
         finally:
             slots.put(slot)
 
@@ -58,6 +59,15 @@ def environments(jobs: int, cores: int, devices: Sequence[str]) -> list[dict[str
             variables[_DEVICES] = devices[number % len(devices)]
         found.append(variables)
     return found
+
+
+def for_device(variables: Mapping[str, str], device: str) -> dict[str, str]:
+    """`variables` of a run with this training.device: one that names a GPU by its number counts all that there are.
+
+    >>> for_device({"CUDA_VISIBLE_DEVICES": "0"}, "cuda:1"), for_device({"CUDA_VISIBLE_DEVICES": "0"}, "cuda")
+    ({}, {'CUDA_VISIBLE_DEVICES': '0'})
+    """
+    return {key: value for key, value in variables.items() if key != _DEVICES or ":" not in device}
 
 
 def gpus() -> list[str]:

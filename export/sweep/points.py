@@ -14,7 +14,7 @@
     judged: best                      or last: the epoch whose figures count
 
 Guarantee: a pure function of the file. A point's name, and so its runs', comes of its own settings alone, so that
-points may be added later.
+points may be added later; no setting of a grid takes the place of one that a name tells.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, get_args
 
 import click
 
+from student_clap.config.json_schema import other_names, sections
 from student_clap.config.load import ConfigError, read_mapping
 from student_clap.config.runtime.text import one_line
 from student_clap.train.comparison.summary import Judged
@@ -50,7 +51,8 @@ class Point:
     """Settings under a name; "" where the file has one point alone."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # no two of one key
+    own: frozenset[str] = frozenset()  # keys, by `setting_of`, that the point or the grid sets: the name tells them
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,25 @@ def named(name: Any) -> str:
     return name
 
 
+def setting_of(key: str) -> str:
+    """The one name of a setting that may be read under two.
+
+    >>> setting_of("training.lr"), setting_of("training.epochs"), setting_of("lr")
+    ('training.learning_rate', 'training.epochs', 'lr')
+    """
+    section, dot, leaf = key.strip().partition(".")
+    model = sections().get(section)
+    return key.strip() if model is None else f"{section}{dot}{other_names(model).get(leaf, leaf)}"
+
+
+def _merged(*settings: Mapping[str, Any]) -> Settings:
+    """All of them, the later ones in the place of the earlier, also under another name of the key."""
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in (item for some in settings for item in some.items()):
+        found[setting_of(key)] = key, value
+    return dict(found.values())
+
+
 def as_override(key: str, value: Any) -> str:
     """A setting as `--set` takes it.
 
@@ -115,15 +136,18 @@ class _Reader:
         common = self._settings("settings", self._tree.get("settings", {}))
         for name, settings in self._mapping("parts").items():
             self._parts[name] = self._settings(f"parts.{name}", settings)
-        points = [
-            Point("_".join(filter(None, (point.name, label(cell)))), {**common, **point.settings, **cell})
-            for point in self._points()
-            for cell in self._cells()
-        ]
+        points = [self._in_cell(common, point, cell) for point in self._points() for cell in self._cells()]
         for name, times in Counter(point.name for point in points).items():
             if times > 1:
                 self.faults.append(f"points: {times} of them would be called {name!r}; give them names")
         return Sweep(self._name(points), tuple(points), folds, seeds, self._judged())
+
+    def _in_cell(self, common: Settings, point: Point, cell: Settings) -> Point:
+        """A point with one combination of the grid."""
+        own, varied = set(map(setting_of, point.settings)), set(map(setting_of, cell))
+        self.faults += [f"grid: {key} is set by points; keep one of them" for key in sorted(own & varied)]
+        name = "_".join(filter(None, (point.name, label(cell))))
+        return Point(name, _merged(common, point.settings, cell), frozenset(own | varied))
 
     def _name(self, points: Sequence[Point]) -> str:
         given = self._tree.get("name")
@@ -186,17 +210,20 @@ class _Reader:
                     there = ", ".join(self._parts) or "none"
                     self.faults.append(f"{where}: there is no part {one_line(piece, 60)!r}; parts: {there}")
                 names.append(piece)
-                settings |= self._parts.get(piece, {})
+                settings = _merged(settings, self._parts.get(piece, {}))
             else:
                 own = self._settings(where, piece)
                 names.append(label(own))
-                settings |= own
+                settings = _merged(settings, own)
         return "_".join(filter(None, names)), settings
 
     def _cells(self) -> list[Settings]:
         """The combinations of the grid; one without settings where there is none."""
         grid = {key: self._axis(key, values) for key, values in self._mapping("grid").items()}
         self._settings("grid", dict.fromkeys(grid))
+        for key, times in Counter(map(setting_of, grid)).items():
+            if times > 1:
+                self.faults.append(f"grid: {key} stands there under two names; keep one of them")
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
     def _axis(self, key: str, values: Any) -> list[Any]:

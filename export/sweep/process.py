@@ -33,6 +33,7 @@ class Task:
     folder: str
     arguments: tuple[str, ...]  # of `student-clap train`
     working_directory: str
+    device: str = "auto"  # training.device of these
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import click
 
 from student_clap.config.load import ConfigError, load_config
 from student_clap.config.schema import Config
-from student_clap.export.sweep.points import FOLD, SECTIONS, SEED, Point, Sweep, as_override
+from student_clap.export.sweep.points import FOLD, SEED, Point, Sweep, as_override, setting_of
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.comparison.row import read_run
 from student_clap.train.comparison.summary import Summary
@@ -72,11 +72,13 @@ def plan_runs(
         sweep: the folds and seeds, and the runs' first name.
         points: those to run.
         config_path: config.yaml.
-        given: settings of the command line, which win over the file's.
+        given: settings of the command line, which win over config.yaml and the file's `settings`.
 
     Raises:
-        ConfigError: settings that cannot be, each with its point.
+        ConfigError: settings that cannot be, each with its point; or one is given that the runs' names tell.
     """
+    points = tuple(points)
+    _refuse_given(sweep, points, given)
     runs, faults = [], dict[str, None]()
     for seed in sweep.seeds or (None,):
         for fold in sweep.folds or (None,):
@@ -89,7 +91,7 @@ def plan_runs(
                         name += f"-{letter}{number}"
                 overrides = (*(as_override(key, value) for key, value in values.items()), *given)
                 try:
-                    config = load_config(config_path, overrides, needs=frozenset(SECTIONS))
+                    config = load_config(config_path, overrides)
                 except ConfigError as error:
                     faults |= dict.fromkeys(f"{point.name or name}: {fault}" for fault in error.faults)
                     continue
@@ -97,6 +99,25 @@ def plan_runs(
     if faults:
         raise ConfigError(f"sweep {sweep.name}", _some(list(faults)))
     return runs
+
+
+def _refuse_given(sweep: Sweep, points: Sequence[Point], given: Sequence[str]) -> None:
+    """Raise ConfigError where the command line sets what a point, the grid, folds or seeds set: the names would lie."""
+    numbers = {key: word for key, word, some in ((FOLD, "fold", sweep.folds), (SEED, "seed", sweep.seeds)) if some}
+    own = {key: point.name for point in reversed(points) for key in point.own}
+    faults = [
+        f"--{word}: the point {own[key]} sets {key}, which its runs' names tell; leave the option out"
+        for key, word in numbers.items()
+        if key in own
+    ]
+    for override in given:
+        key = setting_of(override.partition("=")[0])
+        if key in own:
+            faults.append(f"--set {key}: the point {own[key]} sets it, which its runs' names tell; change the file")
+        elif key in numbers:
+            faults.append(f"--set {key}: the {numbers[key]}s set it, which the runs' names tell; use --{numbers[key]}")
+    if faults:
+        raise ConfigError(f"sweep {sweep.name}", _some(faults))
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:

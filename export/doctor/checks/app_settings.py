@@ -68,6 +68,12 @@ def _look(subject: Subject) -> Iterator[Finding]:
 
 
 def _not_known(app: App) -> Finding:
+    if app.is_v08:
+        return warning(
+            f"{app.where} is that of AudioMuse-AI v0.8, which has no settings of the mel: its vectors can be read, and"
+            " no student of another mel runs in it",
+            "update it before `student-clap deploy`",
+        )
     if not app.has_table:
         return passed(f"{app.where} has no table app_config, as before v1.0.0: its environment is all that it goes by")
     return warning(f"not known: {app.why_not}", "`student-clap check MODEL --app` compares them")

@@ -16,7 +16,8 @@ METADATA = {METADATA_PREFIX + key: "x" for key in ("model_sha256", "recipe", "li
 def outcome(track_id: str, at: int) -> LibraryEmbedding:
     vector = np.zeros(512, np.float32)
     vector[at] = 1
-    return LibraryEmbedding(LibraryTrack(0, "d", track_id, track_id, "", "", "", 1, ""), vector, 1, 1, "store")
+    track = LibraryTrack(0, "d", track_id, track_id, "", "", "", 1, "")
+    return LibraryEmbedding(track, vector, 1, 1, "store", strip="0123456789abcdef")
 
 
 def test_of_several_vectors_of_a_track_the_last_counts_and_no_other_moves(tmp_path: Path) -> None:

@@ -132,6 +132,83 @@ def test_a_track_whose_audio_changed_is_made_again(copied_library: Library, expo
     assert float(after["t00"] @ before["t00"]) < 0.99999
 
 
+def replace_strip(library: Library, row: int, by: int) -> None:
+    """Let the store have other audio of one length for `row`, as after a file was replaced and featurized."""
+    with FeatureStore.open(library.store, "r+") as store:
+        features = store.features(library.recipe)
+        n_samples = int(features.n_samples()[row])
+        assert n_samples == features.n_samples()[by]
+        features.write_strip(row, features.strip(by), n_samples)
+        features.commit([row], [n_samples], [""])
+
+
+def test_other_audio_of_the_same_length_is_made_again(copied_library: Library, exported: Path, out: Path) -> None:
+    """Every track of ten minutes or more has the length of the cap."""
+    reembed(copied_library, exported, out)
+    before = vectors_of(out)
+    replace_strip(copied_library, 0, 3)
+    assert "1 of them new" in reembed(copied_library, exported, out).stdout
+    after = vectors_of(out)
+    np.testing.assert_allclose(after["t00"], before["t03"], atol=1e-6)
+    assert float(after["t00"] @ before["t00"]) < 0.99999
+    assert "0 of them new" in reembed(copied_library, exported, out).stdout
+
+
+def test_a_strip_that_went_or_came_is_other_audio(copied_library: Library, exported: Path, out: Path) -> None:
+    reembed(copied_library, exported, out)
+    before = vectors_of(out)
+    with FeatureStore.open(copied_library.store, "r+") as store:
+        features = store.features(copied_library.recipe)
+        n_samples = int(features.n_samples()[0])
+        features.commit([0], [0], [""])  # as ingest leaves a track whose file is another one
+    shutil.copy(copied_library.cache_dir / "t03.flac", copied_library.cache_dir / "t00.flac")
+    assert "1 of them new (0 from the store's mel)" in reembed(copied_library, exported, out).stdout
+    assert float(vectors_of(out)["t00"] @ before["t03"]) > 0.999
+    assert "0 of them new" in reembed(copied_library, exported, out).stdout
+    with FeatureStore.open(copied_library.store, "r+") as store:
+        store.features(copied_library.recipe).commit([0], [n_samples], [""])
+    assert "1 of them new (1 from the store's mel)" in reembed(copied_library, exported, out).stdout
+    np.testing.assert_allclose(vectors_of(out)["t00"], before["t00"], atol=1e-6)
+
+
+def test_a_file_of_before_there_were_marks_is_read(copied_library: Library, exported: Path, out: Path) -> None:
+    reembed(copied_library, exported, out)
+    before = vectors_of(out)
+    pq.write_table(pq.read_table(out).drop_columns(["strip"]), out)
+    done = reembed(copied_library, exported, out)
+    assert "0 of them new" in done.stdout
+    assert "12 vectors of" in done.stderr
+    assert "--fresh makes them again" in done.stderr
+    with FeatureStore.open(copied_library.store, "r+") as store:
+        features = store.features(copied_library.recipe)
+        longer = int(features.n_samples()[2])
+        features.write_strip(0, features.strip(2), longer)
+        features.commit([0], [longer], [""])
+    assert "1 of them new" in reembed(copied_library, exported, out).stdout
+    after = vectors_of(out)
+    np.testing.assert_allclose(after.pop("t00"), before["t02"], atol=1e-6)
+    for name, vector in after.items():
+        np.testing.assert_array_equal(vector, before[name])
+    replace_strip(copied_library, 0, 5)  # of this one there is a mark now
+    assert "1 of them new" in reembed(copied_library, exported, out).stdout
+    fresh = reembed(copied_library, exported, out, "--fresh")
+    assert "--fresh" not in fresh.stderr
+    assert "12 of them new" in fresh.stdout
+
+
+def test_audio_that_cannot_be_looked_at_is_that_tracks_reason(
+    copied_library: Library, exported: Path, out: Path
+) -> None:
+    """A name that is too long is refused as a folder without rights is, for every user."""
+    with FeatureStore.open(copied_library.store, "r+") as store:
+        store.features(copied_library.recipe).commit([0], [0], [""])
+        store.update_tracks([0], audio=["x" * 300 + ".flac"])
+    done = reembed(copied_library, exported, out)
+    assert done.exit_code == 0, done.output
+    assert "11 vectors" in done.stdout
+    assert "File name too long" in listed(out)["t00"]
+
+
 def test_what_has_no_vector_is_listed(copied_library: Library, exported: Path, out: Path) -> None:
     with FeatureStore.open(copied_library.store, "r+") as store:
         features = store.features(copied_library.recipe)

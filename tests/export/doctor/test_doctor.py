@@ -177,6 +177,12 @@ def fetched_and_gone(world: World) -> None:
         store.update_tracks([0], audio=["gone.flac"], state=[State.FETCHED])
 
 
+def fetched_and_not_to_be_looked_at(world: World) -> None:
+    """A name that is too long is refused as a folder without rights is, for every user."""
+    with FeatureStore.open(world.home / "store.zarr", "r+") as store:
+        store.update_tracks([0], audio=["x" * 300], state=[State.FETCHED])
+
+
 def other_server(world: World) -> None:
     world.change(ingest={"server": "no-such-server"})
 
@@ -232,6 +238,7 @@ CASES = [
     (lost_files, "audio files", FAILURE, "2 of 3 tracks"),
     (wrong_folder, "audio files", FAILURE, "set the folder that holds them"),
     (fetched_and_gone, "audio files", WARNING, "`student-clap ingest` fetches them again"),
+    (fetched_and_not_to_be_looked_at, "audio files", WARNING, "1 of 1 files that the store counts as fetched"),
     (other_mel, "app settings", WARNING, "--write-settings"),
     (live_model_of_another_mel, "app settings", FAILURE, "--write-settings"),
     (live_model_of_another_mel, "app settings", WARNING, "clap_text_model.onnx"),
@@ -272,7 +279,7 @@ def test_a_user_who_may_only_read_is_enough_to_train(world: World, postgres_serv
 
 def test_a_database_from_before_v1(world: World, postgres_server: PostgresServer) -> None:
     old = postgres_server.create_database()
-    create_schema(old, "A")
+    create_schema(old, "A", optional_columns=True)
     insert_tracks(old, "A", [LoopbackTrack(name, vector=vector_bytes(unit_vector(1))) for name in IDS])
     world.change(database=old.section())
     found = world.look("database", "vectors", "app settings", "audio files")
@@ -281,6 +288,18 @@ def test_a_database_from_before_v1(world: World, postgres_server: PostgresServer
     assert "as before v1.0.0" in found["app settings"][0][1]
     # The media server's own list says where the tracks lie.
     assert "all of 3 tracks" in found["audio files"][0][1]
+    postgres_server.drop_database(old)
+
+
+def test_v08_takes_no_student(world: World, postgres_server: PostgresServer) -> None:
+    old = postgres_server.create_database()
+    create_schema(old, "A")
+    insert_tracks(old, "A", [LoopbackTrack(name, vector=vector_bytes(unit_vector(1))) for name in IDS])
+    world.change(database=old.section())
+    found = world.look("database", "vectors", "app settings")
+    assert outcomes(found) == {"database": {PASS}, "vectors": {PASS}, "app settings": {WARNING}}
+    assert "AudioMuse-AI v0.8" in found["app settings"][0][1]
+    assert "update it before `student-clap deploy`" in found["app settings"][0][1]
     postgres_server.drop_database(old)
 
 

@@ -55,7 +55,7 @@ def test_every_second_segment_is_production_s_on_any_grid(store: FeatureStore) -
     store.write_segment_teacher([0, 1], [vectors(row, OWN, 1) for row in range(2)])
     np.testing.assert_allclose(of(store), expected(1), atol=1e-6)
     store.remove_segment_set("own")
-    fine = store.add_segment_set("fine", hop_samples=FINE, model="")
+    fine = store.add_segment_set("own", hop_samples=FINE, model="")
     fine.write([0], [vectors(0, FINE, 2)])
     assert of(store) is None  # not of all
     fine.write([1], [vectors(1, FINE, 2)[:-1]])

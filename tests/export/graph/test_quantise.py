@@ -27,6 +27,7 @@ from student_clap.export.graph.sampling import draw_samples
 from student_clap.export.graph.writer import Built, build_student, serialise
 from student_clap.export.model.contract import check_contract, failures
 from student_clap.export.model.metadata import plain_metadata
+from student_clap.export.model.origin import Split
 from student_clap.export.model.session import StudentSession
 from student_clap.store import FeatureStore
 from student_clap.store.storage.errors import StoreError
@@ -234,7 +235,7 @@ def test_no_choice_is_good_enough(graph: Int8Graph, judge: Judge, monkeypatch: p
 def test_training_and_validation_segments_are_apart(library: Library) -> None:
     with FeatureStore.open(library.store) as store:
         features = store.features(library.recipe)
-        samples = draw_samples(store, features, HeldOutArtists(frozenset(HELD_OUT)))
+        samples = draw_samples(store, features, Split(HeldOutArtists(frozenset(HELD_OUT))))
         held_out = [row for row, artist in enumerate(store.strings("artist")) if artist in HELD_OUT]
         whole = {row: features.segments(row) for row in range(12)}
     assert samples.n_validation_tracks == len(held_out) == 6
@@ -249,7 +250,7 @@ def test_training_and_validation_segments_are_apart(library: Library) -> None:
 def test_test_tracks_have_no_say_in_a_form_of_fewer_bits(library: Library) -> None:
     with FeatureStore.open(library.store) as store:
         features, artists = store.features(library.recipe), store.strings("artist")
-        samples = draw_samples(store, features, HeldOutArtists(frozenset({"Ada"}), frozenset({"Bo"})))
+        samples = draw_samples(store, features, Split(HeldOutArtists(frozenset({"Ada"}), frozenset({"Bo"}))))
         own = {row: features.segments(row) for row in range(12) if artists[row] == "Bo"}
     assert samples.n_validation_tracks == 3
     for segment in (*samples.training_db, *samples.validation_db):
@@ -259,7 +260,7 @@ def test_test_tracks_have_no_say_in_a_form_of_fewer_bits(library: Library) -> No
 @pytest.mark.parametrize(("artists", "which"), [((), "validation"), (("Ada", "Bo", "Cy", HELD_OUT[1]), "training")])
 def test_both_sides_are_needed(artists: tuple[str, ...], which: str, library: Library) -> None:
     with FeatureStore.open(library.store) as store, pytest.raises(StoreError, match=f"has no {which} track"):
-        draw_samples(store, store.features(library.recipe), HeldOutArtists(frozenset(artists)))
+        draw_samples(store, store.features(library.recipe), Split(HeldOutArtists(frozenset(artists))))
 
 
 # --- the command
@@ -285,7 +286,8 @@ def test_int8_that_passes_is_written(copied_library: Library, monkeypatch: pytes
     assert record["calibration_segments"] == 10
     # The figure is that of the file, on validation segments it never saw.
     with FeatureStore.open(copied_library.store) as store:
-        samples = draw_samples(store, store.features(copied_library.recipe), HeldOutArtists(frozenset(HELD_OUT)))
+        split = Split(HeldOutArtists(frozenset(HELD_OUT)))
+        samples = draw_samples(store, store.features(copied_library.recipe), split)
     assert run("export", *copied_library.settings()).exit_code == 0
     student = StudentSession(copied_library.run.student_onnx)
     centre = student.embed_segments(samples.training_db).mean(axis=0)

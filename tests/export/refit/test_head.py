@@ -78,6 +78,7 @@ def untrained(copied_library: Library) -> Library:
             copy.write_strip(row, strips.strip(row, int(lengths[row])), int(lengths[row]))
         copy.commit(list(rows), [int(n) for n in lengths], [""] * len(rows))
         write_checkpoint(library.run.best, checkpoint_info(store.uuid), student)
+        library.run.description.write_text(json.dumps({"store": {"uuid": store.uuid}}), encoding="utf-8")
     return library
 
 

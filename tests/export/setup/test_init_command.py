@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
+from loopback.audiomuse_api import running_audiomuse_api
 from student_clap.config.cli import main
 from student_clap.config.load import load_config
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
@@ -102,6 +103,19 @@ def test_folder_and_table_and_going_on_with_what_is_not_there_yet(
     config = load_config(folder / "config.yaml")
     assert (config.ingest.vectors, config.table.path) == ("table", table)
     assert (config.ingest.source, config.folder.path) == ("folder", tmp_path)
+
+
+@pytest.mark.parametrize("servers", [(Server("main", "Navi", "navidrome", is_default=True),), ()])
+def test_the_interface_says_which_kind_of_server_it_has(folder: Path, servers: tuple[Server, ...]) -> None:
+    """Before v3 by its first page; the audio is asked for after the vectors, so nothing else can have said it."""
+    tracks = [LoopbackTrack(f"t{n}", vector=vector_bytes(unit_vector(n))) for n in range(3)]
+    with running_audiomuse_api(tracks, servers=servers, provider_type="navidrome") as api:
+        done = init(folder, "api", api.url, str(api.token), "", "", "", "", "", "", "n")
+    assert "is not a jellyfin server" not in done.output
+    assert "works: 3 tracks" in done.stderr
+    assert "[navidrome]" in done.stderr
+    config = load_config(folder / "config.yaml")
+    assert (config.ingest.vectors, config.ingest.source) == ("api", "navidrome")
 
 
 @pytest.mark.parametrize("answers", [(), ("database",), ("table", "x.npz", "n", "", "folder")])

@@ -6,23 +6,32 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
 from student_clap.config.cli import main
 from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.schema import AudioConfig, Config
+from student_clap.export.app.app_config import Setting
 from student_clap.export.app.live_model import LiveModel
 from student_clap.export.demo.postgres import Database
 from student_clap.export.demo.schema import create_schema, set_app_config, unit_vector
+from student_clap.export.model.metadata import set_metadata
 from student_clap.export.status.next_step import next_step
 from student_clap.export.status.project import App, Project, Rows
+from student_clap.featurize.onnx.recipe import METADATA_PREFIX
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.train.comparison.row import RunRow, read_run
 from student_clap.train.runs.reader import RUN_FORMAT
+
+from ..app.test_model_verdict import record_of
+from ..model.test_contract import model
 
 RECIPE = Recipe.from_config(AudioConfig())
 FAILED = "/music/%s.flac is not audio: it has 12345%d bytes"
@@ -32,10 +41,10 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["status", *map(str, arguments)], catch_exceptions=False)
 
 
-def write_run(folder: Path, cosines: list[float], *, epochs: int, uuid: str) -> Path:
+def write_run(folder: Path, cosines: list[float], *, epochs: int, uuid: str, patience: int = 0) -> Path:
     """A run's small files, as a trainer leaves them."""
     folder.mkdir(parents=True)
-    training = {"epochs": epochs, "stage2_epochs": 0, "seed": 0}
+    training = {"epochs": epochs, "early_stopping_patience": patience, "seed": 0}
     description = {"format": RUN_FORMAT, "store": {"uuid": uuid}, "training": training, "recipe_name": RECIPE.name}
     (folder / "run.json").write_text(json.dumps(description), encoding="utf-8")
     lines = [json.dumps({"epoch": n, "val_cosine": value}) + "\n" for n, value in enumerate(cosines, 1)]
@@ -164,20 +173,138 @@ def test_the_next_step_of_the_store(tmp_path: Path) -> None:
     assert step(tmp_path, Rows(fetched=5), config=none) == "student-clap featurize --teacher MODEL.onnx"
 
 
+def student(path: Path, *, epoch: int, cosine: float, note: str = "", **more: str) -> Path:
+    """An ONNX file of ours that export made of that epoch; it says no run where the library's facts were left out."""
+    proto = model()
+    proto.doc_string = note
+    said = {"epoch": str(epoch), "validation_metrics": json.dumps({"cosine": cosine}), **more}
+    set_metadata(proto, {METADATA_PREFIX + key: value for key, value in said.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(proto, str(path))
+    return path
+
+
+def evaluate(path: Path, *, cosine: float = 0.8, folder: str = "evaluation") -> None:
+    record = path.parent / folder / "metrics.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(record_of(path, cosine)), encoding="utf-8")
+
+
 def test_the_next_step_of_the_runs(tmp_path: Path) -> None:
     rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6])
     folder = tmp_path / "runs" / done.name
     assert step(tmp_path, rows, runs=(done,), best=done) == "student-clap export"
-    (folder / "student.onnx").write_bytes(b"model")
+    onnx_file = student(folder / "student.onnx", epoch=2, cosine=0.6)
     assert step(tmp_path, rows, runs=(done,), best=done) == "student-clap evaluate"
-    (folder / "evaluation").mkdir()
-    (folder / "evaluation" / "metrics.json").write_text("{}", encoding="utf-8")
+    evaluate(onnx_file)
     assert step(tmp_path, rows, runs=(done,), best=done).startswith("student-clap deploy ")
     app = App(model_dir=tmp_path / "model")
     assert step(tmp_path, rows, runs=(done,), best=done, app=app).endswith(f"--to {tmp_path / 'model'}")
-    live = LiveModel(tmp_path / "model" / "m.onnx", {"run_name": done.name})
+    live = LiveModel(Path(shutil.copy(onnx_file, tmp_path / "m.onnx")), {})
     assert step(tmp_path, rows, runs=(done,), best=done, app=App(live=live)) == "student-clap reembed"
     stopped = best(tmp_path, [0.5], "other run")
     assert step(tmp_path, rows, runs=(stopped,), best=stopped) == "student-clap train --run 'other run'"
     running = RunRow("now", "running")
     assert step(tmp_path, rows, runs=(running,), best=done) == "student-clap runs now"
+
+
+def test_what_is_live_is_told_by_its_bytes(tmp_path: Path) -> None:
+    """Not by the run's name, which is the default one every time, and which not every file says."""
+    rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6])
+    onnx_file = student(tmp_path / "runs" / done.name / "student.onnx", epoch=2, cosine=0.6)
+    evaluate(onnx_file)
+    before = student(tmp_path / "m.onnx", epoch=2, cosine=0.6, note="earlier", run_name=done.name)
+    app = App(model_dir=tmp_path, live=LiveModel(before, {"run_name": done.name}))
+    assert step(tmp_path, rows, runs=(done,), best=done, app=app).startswith("student-clap deploy ")
+    shutil.copy(onnx_file, before)
+    assert step(tmp_path, rows, runs=(done,), best=done, app=app) == "student-clap reembed"
+
+
+def test_external_data_is_part_of_the_live_model(tmp_path: Path) -> None:
+    for folder, value in (("a", 0.0), ("b", 1.0)):
+        (tmp_path / folder).mkdir()
+        proto = model()
+        (weights,) = [tensor for tensor in proto.graph.initializer if tensor.name == "w"]
+        weights.raw_data = np.full(weights.dims, value, np.float32).tobytes()
+        onnx.save(
+            proto, str(tmp_path / folder / "m.onnx"), save_as_external_data=True, location="m.data", size_threshold=99
+        )
+    first, second = (tmp_path / folder / "m.onnx" for folder in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    live = LiveModel(first, {})
+    assert live.is_model(first)
+    assert not live.is_model(second)
+    (tmp_path / "a" / "m.data").unlink()
+    assert not live.is_model(second)
+
+
+@pytest.mark.parametrize(("epoch", "cosine"), [(1, 0.5), (2, 0.55)])
+def test_a_run_that_was_trained_on_is_exported_again(tmp_path: Path, epoch: int, cosine: float) -> None:
+    rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6])
+    onnx_file = student(tmp_path / "runs" / done.name / "student.onnx", epoch=epoch, cosine=cosine)
+    evaluate(onnx_file)
+    live = LiveModel(Path(shutil.copy(onnx_file, tmp_path / "m.onnx")), {})
+    assert step(tmp_path, rows, runs=(done,), best=done, app=App(live=live)) == "student-clap export"
+
+
+def test_a_head_that_was_fitted_again_has_figures_of_its_own(tmp_path: Path) -> None:
+    done = best(tmp_path, [0.5, 0.6])
+    folder = tmp_path / "runs" / done.name
+    student(folder / "student.onnx", epoch=2, cosine=0.7, refit_head="{}")
+    assert step(tmp_path, Rows(featurized=9), runs=(done,), best=done) == "student-clap evaluate"
+
+
+def test_an_evaluation_of_other_bytes_is_none(tmp_path: Path) -> None:
+    done = best(tmp_path, [0.5, 0.6])
+    onnx_file = student(tmp_path / "runs" / done.name / "student.onnx", epoch=2, cosine=0.6)
+    evaluate(onnx_file)
+    student(onnx_file, epoch=2, cosine=0.6, note="exported again")
+    assert step(tmp_path, Rows(featurized=9), runs=(done,), best=done) == "student-clap evaluate"
+
+
+def test_another_form_of_the_student_may_be_live(tmp_path: Path) -> None:
+    rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6], "mine")
+    onnx_file = student(tmp_path / "runs" / "mine" / "student.onnx", epoch=2, cosine=0.6)
+    evaluate(onnx_file)
+    small = student(onnx_file.with_name("student-int8.onnx"), epoch=2, cosine=0.6, note="int8")
+    live = LiveModel(Path(shutil.copy(small, tmp_path / "m.onnx")), {})
+    assert step(tmp_path, rows, runs=(done,), best=done, app=App(live=live)) == f"student-clap reembed --model {small}"
+    shutil.copy(onnx_file, live.path)
+    assert step(tmp_path, rows, runs=(done,), best=done, app=App(live=live)) == "student-clap reembed --run mine"
+
+
+def test_what_deploy_would_refuse_is_not_advised(tmp_path: Path) -> None:
+    rows, done = Rows(featurized=9), best(tmp_path, [0.5, 0.6])
+    onnx_file = student(tmp_path / "runs" / done.name / "student.onnx", epoch=2, cosine=0.6)
+    evaluate(onnx_file, cosine=0.5)  # the mean vector has 0.511
+    assert step(tmp_path, rows, runs=(done,), best=done) == "student-clap train --set training.epochs=4"
+    early = read_run(write_run(tmp_path / "runs" / "early", [0.5, 0.6], epochs=9, uuid="u", patience=1))
+    assert early is not None
+    evaluate(student(tmp_path / "runs" / "early" / "student.onnx", epoch=2, cosine=0.6), cosine=0.5)
+    (tmp_path / "runs" / "early-2").mkdir()
+    early = replace(early, state="finished")
+    assert step(tmp_path, rows, runs=(early,), best=early) == "student-clap train --from early --run early-3"
+
+
+def test_the_name_that_the_app_loads_is_given_to_deploy(tmp_path: Path) -> None:
+    done = best(tmp_path, [0.5, 0.6])
+    evaluate(student(tmp_path / "runs" / done.name / "student.onnx", epoch=2, cosine=0.6))
+    path = Setting("CLAP_AUDIO_MODEL_PATH", "/app/model/ours.onnx", None)
+    app = App(model_dir=tmp_path, path=path)
+    assert step(tmp_path, Rows(featurized=9), runs=(done,), best=done, app=app).endswith(" --as ours.onnx")
+
+
+def test_without_a_row_the_environment_decides(project: Path, database: Database) -> None:
+    create_schema(database, "B")
+    (project / "more.yaml").write_text(dump_yaml({"database": database.section()}), encoding="utf-8")
+    shown = run("--config", project / "more.yaml").stdout
+    assert "loads ? or /app/model/model_epoch_36.onnx (environment, else default)" in shown
+    assert json.loads(run("--json", "--config", project / "more.yaml").stdout)["app"]["loads"] is None
+
+
+def test_a_model_folder_that_may_not_be_entered(project: Path) -> None:
+    """A name that is too long is refused as a folder without rights is, for every user."""
+    done = run("--config", project / "config.yaml", "--set", f"audiomuse.model_dir={project / ('x' * 300)}")
+    assert done.exit_code == 0
+    assert "AudioMuse-AI  not known: " in done.stdout
+    assert "File name too long" in done.stdout

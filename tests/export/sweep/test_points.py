@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from student_clap.config.load import ConfigError
+from student_clap.export.sweep import here
+from student_clap.export.sweep.driver import as_task
 from student_clap.export.sweep.here import environments, gpus
 from student_clap.export.sweep.points import read_sweep
+from student_clap.export.sweep.process import Ended, Task
 from student_clap.export.sweep.runs import PlannedRun, SweepError, choose_points, plan_runs
 from student_clap.train.students.registry import compared
 
@@ -61,8 +65,6 @@ grid: {training.batch_size: [4]}
     ]
     assert [(run.config.training.epochs, run.config.augmentation.gain_db) for run in runs] == [(7, 0), (3, 6), (4, 6)]
     assert [run.name for run in planned(tmp_path, text, "loud_batch_size-4")] == ["try-loud_batch_size-4"]
-    # What the command line says wins, as everywhere.
-    assert {run.config.training.epochs for run in planned(tmp_path, text, given=("training.epochs=1",))} == {1}
 
 
 def test_seeds_alone_are_a_sweep_and_null_unsets(tmp_path: Path) -> None:
@@ -72,8 +74,52 @@ def test_seeds_alone_are_a_sweep_and_null_unsets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("settings: {training.epochs: 3}\nseeds: [0]", "training.epochs=1"),
+        ("settings: {training.lr: 1e-3}\ngrid: {training.epochs: [1]}", "training.learning_rate=1e-4"),
+        ("points: {a: {training.epochs: 1}, b: {training.lr: 1e-4}}", "training.epochs=1"),
+    ],
+)
+def test_what_no_name_tells_may_be_set_on_the_command_line(tmp_path: Path, text: str, given: str) -> None:
+    (run,) = planned(tmp_path, text, *(["b"] if "points" in text else []), given=(given,))
+    assert (run.config.training.epochs, run.config.training.learning_rate) in ((1, 1e-3), (1, 1e-4))
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "expected"),
+    [
+        ("grid: {training.lr: [3e-3, 1e-3]}", "training.lr=1e-4", "--set training.learning_rate: the point lr-0.003"),
+        ("grid: {training.lr: [3e-3]}", " training.learning_rate =1e-4", "--set training.learning_rate: the point"),
+        ("points: [{training.epochs: 4}]", "training.epochs=1", "--set training.epochs: the point epochs-4 sets it"),
+        ("parts: {p: {training.epochs: 4}}\npoints: [p]", "training.epochs=1", "--set training.epochs: the point p"),
+        ("seeds: [0, 1]", "training.seed=7", "--set training.seed: the seeds set it"),
+        ("folds: [0]", "split.fold=1", "--set split.fold: the folds set it"),
+    ],
+)
+def test_what_the_names_tell_is_not_set_otherwise(tmp_path: Path, text: str, given: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        planned(tmp_path, text, given=(given,))
+    assert expected in refused.value.message
+
+
+def test_the_later_one_of_two_names_of_a_setting_counts(tmp_path: Path) -> None:
+    text = """
+settings: {training.learning_rate: 0.5}
+parts: {fast: {training.lr: 0.1}, slow: {training.learning_rate: 0.01}}
+points: {a: [fast, slow, {training.lr: 0.2}], b: [fast, slow]}
+"""
+    assert [run.config.training.learning_rate for run in planned(tmp_path, text)] == [0.2, 0.01]
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("points: {a: {training.lr: 1}}\ngrid: {training.learning_rate: [2]}", "is set by points; keep one of them"),
+        (
+            "grid: {training.lr: [1], training.learning_rate: [2]}",
+            "training.learning_rate stands there under two names",
+        ),
         ("grid: {training.rate: [1]}", "training.rate: unknown key"),
         ("grid: {training.lr: [fast]}", "training.lr"),
         ("grid: {training.lr: 1e-3}", "grid.training.lr: expected a list of values"),
@@ -131,3 +177,18 @@ def test_runs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert environments(1, 4, ["0"]) == [{}]
+
+
+def test_a_run_that_names_its_gpu_sees_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str | None] = {}
+
+    def carry_out(task: Task, _: object, environment: Mapping[str, str]) -> Ended:
+        seen[task.run] = environment.get("CUDA_VISIBLE_DEVICES")
+        return Ended(task.run, 0, "")
+
+    monkeypatch.setattr(here, "carry_out", carry_out)
+    monkeypatch.setattr(here, "gpus", lambda: ["0", "1"])
+    devices = "points: {own: {training.device: 'cuda:1'}, any: {training.device: cuda}, auto: {}}"
+    tasks = [as_task(run, None) for run in planned(tmp_path, devices)]
+    assert not any(ended.failed for ended in here.carry_out_here(tasks, 1))
+    assert seen == {"rates-own": None, "rates-any": "0", "rates-auto": "0"}

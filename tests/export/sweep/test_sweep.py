@@ -124,6 +124,17 @@ def test_killed_and_run_again_it_is_as_if_nothing_had_been(library: Library) -> 
     assert [folder(library, name).last.stat().st_mtime_ns for name in NAMES] == before
 
 
+def test_a_number_that_is_given_twice_counts_once(library: Library) -> None:
+    del library
+    result = ask("two.yaml", "--dry-run", "--seed", "5", "--seed", "5", "--fold", "0", "--fold", "0")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == [f"{name}-f0-s5: to do" for name in NAMES]
+    Path("seeds.yaml").write_text("grid: {training.seed: [0, 1]}", encoding="utf-8")
+    refused = ask("seeds.yaml", "--dry-run", "--seed", "5")
+    assert refused.exit_code == 1
+    assert "--seed: the point seed-0 sets training.seed" in refused.stderr
+
+
 @pytest.mark.slow
 def test_a_point_that_fails_stops_no_other_and_is_named(library: Library) -> None:
     (library.root / "bad.yaml").write_text(

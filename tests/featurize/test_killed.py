@@ -74,6 +74,20 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "features.zarr").rglob("*") if p.is_file()}
 
 
+def kill_at(moments: list[int], fresh: Path, light_run: LightRuns, expected: dict[str, bytes]) -> int:
+    """A run that is killed at a step, and run again, ends with `expected`. Returns how often a half was left."""
+    halves = 0
+    for moment in sorted(moments):
+        killed = fresh.with_name(f"killed-{moment}")
+        shutil.copytree(fresh, killed)
+        assert light_run(killed, moment) == "killed"
+        halves += content(killed) != expected
+        assert light_run(killed).startswith("ended ")
+        assert content(killed) == expected, f"killed at step {moment}"
+        shutil.rmtree(killed)
+    return halves
+
+
 def test_twenty_moments_with_a_teacher(tmp_path, fresh, light_run):
     write_mel_teacher(fresh / "teacher.onnx", "clap")
     with FeatureStore.open(fresh / "features.zarr", "r+") as store:  # two get their own vector from it too
@@ -86,13 +100,7 @@ def test_twenty_moments_with_a_teacher(tmp_path, fresh, light_run):
         assert store.segment_vectors().counts().tolist() == [1, 1, 1, 2, 0, 0]
         assert store.given_vectors().tolist() == [False, True, False, True, False, False]
         assert np.isfinite(store.teacher()).all()
-    for moment in sorted(random.Random(5).sample(range(1, int(steps) + 1), 20)):
-        killed = tmp_path / f"killed-{moment}"
-        shutil.copytree(fresh, killed)
-        assert light_run(killed, moment) == "killed"
-        assert light_run(killed).startswith("ended ")
-        assert content(killed) == expected, f"killed at step {moment} of {steps}"
-        shutil.rmtree(killed)
+    kill_at(random.Random(5).sample(range(1, int(steps) + 1), 20), fresh, light_run, expected)
 
 
 @pytest.mark.parametrize("teacher", [True, False])
@@ -116,13 +124,7 @@ def test_ten_moments_of_tracks_whose_files_were_replaced(tmp_path, fresh, light_
         assert store.segment_vectors().counts().tolist() == ([1, 1, 1, 4, 0, 0] if teacher else [1, 0, 1, 0, 0, 0])
         assert np.isfinite(store.teacher()).all(axis=1).tolist() == [True, teacher, True, teacher, True, True]
         assert store.features(RECIPE).n_samples().tolist() == [*before[:3], 22 * 48_000, *before[4:]]
-    for moment in sorted(random.Random(6).sample(range(1, int(steps) + 1), 10)):
-        killed = tmp_path / f"killed-{moment}"
-        shutil.copytree(fresh, killed)
-        assert light_run(killed, moment) == "killed"
-        assert light_run(killed).startswith("ended ")
-        assert content(killed) == expected, f"killed at step {moment} of {steps}"
-        shutil.rmtree(killed)
+    kill_at(random.Random(6).sample(range(1, int(steps) + 1), 10), fresh, light_run, expected)
 
 
 def test_ten_moments_of_a_pass_that_is_made_again(tmp_path, fresh, light_run):
@@ -138,13 +140,7 @@ def test_ten_moments_of_a_pass_that_is_made_again(tmp_path, fresh, light_run):
         shutil.copytree(fresh, undisturbed)
         _, steps = light_run(undisturbed).split()
         expected = content(undisturbed)
-        for moment in sorted(random.Random(7).sample(range(1, int(steps) + 1), 5)):
-            killed = tmp_path / f"killed-{other}-{moment}"
-            shutil.copytree(fresh, killed)
-            assert light_run(killed, moment) == "killed"
-            assert light_run(killed).startswith("ended ")
-            assert content(killed) == expected, f"killed at step {moment} of {steps}, another model: {other}"
-            shutil.rmtree(killed)
+        kill_at(random.Random(7).sample(range(1, int(steps) + 1), 5), fresh, light_run, expected)
 
 
 def test_fifty_moments(tmp_path, fresh, light_run):
@@ -159,14 +155,5 @@ def test_fifty_moments(tmp_path, fresh, light_run):
     assert verify_path(undisturbed / "features.zarr", deep=True) == ([], 6)
     assert [features.strip(row).shape[0] for row in range(4)] == [128] * 4
 
-    moments = sorted(random.Random(4).sample(range(1, int(steps) + 1), MOMENTS))
-    halves = 0
-    for moment in moments:
-        killed = tmp_path / f"killed-{moment}"
-        shutil.copytree(fresh, killed)
-        assert light_run(killed, moment) == "killed"
-        halves += content(killed) != expected
-        assert light_run(killed).startswith("ended ")
-        assert content(killed) == expected, f"killed at step {moment} of {steps}"
-        shutil.rmtree(killed)
+    halves = kill_at(random.Random(4).sample(range(1, int(steps) + 1), MOMENTS), fresh, light_run, expected)
     assert halves > MOMENTS * 0.8  # the kills came in the middle of the work

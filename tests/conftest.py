@@ -12,6 +12,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 
 from loopback.objectstore import ObjectServer, running_objectstore
@@ -67,11 +68,20 @@ def object_server() -> Iterator[ObjectServer]:
         yield server
 
 
+def stop_forkserver() -> None:
+    """End the process that reading processes come from, which keeps the environment that it was started with."""
+    server = forkserver._forkserver  # noqa: SLF001  Python has no public way
+    if server._forkserver_pid is not None:  # noqa: SLF001
+        # It ends after its children, and a reader that a test before did not close has one for as long as it is there.
+        for reader in psutil.Process(server._forkserver_pid).children(recursive=True):  # noqa: SLF001
+            reader.kill()
+    server._stop()  # noqa: SLF001
+
+
 @pytest.fixture
 def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a fresh, empty bucket; the environment leads to it."""
-    # Reading processes come from a server process that keeps the environment it was started with.
-    forkserver._forkserver._stop()  # noqa: SLF001  Python has no public way
+    stop_forkserver()
     for name, value in object_server.environment.items():
         monkeypatch.setenv(name, value)
     name = f"b{uuid.uuid4().hex}"

@@ -201,7 +201,10 @@ def _substitute(value: Any, environment: dict[str, str]) -> Any:
         return _unset_in(done) or done
     if not isinstance(value, str) or "${" not in value:
         return value
-    variables = [found for found in _VARIABLE.finditer(value) if not found["escaped"]]
+    matches = list(_VARIABLE.finditer(value))
+    if not matches:
+        return Text(value)
+    variables = [found for found in matches if not found["escaped"]]
     unset = tuple(v["name"] for v in variables if v["default"] is None and v["name"] not in environment)
     return _Unset(unset) if unset else Text(_VARIABLE.sub(lambda found: _replaced(found, environment), value))
 

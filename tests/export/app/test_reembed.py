@@ -118,14 +118,19 @@ def test_a_second_run_makes_only_what_is_new(copied_library: Library, exported: 
     assert not out.with_name(out.name + ".parts").exists()
 
 
-def test_a_track_whose_audio_changed_is_made_again(copied_library: Library, exported: Path, out: Path) -> None:
-    reembed(copied_library, exported, out)
-    before = vectors_of(out)
-    with FeatureStore.open(copied_library.store, "r+") as store:
-        features = store.features(copied_library.recipe)
+def give_longer_strip(library: Library) -> None:
+    """Make the features of row 0 those of row 2, which is longer."""
+    with FeatureStore.open(library.store, "r+") as store:
+        features = store.features(library.recipe)
         longer = int(features.n_samples()[2])
         features.write_strip(0, features.strip(2), longer)
         features.commit([0], [longer], [""])
+
+
+def test_a_track_whose_audio_changed_is_made_again(copied_library: Library, exported: Path, out: Path) -> None:
+    reembed(copied_library, exported, out)
+    before = vectors_of(out)
+    give_longer_strip(copied_library)
     assert "1 of them new" in reembed(copied_library, exported, out).stdout
     after = vectors_of(out)
     np.testing.assert_allclose(after["t00"], before["t02"], atol=1e-6)
@@ -179,11 +184,7 @@ def test_a_file_of_before_there_were_marks_is_read(copied_library: Library, expo
     assert "0 of them new" in done.stdout
     assert "12 vectors of" in done.stderr
     assert "--fresh makes them again" in done.stderr
-    with FeatureStore.open(copied_library.store, "r+") as store:
-        features = store.features(copied_library.recipe)
-        longer = int(features.n_samples()[2])
-        features.write_strip(0, features.strip(2), longer)
-        features.commit([0], [longer], [""])
+    give_longer_strip(copied_library)
     assert "1 of them new" in reembed(copied_library, exported, out).stdout
     after = vectors_of(out)
     np.testing.assert_allclose(after.pop("t00"), before["t02"], atol=1e-6)

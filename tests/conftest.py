@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -33,6 +34,9 @@ if MEMORY.is_dir() and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC and shutil.d
     # The store waits for the disk after every file; tests kill processes, not machines, and need none of that.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
+
+# The processes that tests start compute as the tests do, also under a plain `pytest`: see `one_thread`.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW_FIXTURES = {"postgres_server", "object_server"}  # `database` and `bucket` ask for them
 
@@ -87,6 +91,14 @@ def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"b{uuid.uuid4().hex}"
     object_server.create_bucket(name)
     return name
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """PyTorch computes in one thread, whatever a test before has set: the cores are shared, and what is trained in a
+    test is compared with what a process of its own has trained, where two threads round otherwise."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

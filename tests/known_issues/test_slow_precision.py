@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from tests.train.conftest import make_library
 
@@ -39,7 +38,6 @@ def test_a_slow_precision_is_said_once(
 ) -> None:
     monkeypatch.setattr("student_clap.train.loop.session.multiplies_bfloat16", lambda: has)
     monkeypatch.setattr("student_clap.train.loop.session.keep_freed_memory", lambda: True)
-    torch.set_num_threads(1)
     library = make_library(tmp_path, [0.5, 1.0, 1.5, 2.0, 2.3, 3.0, 0.8, 1.2])
     config = library.config(training={"precision": precision, "epochs": 1, "warmup_epochs": 0})
     done = CliRunner().invoke(train, ["--config", str(library.config_file(config)), "--run", "a"])

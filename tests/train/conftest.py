@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from student_clap.config.formats.yaml12 import dump_yaml
 from student_clap.config.load import load_config, masked
@@ -114,12 +113,6 @@ def make_library(
 def plain_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' own processes go on after a training and give its memory back."""
     monkeypatch.setattr("student_clap.train.loop.session.keep_freed_memory", lambda: True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """The students here are too small for two, and the cores are shared."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

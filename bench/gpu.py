@@ -35,7 +35,7 @@ from student_clap.export.graph.writer import serialise, trace
 from student_clap.featurize.onnx.input_spec import INPUT_NAME
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.strip import strip_frames
-from student_clap.train.data.keep import keep
+from student_clap.train.data.kept.keep import keep
 from student_clap.train.students.registry import build_student
 
 HERE = Path(__file__).resolve().parent

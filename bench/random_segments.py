@@ -22,7 +22,7 @@ from student_clap.config.runtime.machine import keep_freed_memory
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.batches import TrackReader, requests_for
-from student_clap.train.data.keep import NOTHING_KEPT, keep
+from student_clap.train.data.kept.keep import NOTHING_KEPT, keep
 
 _SHORTEST_S, _LONGEST_S = 200, 290
 _BATCH = 16

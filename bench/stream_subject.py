@@ -19,7 +19,7 @@ from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 from student_clap.store.layout.segments import segment_starts
 from student_clap.train.data.batches import Batch, TrackReader, requests_for
-from student_clap.train.data.keep import NOTHING_KEPT, Kept
+from student_clap.train.data.kept.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import epoch_order
 from student_clap.train.data.parts import BatchRequest
 from student_clap.train.data.stream import BatchStream

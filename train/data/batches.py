@@ -30,8 +30,8 @@ from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.strip import index_of, strip_frames
 from student_clap.store.storage.base import StoragePath
 from student_clap.train.data.augment import N_RANDOM
-from student_clap.train.data.cache import BlockCache, copy_from_block, strip_bytes, to_block
-from student_clap.train.data.keep import NOTHING_KEPT, Kept
+from student_clap.train.data.kept.cache import BlockCache, copy_from_block, strip_bytes, to_block
+from student_clap.train.data.kept.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import share
 from student_clap.train.data.parts import BatchRequest, Part, Parting
 from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher

@@ -16,7 +16,7 @@ from student_clap.store import FeatureStore, Recipe
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.teachers import DEFAULT, UNDECLARED, slug
-from student_clap.train.data.cache import BlockCache, segment_vector_bytes
+from student_clap.train.data.kept.cache import BlockCache, segment_vector_bytes
 from student_clap.train.data.shift import interpolate
 
 Starts = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.open import about_cache, reading_path
 from student_clap.train.data.augment import is_random
 from student_clap.train.data.batches import TrackReader
-from student_clap.train.data.keep import Sharers, keep
+from student_clap.train.data.kept.keep import Sharers, keep
 from student_clap.train.data.segment_targets import counts_of, learnt_teacher, remark_on_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream

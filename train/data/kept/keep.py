@@ -32,7 +32,7 @@ from student_clap.config.runtime.screen import progress, warn
 from student_clap.config.runtime.text import readable_bytes, reason
 from student_clap.store import Features
 from student_clap.store.layout.strip import strip_frames
-from student_clap.train.data.cache import (
+from student_clap.train.data.kept.cache import (
     CacheFile,
     CacheHandle,
     Sizes,

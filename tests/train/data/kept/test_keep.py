@@ -24,8 +24,8 @@ from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.segments import segment_count
 from student_clap.train.data import keep as keep_module
 from student_clap.train.data.batches import Batch, TrackReader, make_segments, requests_for
-from student_clap.train.data.cache import CacheFile, offsets_within
-from student_clap.train.data.keep import Keeping, keep
+from student_clap.train.data.kept.cache import CacheFile, offsets_within
+from student_clap.train.data.kept.keep import Keeping, keep
 from student_clap.train.data.stream import BatchStream
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ import numpy as np
 import torch
 from student_clap.store import Features, FeatureStore
 from student_clap.train.data.batches import TrackReader, requests_for
-from student_clap.train.data.keep import Sharers, keep
+from student_clap.train.data.kept.keep import Sharers, keep
 from student_clap.train.loop.distributed import join_processes
 
 path, read, strip = sys.argv[1], [], Features.strip

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from student_clap.config.choices import Choice
+from student_clap.config.presets import MAX_VIEWS
 from student_clap.config.quantities import LocalPath, MemorySize
 from student_clap.config.section import (
     LARGEST,
@@ -185,6 +186,10 @@ class AugmentationConfig(Section):
     """Segments are pitched up or down by at most this."""
     stretch: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Segments get faster or slower by at most this share."""
+    views: Annotated[int, Field(ge=0, le=MAX_VIEWS)] | None = None
+    """Views of each track (`teacher.views`) that are learnt in its stead by turns, with targets of segments; null: all
+    that the store has of the teacher. They are never validated on.
+    """
 
 
 class TrainingConfig(Section):

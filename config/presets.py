@@ -7,6 +7,7 @@ from dataclasses import dataclass
 SAMPLE_RATE = 48_000  # Hz
 SEGMENT_SAMPLES = 480_000  # 10 s at 48 kHz
 MAX_BANDS = 1024
+MAX_VIEWS = 16  # changed copies of a track
 MAX_FRAMES = 16_384  # of one segment
 MAX_STRIP_BYTES = 1_000_000_000  # of one track's features
 

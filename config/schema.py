@@ -26,6 +26,7 @@ from student_clap.config.presets import (
     MAX_BANDS,
     MAX_FRAMES,
     MAX_STRIP_BYTES,
+    MAX_VIEWS,
     MEL_PRESETS,
     SEGMENT_SAMPLES,
     MelPreset,
@@ -126,6 +127,10 @@ class TeacherConfig(Section):
     hop_s: PositiveFloat = 5.0
     """From the start of a segment to the next, for the vectors that `featurize` makes: production's 5 s, or a part of
     it, such as 2.5: more targets per track, each 1 KB and a run of the teacher.
+    """
+    views: Annotated[int, Field(ge=0, le=MAX_VIEWS)] = 0
+    """Changed copies of each track that the teacher hears too: a minute from somewhere in it, at another speed and with
+    other bands. What it says of them is learnt besides the tracks (`augmentation.views`).
     """
     provider: str = "auto"
     """Where the teacher computes, by the name of onnxruntime's execution provider: cpu, cuda, ... auto: a GPU where

@@ -15,7 +15,8 @@ from student_clap.config.schema import Config, FeaturizeConfig, TeacherConfig
 from student_clap.config.section import Section
 from student_clap.featurize.cluster import registry
 
-_TEACHER = {"teacher": "model", "provider": "provider", "teacher_hop": "hop_s"}  # option -> key of the section
+# option -> key of the section
+_TEACHER = {"teacher": "model", "provider": "provider", "teacher_hop": "hop_s", "views": "views"}
 _OPTIONS = {key: f"--{name.replace('_', '-')}" for name, key in _TEACHER.items()}  # of keys; else the key's own name
 SomeSection = TypeVar("SomeSection", bound=Section)
 _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at most
@@ -55,6 +56,12 @@ _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at mo
     "--provider",
     metavar="NAME",
     help="Where the teacher computes: cpu, cuda, ..., or auto.  [default: teacher.provider]",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="So many changed copies of each track, which the teacher hears too.  [default: teacher.views, none]",
 )
 @click.option("--again-teacher", is_flag=True, help="Remove the teacher's vectors that are there, and make all again.")
 @click.option(

@@ -14,14 +14,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from student_clap.config.presets import SAMPLE_RATE
 from student_clap.config.runtime.screen import echo, progress, warn
 from student_clap.config.runtime.signals import Stopped, stoppable
 from student_clap.config.runtime.terminal import is_terminal
 from student_clap.config.runtime.text import counted, readable_duration
 from student_clap.config.schema import Config, FeaturizeConfig
+from student_clap.featurize.audio.views import LENGTH_S as VIEW_S
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.open import dask_cluster
 from student_clap.featurize.cluster.scheduling import Flow
@@ -62,10 +64,16 @@ class Ended:
     exit_code: int = 0  # of a run that a signal ended
     error: ClusterError | StoreError | None = None  # that broke it off
     totals: Totals = field(default_factory=Totals)
+    views: tuple[Totals, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing broke it off."""
+        return not self.exit_code and self.error is None
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of the run; `complete` says that nothing broke it off."""
-        return {"complete": not self.exit_code and self.error is None, **asdict(self.totals)}
+        """The figures of the run, and of each view; `complete` says that nothing broke it off."""
+        return {"complete": self.complete, **asdict(self.totals), "views": [asdict(totals) for totals in self.views]}
 
 
 def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
@@ -80,21 +88,55 @@ def featurize_store(config: Config, selection: Selection, fetch: str) -> Ended:
         StoreError: the store cannot be opened for writing, or has another teacher's vectors under this one's name.
         click.ClickException: a row or a setting cannot be, or the teacher's model cannot be used.
     """
-    recipe = Recipe.from_config(config.audio)
+    n_views = config.teacher.views if config.teacher.model is not None else 0
+    passes: list[TeacherPass] = []
     with FeatureStore.open(config.store.path, "r+") as store:
-        teacher = open_pass(config, store, again=selection.again_teacher) if config.teacher.model is not None else None
-        heard = None if teacher is None else teacher.heard
-        found = plan(store, store.features(recipe), config.ingest.cache_dir, selection, heard)
-        for note in found.notes:
-            warn(note)
-        totals = Totals()
-        broken = _carry_out(config, store, recipe, found, totals, teacher) if found.jobs else _Broken()
-        if teacher is not None and not broken.by:
-            teacher.end()
-            for line in teacher.lines() if found.jobs else ():
-                echo(line)
-        closing = closing_line(found, totals, store.features(recipe), fetch, broken.by, teacher)
-        return Ended(closing, broken.exit_code, broken.error, totals)
+        ended = _featurize(config, store, selection, fetch, 0, passes)
+        for view in range(1, n_views + 1):
+            if not ended.complete:
+                break
+            echo(ended.closing)
+            of_view = _featurize(config, store, selection, f"{fetch} --set teacher.views={n_views}", view, passes)
+            ended = replace(of_view, totals=ended.totals, views=(*ended.views, of_view.totals))
+        for teacher in passes if ended.complete else ():
+            teacher.end()  # all together: what is made again goes on where it was stopped, in whichever pass
+        return ended
+
+
+def _featurize(
+    config: Config, store: FeatureStore, selection: Selection, fetch: str, view: int, passes: list[TeacherPass]
+) -> Ended:
+    """Make what is lacking of the tracks, or of one view of those that are made. `passes` gets the teacher's pass."""
+    own = Recipe.from_config(config.audio)
+    recipe = replace(own, view=view)
+    among = store.features(own).made() if view else None
+    teacher = None
+    if config.teacher.model is not None:
+        teacher = open_pass(config, store, again=selection.again_teacher, view=view)
+        passes.append(teacher)
+    heard = None if teacher is None else teacher.heard
+    found = plan(store, store.features(recipe), config.ingest.cache_dir, selection, heard, among)
+    for note in found.notes:
+        warn(note)
+    if view:
+        found.jobs = _set_back(store.features(recipe), teacher, found.jobs)
+    totals = Totals()
+    broken = _carry_out(config, store, recipe, found, totals, teacher) if found.jobs else _Broken()
+    if teacher is not None and not broken.by:
+        for line in teacher.lines() if found.jobs else ():
+            echo(line)
+    closing = closing_line(found, totals, store.features(recipe), fetch, broken.by, teacher)
+    return Ended(closing, broken.exit_code, broken.error, totals)
+
+
+def _set_back(features: Features, teacher: TeacherPass | None, jobs: list[Job]) -> list[Job]:
+    """Take back the views that are made again, and nothing else of their tracks. Returns the jobs, as new ones."""
+    rows = [job.row for job in jobs if job.strip and job.n_samples]
+    if rows:
+        if teacher is not None:
+            teacher.vectors.commit(rows, [0] * len(rows))
+        features.commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
+    return [replace(job, n_samples=0) if job.strip else job for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -120,6 +162,11 @@ def _carry_out(
             warn(
                 f"{counted(losing, 'track')} with vectors of the teacher that is replaced will have none: there is no "
                 "audio of them here (`student-clap ingest --refetch all` fetches it)"
+            )
+        if going := teacher.going_views():
+            warn(
+                f"what the teacher that is replaced heard of {counted(going, 'view')} goes too"
+                " (`--views N` has this one hear them)"
             )
     try:
         _run_on_a_cluster(config.featurize, store, recipe, found, totals, teacher)
@@ -209,7 +256,8 @@ def run(
         StoreError: the disk is full, or what was made cannot be marked.
     """
     site = Site(store.address, store.uuid, store.n_tracks, recipe, None if teacher is None else teacher.teaching)
-    n_segments = 0 if teacher is None else segments_to_hear(jobs, teacher.teaching.grid_samples)
+    most_samples = round(VIEW_S * SAMPLE_RATE) if recipe.view else recipe.max_samples
+    n_segments = 0 if teacher is None else segments_to_hear(jobs, teacher.teaching.grid_samples, most_samples)
     mel = open_storage(store.address) / f"features/{recipe.name}/mel"
     ready = None if teacher is None else functools.partial(teacher.begin, renewed)
     flow = Flow(cluster, site, jobs, tracks_per_task, mel, say, n_segments, ready)
@@ -300,7 +348,9 @@ def closing_line(
         stopped_by: what broke the run off.
         teacher: that heard tracks.
     """
-    made = f"{counted(totals.made, 'track')} made"
+    view = features.recipe.view
+    made = f"view {view}: " if view else ""
+    made += f"{counted(totals.made, 'track')} made"
     if totals.made:
         minutes = totals.audio_s / 60
         made += (
@@ -312,10 +362,11 @@ def closing_line(
     for number, what in (
         (totals.failed, "failed"),
         (found.failed, "failed before (--retry-failed tries again)"),
-        (found.lost, f"without their audio file (`{fetch}` fetches it again)"),
+        (found.lost, f"without their audio file (`{fetch}{' --refetch teacher' if view else ''}` fetches it again)"),
         (totals.outdated, "of another audio than before (what a teacher heard of that does not count any more)"),
         (totals.unreadable, "whose audio cannot be read (the next run tries again)"),
         (found.waiting, "waiting for audio"),
+        (found.without_other, f"whose other track has no audio here (`{fetch} --refetch teacher` fetches what can be)"),
     ):
         if number:
             parts.append(f"{number} {what}")

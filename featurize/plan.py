@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.tracks import State
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.segments import PRODUCTION, counts_that_fit, grid_starts
+from student_clap.store.layout.views import beneath
 
 _MOST_LOOKED_AT = 64  # files whose header is asked for their length
 _USUAL_S = 240.0  # of a track of which nothing is known
@@ -63,12 +65,18 @@ class Plan:
     failed: int = 0  # earlier, and not asked for again
     heard: int = 0  # by the teacher, earlier
     unheard: int = 0  # has features, but no audio that the teacher could hear
+    without_other: int = 0  # of a view: the track beneath it has no audio here
     renewed: list[int] = field(default_factory=list)  # rows whose vectors of segments are made again
     notes: list[str] = field(default_factory=list)  # on rows that were asked for and cannot be made
 
 
 def plan(
-    store: FeatureStore, features: Features, cache_dir: Path, selection: Selection, heard: Heard | None = None
+    store: FeatureStore,
+    features: Features,
+    cache_dir: Path,
+    selection: Selection,
+    heard: Heard | None = None,
+    among: npt.NDArray[np.bool_] | None = None,
 ) -> Plan:
     """Sort the store's rows into what is to be made and what is not. Reads columns only; touches no audio.
 
@@ -78,6 +86,7 @@ def plan(
         cache_dir: what relative paths of audio are below.
         selection: rows to make again.
         heard: what the teacher has done; None where none is to hear anything.
+        among: [track] the rows that are looked at; None: all.
 
     Raises:
         click.ClickException: a row of `selection.again` is not in the store.
@@ -91,7 +100,7 @@ def plan(
         again |= set(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
     fits = heard.fits(n_samples) if heard is not None else np.zeros(store.n_tracks, np.bool_)
     found = Plan()
-    for row in range(store.n_tracks):
+    for row in range(store.n_tracks) if among is None else np.flatnonzero(among).tolist():
         strip = row in again or n_samples[row] == 0 or (selection.retry_failed and n_samples[row] == FAILED)
         vectors = (
             heard is not None
@@ -106,8 +115,12 @@ def plan(
         path = cache_dir / audio[row]
         fetched = states[row] in (State.FETCHED, State.GONE) and bool(audio[row])
         if fetched and os.path.exists(path):  # noqa: PTH110  Path.exists raises where a folder may not be entered
+            other = _beneath(features.recipe.view, row, cache_dir, audio)
+            if other is None:
+                found.without_other += 1
+                continue
             known = max(0, int(n_samples[row]))
-            found.jobs.append(Job(row, str(path.resolve()), strip=strip, vectors=vectors, n_samples=known))
+            found.jobs.append(Job(row, str(path.resolve()), strip, vectors, known, other))
             if heard is not None and vectors and heard.counts[row]:
                 found.renewed.append(row)
             continue
@@ -120,6 +133,16 @@ def plan(
         if row in asked:
             found.notes.append(_not_made(store, row))
     return found
+
+
+def _beneath(view: int, row: int, cache_dir: Path, audio: Sequence[str]) -> str | None:
+    """Path of the audio that is heard beneath a view of the track in `row`; "" of none, None where it is not here."""
+    other = beneath(view, row) if view else None
+    if other is None:
+        return ""
+    path = cache_dir / audio[other]
+    there = bool(audio[other]) and os.path.exists(path)  # noqa: PTH110  as above
+    return str(path.resolve()) if there else None
 
 
 def _not_made(store: FeatureStore, row: int) -> str:
@@ -135,11 +158,16 @@ def _not_made(store: FeatureStore, row: int) -> str:
     return f"--again {row}: {one_line(title)!r} is left as it is: {why}"
 
 
-def segments_to_hear(jobs: list[Job], grid_samples: int) -> int:
+def segments_to_hear(jobs: list[Job], grid_samples: int, most_samples: int = PRODUCTION.max_samples) -> int:
     """About how many segments a teacher hears in `jobs`.
 
     Exact for tracks whose features are there; the length of the others is taken from the headers of a few dozen of
     them.
+
+    Args:
+        jobs: what is made.
+        grid_samples: from the start of a segment to the next.
+        most_samples: that are heard of a track.
     """
     wanted = [job for job in jobs if job.vectors]
     lengths = [job.n_samples for job in wanted if job.n_samples]
@@ -149,7 +177,7 @@ def segments_to_hear(jobs: list[Job], grid_samples: int) -> int:
     usual = float(np.mean(stated)) if stated else _USUAL_S
     lengths += [round(s * PRODUCTION.sample_rate) for s in stated]
     lengths += [round(usual * PRODUCTION.sample_rate)] * (len(unknown) - len(stated))
-    return sum(len(grid_starts(min(max(n, 1), PRODUCTION.max_samples), PRODUCTION, grid_samples)) for n in lengths)
+    return sum(len(grid_starts(min(max(n, 1), most_samples), PRODUCTION, grid_samples)) for n in lengths)
 
 
 def _stated_s(path: Path) -> float:

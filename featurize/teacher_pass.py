@@ -35,6 +35,7 @@ from student_clap.store.arrays.metadata import read_document, set_attributes
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION
+from student_clap.store.layout.views import view_name
 from student_clap.store.storage.errors import CorruptShardError, StoreError
 from student_clap.store.storage.open import open_storage
 from student_clap.store.teachers import check_name, slug
@@ -68,7 +69,14 @@ class TeacherPass:
     _block: tuple[int, npt.NDArray[np.float32]] = field(default_factory=lambda: (-1, np.empty((0, 0), np.float32)))
 
     def __post_init__(self) -> None:
-        self._was_given = self.store.given_vectors()
+        n_tracks = self.store.n_tracks
+        # What it hears of a view is compared with nothing.
+        self._was_given = np.ones(n_tracks, np.bool_) if self.view else self.store.given_vectors()
+
+    @property
+    def view(self) -> int:
+        """Number of the changed copy that it hears; 0: the tracks."""
+        return self.vectors.set.view
 
     @property
     def heard(self) -> Heard:
@@ -81,7 +89,7 @@ class TeacherPass:
     @property
     def _gives(self) -> bool:
         """Whether rows without a vector of their own get it from this teacher."""
-        return slug(self.store.teacher_name) == self.teaching.set_name
+        return not self.view and slug(self.store.teacher_name) == self.teaching.set_name
 
     def losing(self, found: Plan) -> int:
         """Tracks that lose the vectors that they have, and have no audio here for new ones."""
@@ -90,6 +98,10 @@ class TeacherPass:
         there = self.vectors.counts() > 0
         there[[job.row for job in found.jobs if job.vectors]] = False
         return int(np.count_nonzero(there))
+
+    def going_views(self) -> int:
+        """Views of each track whose vectors go with those of the tracks."""
+        return len(self.store.views(self.vectors.name)) if self.again == "set" and not self.view else 0
 
     def begin(self, renewed: Sequence[int]) -> None:
         """Take away the vectors of rows that are heard again: what counts does not change under a reader.
@@ -101,9 +113,13 @@ class TeacherPass:
         if self.again == "set":
             if self._gives:
                 self.store.withdraw_given_vectors()
-            self.store.remove_segment_set(self.teaching.set_name)
+            there = self.vectors.set
+            self.store.remove_segment_set(there.name)
             self.vectors = self.store.add_segment_set(
-                self.teaching.set_name, hop_samples=self.teaching.grid_samples, model=self.teaching.digest
+                there.name.removesuffix(view_name("", there.view)),
+                hop_samples=self.teaching.grid_samples,
+                model=self.teaching.digest,
+                view=there.view,
             )
         elif renewed:
             rows = list(renewed)
@@ -124,7 +140,7 @@ class TeacherPass:
         self.retaken += sum(not job.vectors for job in jobs)
         if self._gives:
             self.lacking |= set(given)
-        else:
+        elif not self.view:
             self.foreign += len(given)
 
     def _say_under_way(self, *, begun: bool) -> None:
@@ -223,7 +239,7 @@ class TeacherPass:
 
     def _compared(self) -> npt.NDArray[np.float64]:
         """[track] cosines of rows whose own vector came from elsewhere, also of earlier runs."""
-        rows = np.flatnonzero((self.vectors.counts() > 0) & ~self.store.given_vectors()).tolist()
+        rows = np.flatnonzero((self.vectors.counts() > 0) & ~self.store.given_vectors() & (self.view == 0)).tolist()
         if len(rows) > _MOST_COMPARED:
             rows = [rows[i] for i in np.linspace(0, len(rows) - 1, _MOST_COMPARED).astype(int)]
         found = []
@@ -249,12 +265,13 @@ class TeacherPass:
         return mean
 
 
-def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPass:
+def open_pass(config: Config, store: FeatureStore, *, again: bool, view: int = 0) -> TeacherPass:
     """Judge the model, and open the set of its vectors.
 
     Args:
         config: `teacher.model` is set.
         store: open for writing.
+        view: number of the changed copy that it hears; 0: the tracks, which it also gives vectors of their own.
         again: what a teacher of that name has heard is heard again. Where that was another model, or on another grid,
             its vectors are removed when the pass begins, else those of the tracks whose audio is there.
 
@@ -270,23 +287,28 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool) -> TeacherPas
     grid_samples = round(wanted.hop_s * SAMPLE_RATE)
     teacher = _judged(wanted.model, config, grid_samples)
     name, digest = slug(wanted.name), teacher.digest
+    if wanted.views:
+        check_name(view_name(name, wanted.views))  # before the tracks are heard
+    set_name = view_name(name, view)
     how: Again = "goes on" if again else ""
-    if again and name in store.segment_sets():
-        how = _how_again(store, store.segment_vectors(name), digest, grid_samples)
+    if again and (name in store.segment_sets() if view == 0 else view in store.views(name)):
+        how = _how_again(store, store.segment_vectors(name, view=view), digest, grid_samples)
     if how == "set":
-        check_name(name)  # that of the set which takes its place
-        vectors = store.segment_vectors(name)
+        check_name(set_name)  # that of the set which takes its place
+        vectors = store.segment_vectors(name, view=view)
     else:
-        vectors = _own_set(store, name, digest, grid_samples)
+        vectors = _own_set(store, name, digest, grid_samples, view)
     teaching = Teaching(
         str(wanted.model.resolve()),
         digest,
-        name,
+        set_name,
         wanted.declared_hop,
         grid_samples,
         wanted.provider,
         _threads(config),
     )
+    if view:
+        return TeacherPass(store, vectors, teaching, teacher.hop_samples, set(), again=how)
     lacking, foreign = _without_vector(store), 0
     if how == "set" and slug(store.teacher_name) == name:
         lacking |= set(np.flatnonzero(store.given_vectors()).tolist())  # which go with the set
@@ -304,12 +326,12 @@ def _how_again(store: FeatureStore, there: SegmentVectors, digest: str, grid_sam
     return "goes on" if _is_under_way(store, there) else "rows"
 
 
-def _own_set(store: FeatureStore, name: str, digest: str, grid_samples: int) -> SegmentVectors:
+def _own_set(store: FeatureStore, name: str, digest: str, grid_samples: int, view: int) -> SegmentVectors:
     """The set of that name; made where there is none. Raises StoreError where it is another model's, or grid's."""
     try:
-        return store.add_segment_set(name, hop_samples=grid_samples, model=digest)
+        return store.add_segment_set(name, hop_samples=grid_samples, model=digest, view=view)
     except StoreError as error:
-        if name in store.segment_sets():
+        if name in store.segment_sets() if view == 0 else view in store.views(name):
             raise StoreError(f"{error.message}; --again-teacher does that in this run") from error
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def info(config: Config, *, as_json: bool) -> None:
             rows.append(("features", made))
             if cached := about_cache(config.store, features.shards):
                 rows.append(("local cache", f"{name}: {cached}"))
-        rows += [("segment vectors", _taught(opened.segment_vectors(name))) for name in opened.segment_sets()]
+        rows += [("segment vectors", _taught(vectors)) for vectors in _sets(opened)]
         echo(table(rows))
 
 
@@ -79,14 +80,13 @@ def _content(opened: FeatureStore) -> dict[str, Any]:
             "failed": int((n_samples < 0).sum()),
             "minutes": float(n_samples.clip(0).sum()) / recipe.sample_rate / 60,
             "bytes": made.stored_bytes(),
-            "recipe": asdict(recipe),
+            "recipe": recipe.as_attributes(),
             "fingerprint": recipe.fingerprint,
         }
     segment_vectors = {}
-    for name in opened.segment_sets():
-        vectors = opened.segment_vectors(name)
+    for vectors in _sets(opened):
         counts = vectors.counts()
-        segment_vectors[name] = {
+        segment_vectors[vectors.name] = {
             "tracks": int((counts > 0).sum()),
             "vectors": int(counts.sum()),
             "hop_s": vectors.hop_samples / SAMPLE_RATE,
@@ -103,6 +103,13 @@ def _content(opened: FeatureStore) -> dict[str, Any]:
         "features": features,
         "segment_vectors": segment_vectors,
     }
+
+
+def _sets(opened: FeatureStore) -> Iterator[SegmentVectors]:
+    """The segment vectors of each teacher, of the tracks and of their views."""
+    for name in opened.segment_sets():
+        for view in (0, *opened.views(name)):
+            yield opened.segment_vectors(name, view=view)
 
 
 def _taught(vectors: SegmentVectors) -> str:

@@ -8,11 +8,13 @@ Identities (`track_id`, `server_id`) and the zarr.json of groups cannot be made 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import zarr
 
+from student_clap.config.presets import MAX_VIEWS
 from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.feature_arrays import NOT_MADE, STRIPS, feature_arrays
 from student_clap.store.arrays.given_vectors import GIVEN, given_column
@@ -23,6 +25,7 @@ from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import check_is_there, member_folders, read_member
 from student_clap.store.layout.frame_order import from_recipe_attribute
+from student_clap.store.layout.views import view_name
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -208,7 +211,8 @@ def _spread(rows: Sequence[int]) -> Iterator[int]:
 
 
 def remove_teacher(path: StoragePath, name: str) -> int:
-    """Remove the segment vectors of a teacher, also where the metadata of its set are damaged, or of a later version.
+    """Remove the segment vectors of a teacher, of its tracks and of their views, also where the metadata of its set are
+    damaged, or of a later version.
 
     Args:
         path: directory or s3:// URL of the store.
@@ -229,7 +233,21 @@ def remove_teacher(path: StoragePath, name: str) -> int:
             raise
     lock = storage.take_lock()
     try:
-        segment_sets.remove_segment_vectors(storage, SegmentSet.at(name, model="", hop_samples=1))
+        for own in (*_views_of(storage, name), name):
+            segment_sets.remove_segment_vectors(storage, SegmentSet.at(own, model="", hop_samples=1))
     finally:
         lock.release()
     return -1
+
+
+def _views_of(storage: Storage, name: str) -> list[str]:
+    """The names of the sets of what the teacher of that name heard of views, as far as their metadata can be read."""
+    group = storage / segment_sets.GROUP
+    there, found = group.folders(), []
+    for view in range(1, MAX_VIEWS + 1):
+        own = view_name(name, view)
+        if own in there:
+            with suppress(CorruptMetadataError, UnknownSetError):
+                if SegmentSet.from_document(own, read_document(group / own)).view == view:
+                    found.append(own)
+    return found

@@ -19,6 +19,7 @@ from student_clap.store.arrays import segment_sets
 from student_clap.store.arrays.metadata import set_attributes
 from student_clap.store.arrays.segment_sets import SegmentSet
 from student_clap.store.arrays.segment_vectors import SegmentVectors
+from student_clap.store.layout.views import view_name
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 
@@ -33,33 +34,48 @@ class SegmentStore:
 
     def segment_sets(self) -> list[str]:
         """Names of the sets of segment vectors, one per teacher, sorted. Raises CorruptColumnError."""
-        return sorted(self._taught_sets())
+        return sorted(name for name, of in self._taught_sets().items() if not of.view)
 
-    def segment_vectors(self, name: str | None = None) -> SegmentVectors:
+    def views(self, name: str) -> list[int]:
+        """The numbers of the changed copies that the teacher of that name has heard, rising."""
+        return sorted(of.view for own, of in self._sets().items() if of.view and own == view_name(name, of.view))
+
+    def segment_vectors(self, name: str | None = None, *, view: int = 0) -> SegmentVectors:
         """The set of segment vectors of that name; None: the only one.
+
+        Args:
+            name: of the teacher, as `segment_sets` lists it.
+            view: number of the changed copy that was heard; 0: the tracks.
 
         Raises:
             StoreError: there is none, or there are several to choose from; the message lists them.
         """
-        return self._vectors_of(teachers.chosen(self._taught_sets(), name))
+        sets = {own: of for own, of in self._taught_sets().items() if of.view == view}
+        if view and view_name(name or "", view) not in sets:
+            raise StoreError(
+                f"the store has no view {view} of what the teacher {name!r} heard; `student-clap featurize --teacher "
+                f"MODEL --views {view}` makes it"
+            )
+        return self._vectors_of(teachers.chosen(sets, None if name is None else view_name(name, view)))
 
-    def add_segment_set(self, name: str, *, hop_samples: int, model: str) -> SegmentVectors:
+    def add_segment_set(self, name: str, *, hop_samples: int, model: str, view: int = 0) -> SegmentVectors:
         """The set of segment vectors of that name, made where it is not there; the store is open for writing.
 
         Args:
             name: of the teacher, as `teachers.slug` gives it.
             hop_samples: from start to start at 48 kHz; divides production's 240000.
             model: digest of the teacher's file; one that is there without a digest takes this one.
+            view: number of the changed copy that is heard; 0: the tracks.
 
         Raises:
             StoreError: the name or hop cannot be, the set is there with another hop or of another model, or the store
                 is open for reading.
         """
         self._must_be_writable()
-        there = self._taught_sets()
-        found = teachers.wanted_set(there, name, hop_samples=hop_samples, model=model)
+        there, name = self._taught_sets(), view_name(name, view)
+        found = teachers.wanted_set(there, name, hop_samples=hop_samples, model=model, view=view)
         if found is None:
-            found = SegmentSet.at(name, model=model, hop_samples=hop_samples)
+            found = SegmentSet.at(name, model=model, hop_samples=hop_samples, view=view)
             segment_sets.create_segment_vectors(self._storage, self.n_tracks, found)
         elif found.model != model:
             found = dataclasses.replace(found, model=model)
@@ -69,7 +85,7 @@ class SegmentStore:
         return self._vectors_of(found)
 
     def remove_segment_set(self, name: str) -> int:
-        """Remove the set of segment vectors of that name; the store is open for writing.
+        """Remove the set of segment vectors of that name, and those of its views; the store is open for writing.
 
         Returns:
             How many tracks had some.
@@ -80,6 +96,8 @@ class SegmentStore:
         self._must_be_writable()
         found = teachers.chosen(self._taught_sets(), name)
         n_tracks = int(np.count_nonzero(self._vectors_of(found).counts()))
+        for view in self.views(name):
+            segment_sets.remove_segment_vectors(self._storage, self._sets()[view_name(name, view)])
         segment_sets.remove_segment_vectors(self._storage, found)
         if not found.folder:
             self._attributes = set_attributes(self._storage, {teachers.MODEL: ""})

@@ -117,7 +117,7 @@ def write_track(store: FeatureStore, recipe: Recipe, row: int, out: Path) -> tup
 
     Arrays: `segments` [segment, mel, frame] float32 dB, `starts` [segment] samples, `teacher` [512], `segment_teacher`
     [segment, 512] (none: [0, 512]), `segment_vectors_<teacher>` [start, 512] and `segment_starts_<teacher>` [start]
-    samples for each set that a teacher was run for, `n_samples`, the texts, `recipe` (JSON).
+    samples for each set that a teacher was run for, without those of views, `n_samples`, the texts, `recipe` (JSON).
 
     Raises:
         StoreError: `out` does not end in .npz or cannot be written; the track has no features, or they are damaged.
@@ -136,6 +136,8 @@ def write_track(store: FeatureStore, recipe: Recipe, row: int, out: Path) -> tup
         **{name: store.strings(name, row, row + 1)[0] for name in STRING_COLUMNS},
     }
     for taught in _sets(store):
+        if taught.set.view:
+            continue  # of other segments than those which are written
         arrays[f"segment_vectors_{taught.name}"] = found = taught.read(row)
         arrays[f"segment_starts_{taught.name}"] = taught.starts(n_samples, recipe) if len(found) else np.empty(0, int)
     with writing(out), atomic_file(out) as file:

@@ -111,11 +111,13 @@ def brought(attributes: dict[str, Any]) -> dict[str, str]:
     return {} if before == now else {NAME: now, MODEL: ""}
 
 
-def wanted_set(sets: dict[str, SegmentSet], name: str, *, hop_samples: int, model: str) -> SegmentSet | None:
+def wanted_set(
+    sets: dict[str, SegmentSet], name: str, *, hop_samples: int, model: str, view: int = 0
+) -> SegmentSet | None:
     """The set of that name, if it is there with this grid and of this model; None where there is none of that name.
 
     Raises:
-        StoreError: one is there with another grid or of another model.
+        StoreError: one is there with another grid, of another model, or of another view of the tracks.
     """
     found = sets.get(name)
     if found is None:
@@ -126,6 +128,11 @@ def wanted_set(sets: dict[str, SegmentSet], name: str, *, hop_samples: int, mode
         raise StoreError(
             f"the segment vectors of {name!r} have a hop of {found.hop_samples} samples, and {hop_samples} is wanted: "
             f"{_remedy(name)}"
+        )
+    if found.view != view:
+        raise StoreError(
+            f"the segment vectors of {name!r} are those of {f'view {found.view}' if found.view else 'the tracks'}; "
+            "choose another teacher.name"
         )
     if found.model not in ("", model):
         raise StoreError(

@@ -178,7 +178,7 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
     findings = list(_table(columns))
     lengths = _lengths(store, columns)
     for vectors in store.stored_segment_sets():
-        findings += _segment_vectors(vectors, columns, lengths, deep=deep)
+        findings += _segment_vectors(vectors, columns, lengths.get(vectors.set.view, {}), deep=deep)
     for name, recipe in store.recipes().items():
         stored = store.stored_fingerprint(name)
         if stored != recipe.fingerprint:
@@ -194,7 +194,11 @@ def verify(store: FeatureStore, *, deep: bool, advance: Callable[[], None] = lam
 def remarks(path: StoragePath) -> list[str]:
     """Remarks on the store at `path`, which must be whole: no faults, but worth knowing; with the remedy."""
     with FeatureStore.open(path) as store:
-        older = {n: int(store.features(r).decoded_by_an_older_rule().sum()) for n, r in store.recipes().items()}
+        older = {
+            name: int(store.features(recipe).decoded_by_an_older_rule().sum())
+            for name, recipe in store.recipes().items()
+            if not recipe.view
+        }
     return [
         f"{name}: {counted(number, 'track')} {'was' if number == 1 else 'were'} decoded by an older rule, which heard "
         "some damaged files differently; `student-clap featurize --again-old-decoder` makes them again"
@@ -277,17 +281,17 @@ def _table(columns: _Columns) -> Iterator[Finding]:
 Lengths = dict[int, list[npt.NDArray[np.int64]]]
 
 
-def _lengths(store: FeatureStore, columns: _Columns) -> Lengths:
-    """[track] samples of the features of each recipe, 0 or less where none are known; by the recipe's cap.
+def _lengths(store: FeatureStore, columns: _Columns) -> dict[int, Lengths]:
+    """[track] samples of the features of each recipe, 0 or less where none are known; by the recipe's view and cap.
 
     Empty where there are features that this version cannot read: what a teacher heard may belong to them.
     """
-    found: Lengths = defaultdict(list)
+    found: dict[int, Lengths] = defaultdict(lambda: defaultdict(list))
     if store.unknown_recipes():
         return found
     for name, recipe in store.recipes().items():
         n_samples, known = columns.read(f"features/{name}/n_samples")
-        found[recipe.max_samples].append(np.where(known, n_samples, 0))
+        found[recipe.view][recipe.max_samples].append(np.where(known, n_samples, 0))
     return found
 
 

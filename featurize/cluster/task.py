@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from student_clap.config.runtime.text import one_line
-from student_clap.featurize.audio.decode import DecodeError, Samples, decode_with_remark
+from student_clap.featurize.audio.decode import Decoded, DecodeError, Samples, decode_with_remark
 from student_clap.featurize.audio.mel import LogMel
+from student_clap.featurize.audio.views import Change, view_of
 from student_clap.featurize.cluster.teaching import Teaching, teacher_of
 from student_clap.featurize.teacher.model import NoVectorError, TeacherError
 from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
@@ -47,7 +48,7 @@ class Site:
     store_path: str
     store_uuid: str
     n_tracks: int
-    recipe: Recipe
+    recipe: Recipe  # of a view of the tracks where it has a number
     teaching: Teaching | None = None  # the teacher that hears tracks, if one does
 
 
@@ -60,6 +61,7 @@ class Job:
     strip: bool = True  # whether its features are made
     vectors: bool = False  # whether the teacher hears it
     n_samples: int = 0  # of the features that are there; 0 where there are none
+    beneath: str = ""  # path of the track that is heard beneath, of a view that has one
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ def _make(site: Site, job: Job) -> Outcome:
     if trouble:
         outcome = _without_audio(job, trouble)
         return replace(outcome, cpu_s=time.process_time() - begin)
+    if site.recipe.view:
+        other = _decoded_beneath(site, job)
+        if isinstance(other, str):
+            return _not_made(job, other)
+        if other.remark and not len(other.samples):
+            return replace(_without_audio(job, other.remark), cpu_s=time.process_time() - begin)
+        samples = view_of(samples, Change.drawn(site.recipe.view, job.row), other.samples if job.beneath else None)
     try:
         outcome = _write(site, job, samples)
     except (OSError, StoreError) as error:
@@ -128,6 +137,22 @@ def _make(site: Site, job: Job) -> Outcome:
             raise  # nothing refused to write: the strip, or the vectors, are wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
     return replace(outcome, remark=remark, cpu_s=time.process_time() - begin)
+
+
+def _decoded_beneath(site: Site, job: Job) -> Decoded | str:
+    """The track beneath a view, no samples where there is none, or where it gives none, for the reason `remark`.
+
+    A text: why the operating system does not give its file.
+    """
+    nothing, path = np.empty(0, np.float32), Path(job.beneath)
+    if not job.beneath:
+        return Decoded(nothing)
+    try:
+        decoded = decode_with_remark(path, site.recipe.max_samples)
+    except DecodeError as error:
+        decoded = Decoded(nothing, f"the track beneath, {one_line(job.beneath, _PATH_CHARACTERS)}: {error}")
+    fault = read_fault(path, whole=True) if decoded.remark else ""
+    return fault or decoded
 
 
 def _without_audio(job: Job, trouble: str) -> Outcome:
@@ -149,6 +174,9 @@ def _write(site: Site, job: Job, samples: Samples) -> Outcome:
             return replace(outcome, outdated=True)
         features.write_strip(job.row, codes, len(samples))
         outcome = replace(outcome, n_samples=len(samples))
+    elif site.recipe.view and _is_of_other_audio(_tools(site)[0], job, _tools(site)[1].codes(samples), len(samples)):
+        why = f"its audio, or that of the track beneath, is another now: --again {job.row} makes the view again"
+        return replace(outcome, taught=Taught(error=why))
     if job.vectors and site.teaching is not None:
         outcome = replace(outcome, taught=_teach(site, site.teaching, job, samples))
     return outcome

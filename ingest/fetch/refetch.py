@@ -8,6 +8,7 @@ has.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -24,16 +25,23 @@ Rows = npt.NDArray[np.bool_]
 def _untaught(config: Config, store: FeatureStore) -> Rows:
     from student_clap.store import Recipe
     from student_clap.store.layout.segments import counts_that_fit
+    from student_clap.store.layout.views import beneath
     from student_clap.store.teachers import slug
 
-    name = slug(config.teacher.name)
-    if name not in store.segment_sets():
+    name, views = slug(config.teacher.name), range(1, config.teacher.views + 1)
+    if name not in store.segment_sets() or not set(views) <= set(store.views(name)):
         return np.ones(store.n_tracks, np.bool_)
-    vectors, recipe = store.segment_vectors(name), Recipe.from_config(config.audio)
-    has_features = store.recipes().get(recipe.name) == recipe
-    n_samples = store.features(recipe).n_samples() if has_features else np.zeros(store.n_tracks, np.int64)
-    hop = vectors.hop_samples if vectors.set.folder else None
-    return np.logical_not(counts_that_fit(vectors.counts(), n_samples, hop))
+    wanted = np.zeros(store.n_tracks, np.bool_)
+    for view in (0, *views):
+        vectors, recipe = store.segment_vectors(name, view=view), replace(Recipe.from_config(config.audio), view=view)
+        has_features = store.recipes().get(recipe.name) == recipe
+        n_samples = store.features(recipe).n_samples() if has_features else np.zeros(store.n_tracks, np.int64)
+        hop = vectors.hop_samples if vectors.set.folder else None
+        lacking = ~counts_that_fit(vectors.counts(), n_samples, hop)
+        wanted |= lacking
+        others = [beneath(view, row) for row in np.flatnonzero(lacking).tolist()] if view else []
+        wanted[[row for row in others if row is not None]] = True
+    return wanted
 
 
 def _by_an_older_rule(config: Config, store: FeatureStore) -> Rows:

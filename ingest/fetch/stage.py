@@ -81,9 +81,8 @@ def fetch_audio(
             outcomes.flush()
         if cache is not None:
             cache.sweep(wanted.stem for wanted in everything.wanted())
-            # What a teacher is still to hear makes no room.
-            heard_later = refetch | ({"teacher"} if config.teacher.model is not None or not has_vectors else set())
-            budget = _open_budget(config, store, recipe, wanted_again(config, store, heard_later))
+            needed = _needed(config, store, refetch, has_teacher=config.teacher.model is not None or not has_vectors)
+            budget = _open_budget(config, store, recipe, needed)
         if plan.n_wanted:
             if budget is not None:
                 budget.check_disk(plan.n_wanted)
@@ -110,6 +109,20 @@ def fetch_audio(
         found = of_no_row(store, config.ingest.cache_dir)
         outcomes.counts.of_no_track = {str(folder): held for folder, held in sorted(found.items()) if held[1]}
     return outcomes.counts
+
+
+def _needed(
+    config: Config, store: FeatureStore, refetch: AbstractSet[str], *, has_teacher: bool
+) -> npt.NDArray[np.bool_]:
+    """[track] whose audio makes no room: what was asked for, and what a teacher is still to hear.
+
+    Without what it is to hear of their views alone: one may wait for ever for the audio of another track.
+    """
+    needed = wanted_again(config, store, refetch)
+    if has_teacher:
+        teacher = config.teacher.model_copy(update={"views": 0})
+        needed |= wanted_again(config.model_copy(update={"teacher": teacher}), store, {"teacher"})
+    return needed
 
 
 def _open_budget(config: Config, store: FeatureStore, recipe: Recipe, needed: npt.NDArray[np.bool_]) -> Budget:

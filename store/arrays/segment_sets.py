@@ -7,7 +7,9 @@
     segment_vectors/NAME/n_segments
 
 The two of the root hold what a source of vectors brought with it, on production's grid. A set of its own is a group
-with the attributes `name`, `model` (the digest of the teacher's file) and `hop_samples` (of its grid, at 48 kHz).
+with the attributes `name`, `model` (the digest of the teacher's file) and `hop_samples` (of its grid, at 48 kHz). What
+the teacher heard of the tracks' changed copies lies in sets beside it, NAME.view-1 and so on, which have the attribute
+`view`.
 
 Guarantee: a set appears whole or not at all, and one that is removed leaves none or an empty one. Every chunk, which
 is one track, carries a crc32c. Cost: 1 KB per segment; a track without vectors costs nothing.
@@ -24,6 +26,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from student_clap.config.presets import MAX_VIEWS
 from student_clap.config.schema import EMBEDDING_DIM
 from student_clap.store.arrays.metadata import WHOLE, Document, add_members, read_document, write_document
 from student_clap.store.arrays.tracks import array, column_codecs
@@ -49,11 +52,12 @@ class SegmentSet:
     model: str = ""  # digest of the teacher's file; "" where it is not known
     hop_samples: int = PRODUCTION.segment_hop_samples  # from start to start, at 48 kHz
     folder: str = ""  # of the group, below the root; "" for the two arrays of the root
+    view: int = 0  # number of the tracks' changed copy that was heard; 0: the tracks
 
     @classmethod
-    def at(cls, name: str, *, model: str, hop_samples: int) -> Self:
+    def at(cls, name: str, *, model: str, hop_samples: int, view: int = 0) -> Self:
         """A set that lies in a group of its own."""
-        return cls(name, model, hop_samples, f"{GROUP}/{name}")
+        return cls(name, model, hop_samples, f"{GROUP}/{name}", view)
 
     @classmethod
     def from_document(cls, name: str, document: Document) -> Self:
@@ -66,7 +70,13 @@ class SegmentSet:
                 f"{GROUP}/{name}: {error.message}. It was not written by student-clap, or by a later version; "
                 f"`student-clap store remove-teacher {name}` removes it"
             ) from error
-        return cls.at(name, model=str(attributes.get("model", "")), hop_samples=hop)
+        view = attributes.get("view", 0)
+        if isinstance(view, bool) or not isinstance(view, int) or not 0 <= view <= MAX_VIEWS:
+            raise UnknownSetError(
+                f"{GROUP}/{name}: the view is {view!r}; expected 0 to {MAX_VIEWS}. It was not written by student-clap, "
+                f"or by a later version; `student-clap store remove-teacher {name}` removes it"
+            )
+        return cls.at(name, model=str(attributes.get("model", "")), hop_samples=hop, view=view)
 
     @property
     def vectors(self) -> str:
@@ -127,7 +137,8 @@ def segment_arrays(n_tracks: int, of: SegmentSet = ROOT) -> Callable[[zarr.Group
 
     def make(root: zarr.Group) -> None:
         if of.folder:
-            attributes = {"name": of.name, "model": of.model, "hop_samples": of.hop_samples}
+            attributes: dict[str, str | int] = {"name": of.name, "model": of.model, "hop_samples": of.hop_samples}
+            attributes |= {"view": of.view} if of.view else {}
             root.create_group(of.folder, attributes=attributes)
         root.create_array(
             of.vectors,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from pydantic import ValidationError
 
-from student_clap.config.presets import MAX_BANDS, MelPreset, preset_name
+from student_clap.config.presets import MAX_BANDS, MAX_VIEWS, MelPreset, preset_name
 from student_clap.config.runtime.text import one_line
 from student_clap.config.schema import AudioConfig
+from student_clap.store.layout.views import view_name
 
 _TYPES: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -36,6 +37,8 @@ class Recipe:
     # codes 1..255 are -100..+42.875 dB; 0 is never a value.
     scale_db: float = 0.5625
     offset_db: float = -100.5625
+    # Number of the changed copy that is heard in a track's stead; 0: the track. A store without copies has no such key.
+    view: int = 0
 
     @classmethod
     def from_config(cls, audio: AudioConfig) -> Self:
@@ -62,7 +65,7 @@ class Recipe:
             raise ValueError(
                 f"the recipe has keys this version does not know: {', '.join(unknown)}; update student-clap"
             )
-        if missing := sorted(known - set(attributes)):
+        if missing := sorted(known - set(attributes) - {"view"}):
             raise ValueError(f"the recipe lacks {', '.join(missing)}; it was not written by student-clap")
         recipe = cls(**attributes)
         recipe.check()
@@ -76,6 +79,8 @@ class Recipe:
                 raise ValueError(  # noqa: TRY004  one kind for all that is wrong with a recipe
                     f"{field.name} is {one_line(repr(value), 40)}; expected a value of type {field.type}"
                 )
+        if not 0 <= self.view <= MAX_VIEWS:
+            raise ValueError(f"view is {self.view}; expected 0 to {MAX_VIEWS}")
         if self.n_mels > MAX_BANDS:
             raise ValueError(f"n_mels is {self.n_mels}; expected at most {MAX_BANDS}")
         try:
@@ -103,7 +108,7 @@ class Recipe:
 
     def as_attributes(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "view" or value}
 
     @property
     def fingerprint(self) -> str:
@@ -113,7 +118,9 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The preset's name where mel and segments are a preset's, else ``custom-<fingerprint>``."""
+        """The preset's name where mel and segments are a preset's, else ``custom-<fingerprint>``; `view_name` of it."""
+        if self.view:
+            return view_name(replace(self, view=0).name, self.view)
         standard = Recipe.from_config(AudioConfig())
         preset = preset_name(self.mel)
         as_preset = {
@@ -142,4 +149,9 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """One line per parameter in which `self` (stored) and `other` (wanted) differ."""
         mine, theirs = self.as_attributes(), other.as_attributes()
-        return [f"{key}: stored {mine[key]!r}, wanted {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
+        keys = {**mine, **theirs}
+        return [
+            f"{key}: stored {mine.get(key, 0)!r}, wanted {theirs.get(key, 0)!r}"
+            for key in keys
+            if mine.get(key, 0) != theirs.get(key, 0)
+        ]

@@ -89,3 +89,21 @@ def test_what_the_user_set_stays_set(asked: list[Config]) -> None:
     assert (teacher.declared_hop, teacher.name, teacher.hop_s, teacher.model) == (320, "a", 2.5, Path("t.onnx"))
     featurize("--teacher", "t.onnx")
     assert asked[1].teacher.declared_hop is None
+
+
+def test_views_are_of_a_teacher_and_at_most_sixteen(asked: list[Config]) -> None:
+    refused = featurize("--views", "1")
+    assert (refused.exit_code, asked) == (2, [])
+    assert "--views is about the teacher; name its model with --teacher ONNX" in " ".join(refused.output.split())
+    refused = featurize("--views", "1", "--no-teacher", settings="teacher: {model: clap.onnx}")
+    assert (refused.exit_code, asked) == (2, [])
+    assert "--no-teacher and --views exclude one another" in refused.output
+    for number in ("17", "-1"):
+        refused = featurize("--views", number, "--teacher", "clap.onnx")
+        assert (refused.exit_code, asked) == (2, [])
+        assert "--views" in refused.output
+    assert featurize("--views", "16", "--teacher", "clap.onnx", settings="teacher: {views: 3}").exit_code == 0
+    assert featurize(settings="teacher: {model: clap.onnx, views: 3}").exit_code == 0
+    assert featurize("--views", "0", settings="teacher: {model: clap.onnx, views: 3}").exit_code == 0
+    assert featurize(settings="teacher: {views: 3}").exit_code == 0  # without a teacher there are none
+    assert [config.teacher.views for config in asked] == [16, 3, 0, 3]

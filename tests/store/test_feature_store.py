@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,31 @@ def test_features_grow_with_the_table(store, recipe, make_track, make_codes):
     store.append_tracks([make_track(n) for n in range(5, 9)])
     assert store.features(recipe).n_samples().tolist() == [0, 0, 0, 0, MINUTE, 0, 0, 0, 0]
     assert np.array_equal(store.features(recipe).strip(4), make_codes(MINUTE))
+
+
+@BOTH
+def test_views_grow_with_the_table_and_are_set_back_with_the_tracks(store, recipe, make_track, make_codes):
+    view, two = replace(recipe, view=1), np.full((2, 512), 512**-0.5, np.float16)
+    for of, n_samples in ((recipe, MINUTE), (view, 15 * 48_000)):
+        features = store.features(of)
+        for row in (1, 4):
+            features.write_strip(row, make_codes(n_samples, seed=row + of.view), n_samples)
+        features.commit([1, 4], [n_samples] * 2, [""] * 2)
+    for number in (0, 1):
+        store.add_segment_set("a", hop_samples=240_000, model="d", view=number).write([1, 4], [two, two])
+    store.append_tracks([make_track(n) for n in range(5, 7)])
+    assert store.recipes() == {"audiomuse": recipe, "audiomuse.view-1": view}
+    assert store.features(view).n_samples().tolist() == [0, 15 * 48_000, 0, 0, 15 * 48_000, 0, 0]
+    assert np.array_equal(store.features(view).strip(4), make_codes(15 * 48_000, seed=5))
+    assert np.array_equal(store.features(recipe).strip(4), make_codes(MINUTE, seed=4))
+    assert store.segment_vectors("a", view=1).counts().tolist() == [0, 2, 0, 0, 2, 0, 0]
+    store.segment_vectors("a", view=1).write([6], [two])
+    store.outdate_features([4])
+    for opened in (store, FeatureStore.open(store.path)):
+        for of, n_samples in ((recipe, MINUTE), (view, 15 * 48_000)):
+            assert opened.features(of).n_samples().tolist() == [0, n_samples, 0, 0, 0, 0, 0]
+        assert opened.segment_vectors("a").counts().tolist() == [0, 2, 0, 0, 0, 0, 0]
+        assert opened.segment_vectors("a", view=1).counts().tolist() == [0, 2, 0, 0, 0, 0, 2]
 
 
 @pytest.mark.filterwarnings(NUMCODECS_REMARK)

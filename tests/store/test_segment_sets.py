@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from student_clap.config.cli import main
 from student_clap.store import FeatureStore
 from student_clap.store.arrays import segment_sets
-from student_clap.store.arrays.metadata import set_attributes
+from student_clap.store.arrays.metadata import read_document, set_attributes
 from student_clap.store.repair import remove_teacher
 from student_clap.store.storage.directory import DirectoryStorage
-from student_clap.store.storage.errors import CorruptShardError, StoreError
+from student_clap.store.storage.errors import CorruptShardError, StoreError, UnknownSetError
 from student_clap.store.storage.open import open_storage
 from student_clap.store.verify import verify_path
 
@@ -222,6 +222,50 @@ def test_a_set_of_a_later_version_can_be_removed(filled: Path) -> None:
     assert verify_path(filled, deep=True) == ([], 5)
 
 
+@pytest.mark.parametrize("view", [-1, 17, True, "1", 1.0, None])
+def test_a_set_of_a_view_that_cannot_be_is_refused_and_can_be_removed(filled: Path, view: object) -> None:
+    set_attributes(filled / FINE, {"view": view})
+    with pytest.raises(UnknownSetError, match=r"segment_vectors/fine: the view is .*; expected 0 to 16"):
+        FeatureStore.open(filled).segment_sets()
+    with pytest.raises(StoreError, match="`student-clap store remove-teacher fine` removes it"):
+        FeatureStore.open(filled, "r+")
+    assert remove_teacher(filled, "fine") == -1
+    assert FeatureStore.open(filled).segment_sets() == ["coarse", "test-teacher"]
+    assert verify_path(filled, deep=True) == ([], 5)
+
+
+@pytest.mark.parametrize("content", [b"{", None])
+def test_the_views_of_a_damaged_set_go_with_it(filled: Path, content: bytes | None) -> None:
+    with FeatureStore.open(filled, "r+") as store:
+        for name in ("coarse", "fine"):
+            grid = (
+                {"hop_samples": 120_000, "model": "d2"} if name == "fine" else {"hop_samples": 240_000, "model": "d1"}
+            )
+            store.add_segment_set(name, **grid, view=1).write([1], [vectors(1)])
+        store.add_segment_set("fine.view-2", hop_samples=120_000, model="d3").write([2], [vectors(2)])
+    if content is None:
+        set_attributes(filled / FINE, {"hop_samples": 7})  # as a later version may have it
+    else:
+        (filled / FINE / "zarr.json").write_bytes(content)
+    assert remove_teacher(filled, "fine") == -1
+    with FeatureStore.open(filled) as store:
+        # A teacher whose name looks like a view's is another one.
+        assert store.segment_sets() == ["coarse", "fine.view-2", "test-teacher"]
+        assert (store.views("fine"), store.views("coarse")) == ([], [1])
+    assert not (filled / f"{FINE}.view-1").exists()
+    assert verify_path(filled, deep=True) == ([], 5)
+
+
+def test_a_set_says_of_which_view_it_is_and_one_of_tracks_is_as_before(filled: Path) -> None:
+    with FeatureStore.open(filled, "r+") as store:
+        store.add_segment_set("fine", hop_samples=120_000, model="d2", view=3)
+    track, view = (read_document(filled / f"{FINE}{name}")["attributes"] for name in ("", ".view-3"))
+    for attributes in (track, view):
+        del attributes["zarr_json_crc32c"]
+    assert track == {"name": "fine", "model": "d2", "hop_samples": 120_000}
+    assert view == {"name": "fine.view-3", "model": "d2", "hop_samples": 120_000, "view": 3}
+
+
 def test_nothing_is_removed_from_a_store_of_another_format(filled: Path) -> None:
     set_attributes(filled / FINE, {"hop_samples": 7})
     set_attributes(filled, {"format_version": 2})
@@ -244,6 +288,23 @@ class Killed(BaseException):
     """What no `except` of the program catches."""
 
 
+def die_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Die at that folder that is cleared, or file that is removed."""
+    left = [step]
+
+    def die(real: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(*args: object, **kwargs: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            real(*args, **kwargs)
+
+        return wrapper
+
+    patch.setattr(DirectoryStorage, "clear", die(DirectoryStorage.clear))
+    patch.setattr(DirectoryStorage, "unlink", die(DirectoryStorage.unlink))
+
+
 @pytest.mark.parametrize("name", ["fine", "test-teacher"])
 def test_a_removal_that_is_killed_leaves_a_store_that_opens_and_goes_on(
     filled: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,20 +312,8 @@ def test_a_removal_that_is_killed_leaves_a_store_that_opens_and_goes_on(
     steps = 3 if name == "fine" else 1  # folders cleared and files removed
     for step in range(steps):
         path = shutil.copytree(filled, tmp_path / f"killed{step}")
-        left = [step]
-
-        def die(real: Callable[..., None], left: list[int] = left) -> Callable[..., None]:
-            def wrapper(*args: object, **kwargs: object) -> None:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Killed
-                real(*args, **kwargs)
-
-            return wrapper
-
         with monkeypatch.context() as patch, FeatureStore.open(path, "r+") as store:
-            patch.setattr(DirectoryStorage, "clear", die(DirectoryStorage.clear))
-            patch.setattr(DirectoryStorage, "unlink", die(DirectoryStorage.unlink))
+            die_at(step, patch)
             with pytest.raises(Killed):
                 store.remove_segment_set(name)
         assert not [f for f in verify_path(path, deep=True)[0] if f.is_fault], step
@@ -273,6 +322,27 @@ def test_a_removal_that_is_killed_leaves_a_store_that_opens_and_goes_on(
                 assert store.remove_segment_set(name) == 0
             assert store.add_segment_set(name, hop_samples=48_000, model="d3").counts().tolist() == [0] * 5
         assert not [f for f in verify_path(path, deep=True)[0] if f.is_fault], step
+
+
+def test_a_removal_that_is_killed_among_the_views_can_be_made_again(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FeatureStore.open(filled, "r+") as store:
+        for view in (1, 2):
+            store.add_segment_set("fine", hop_samples=120_000, model="d2", view=view).write([view], [vectors(view)])
+    for step in range(9):  # three for each set
+        path = shutil.copytree(filled, tmp_path / f"killed{step}")
+        with monkeypatch.context() as patch, FeatureStore.open(path, "r+") as store:
+            die_at(step, patch)
+            with pytest.raises(Killed):
+                store.remove_segment_set("fine")
+        assert not [f for f in verify_path(path, deep=True)[0] if f.is_fault], step
+        with FeatureStore.open(path, "r+") as store:
+            if "fine" in store.segment_sets():  # the views go first: none is left without its teacher
+                store.remove_segment_set("fine")
+            assert store.segment_sets() == ["coarse", "test-teacher"], step
+        assert not list((path / "segment_vectors").glob("fine*")), step
+        assert verify_path(path, deep=True) == ([], 5), step
 
 
 def test_a_store_of_the_version_before_is_read_and_takes_sets(filled: Path) -> None:

@@ -91,3 +91,63 @@ def test_a_set_is_removed_and_may_be_made_again(store):
     assert not store.n_segment_teacher().any()
     with pytest.raises(StoreError, match="no segment vectors of 'c'; it has those of b"):
         store.remove_segment_set("c")
+
+
+def test_what_a_teacher_heard_of_views_is_no_teacher_of_its_own(store):
+    store.add_segment_set("a", hop_samples=HOP, model="d1").write([0], [VECTORS])
+    for view in (2, 10, 1):
+        heard = store.add_segment_set("a", hop_samples=HOP, model="d1", view=view)
+        heard.write([view % 5], [VECTORS])
+        assert (heard.name, heard.set.view, heard.model) == (f"a.view-{view}", view, "d1")
+    for opened in (store, FeatureStore.open(store.path)):
+        assert opened.segment_sets() == ["a"]
+        assert opened.views("a") == [1, 2, 10]
+        assert opened.views("b") == opened.views("a.view-1") == []
+        # With one teacher none has to be named, whatever it has heard.
+        assert opened.segment_vectors().name == opened.segment_vectors("a").name == "a"
+        assert opened.segment_vectors(view=2).name == opened.segment_vectors("a", view=2).name == "a.view-2"
+        assert opened.segment_vectors("a", view=2).counts().tolist() == [0, 0, 2, 0, 0]
+        assert {vectors.name for vectors in opened.stored_segment_sets()} == {"a", "a.view-1", "a.view-2", "a.view-10"}
+        assert FeatureStore.segment_writer(opened.address, "a.view-10").set.view == 10
+        with pytest.raises(StoreError, match="no segment vectors"):
+            opened.segment_vectors("a", view=3)
+        with pytest.raises(StoreError, match=r"no segment vectors of 'a\.view-1'; it has those of a$"):
+            opened.segment_vectors("a.view-1")
+
+
+def test_views_are_those_of_their_teacher(store):
+    for name in ("a", "b"):
+        for view in (0, 1):
+            store.add_segment_set(name, hop_samples=HOP, model="d1", view=view).write([view], [VECTORS])
+    assert store.segment_sets() == ["a", "b"]
+    with pytest.raises(StoreError, match=r"several teachers \(a, b\)"):
+        store.segment_vectors()
+    assert store.segment_vectors("b", view=1).counts().tolist() == [0, 2, 0, 0, 0]
+    with pytest.raises(StoreError, match="another model"):
+        store.add_segment_set("a", hop_samples=HOP, model="d2", view=1)
+    with pytest.raises(StoreError, match="have a hop of 240000"):
+        store.add_segment_set("a", hop_samples=HOP // 2, model="d1", view=1)
+    assert store.remove_segment_set("a") == 1
+    assert (store.segment_sets(), store.views("a"), store.views("b")) == (["b"], [], [1])
+    assert sorted(p.name for p in (store.path / "segment_vectors").iterdir() if p.is_dir()) == ["b", "b.view-1"]
+
+
+def test_the_views_of_what_a_source_brought_in_lie_beside_it(store):
+    store.write_segment_teacher([1], [VECTORS])
+    store.add_segment_set("test-teacher", hop_samples=HOP, model="d1", view=1).write([2], [VECTORS])
+    assert (store.segment_sets(), store.views("test-teacher")) == (["test-teacher"], [1])
+    assert store.segment_vectors().counts().tolist() == [0, 2, 0, 0, 0]
+    assert store.remove_segment_set("test-teacher") == 1
+    assert store.stored_segment_sets()[0].counts().tolist() == [0] * 5
+    assert store.views("test-teacher") == []
+
+
+def test_a_teacher_of_a_view_s_name_is_refused(store):
+    store.add_segment_set("a", hop_samples=HOP, model="d1", view=1)
+    with pytest.raises(StoreError, match=r"'a\.view-1' are those of view 1; choose another teacher\.name"):
+        store.add_segment_set("a.view-1", hop_samples=HOP, model="d1")
+    store.add_segment_set("b.view-1", hop_samples=HOP, model="d1")
+    assert store.segment_sets() == ["b.view-1"]
+    with pytest.raises(StoreError, match=r"'b\.view-1' are those of the tracks; choose another teacher\.name"):
+        store.add_segment_set("b", hop_samples=HOP, model="d1", view=1)
+    assert store.views("b") == []

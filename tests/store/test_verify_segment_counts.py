@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,33 @@ def test_features_that_are_not_made_say_nothing(make: Make) -> None:
 
 def test_recipes_of_one_cap_know_one_length(make: Make) -> None:
     assert details(make(2, full=22.0, clap=0.0)) == ["2 segments, expected 4: they are of audio of another length"]
+
+
+def test_those_of_a_view_fit_the_view_and_not_the_track(make: Make) -> None:
+    """A view may be shorter or longer than its track, and another view than the first."""
+    path = make(4, full=22.0)
+    with FeatureStore.open(path, "r+") as store:
+        for view, seconds, n_segments in ((1, 15.0, 3), (2, 33.0, 6)):
+            store.features(replace(FULL, view=view)).commit([0], [int(48_000 * seconds)], [""])
+            vectors = np.stack([VECTOR] * n_segments).astype(np.float16)
+            store.add_segment_set("ours", hop_samples=240_000, model="m", view=view).write([0], [vectors])
+    assert details(path) == []
+    with FeatureStore.open(path, "r+") as store:
+        store.features(replace(FULL, view=2)).commit([0], [48_000 * 25], [""])
+        store.features(replace(CLAP, view=1)).commit([0], [48_000 * 15], [""])
+    found = [f for f in verify_path(path, deep=False)[0] if f.kind == "damaged segment vectors"]
+    assert [(f.segment_set, f.detail) for f in found] == [
+        ("ours.view-2", "6 segments, expected 5: they are of audio of another length")
+    ]
+    assert repair_path(path, deep=False).segment_vectors == 1
+    with FeatureStore.open(path) as store:
+        assert store.segment_vectors("ours").counts().tolist() == [4]
+        assert [store.segment_vectors("ours", view=view).counts().tolist() for view in (1, 2)] == [[3], [0]]
+
+
+def test_those_of_a_view_without_features_say_nothing(make: Make) -> None:
+    path = make(4, full=22.0)
+    with FeatureStore.open(path, "r+") as store:
+        vectors = np.stack([VECTOR] * 9).astype(np.float16)
+        store.add_segment_set("ours", hop_samples=240_000, model="m", view=1).write([0], [vectors])
+    assert details(path) == []

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from student_clap.config.schema import EMBEDDING_DIM
-from student_clap.store import Features, FeatureStore, Recipe
+from student_clap.store import FeatureStore, Recipe
 from student_clap.store.layout.codes import dequantise_columns
 from student_clap.store.layout.strip import index_of, strip_frames
 from student_clap.store.storage.base import StoragePath
@@ -35,6 +35,7 @@ from student_clap.train.data.kept.keep import NOTHING_KEPT, Kept
 from student_clap.train.data.order import share
 from student_clap.train.data.parts import BatchRequest, Part, Parting
 from student_clap.train.data.segment_targets import SegmentTargets, choose_teacher
+from student_clap.train.data.views import Strips, Views
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class TrackReader:
         taught_rows: whose tracks' are read; None: all that there are.
         random_numbers: whether they are drawn, for the changes of training segments; else they are zeros.
         kept: what is in memory already, or will be once it was read.
+        views: of which one may stand for a training track; None: there are none.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class TrackReader:
         taught_rows: npt.NDArray[np.int64] | None = None,
         random_numbers: bool = True,
         kept: Kept = NOTHING_KEPT,
+        views: Views | None = None,
     ) -> None:
         self._store_path = store_path
         self._recipe = recipe
@@ -118,6 +121,8 @@ class TrackReader:
         self._segment_teacher = segment_teacher
         self._taught_rows = taught_rows
         self._kept = kept
+        self._seed = seed
+        self._views = views if views is not None and views.numbers else None
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -173,17 +178,20 @@ class TrackReader:
 
     def _parts(self, opened: _Opened, request: BatchRequest) -> list[Part]:
         segments = request.segments or (None,) * len(request.rows)
-        return [
-            self._parting.part(
-                request.epoch,
-                row,
-                n_samples,
-                of_track,
-                None if opened.taught is None else opened.taught.grid(row, n_samples, self._recipe),
-                self._kept.first_column(row),
-            )
-            for row, n_samples, of_track in zip(request.rows, request.n_samples, segments, strict=True)
-        ]
+        found = []
+        for row, n_samples, of_track in zip(request.rows, request.n_samples, segments, strict=True):
+            place, length = self._drawn(request.epoch, row, n_samples)
+            grid = opened.grid(place, length)
+            first_column = self._kept.first_column(place)
+            found.append(self._parting.part(request.epoch, row, place, length, of_track, grid, first_column))
+        return found
+
+    def _drawn(self, epoch: int | None, row: int, n_samples: int) -> tuple[int, int]:
+        """The place and the samples of what stands for the track in `row`: its strip, or that of a view."""
+        if self._views is None or epoch is None:
+            return row, n_samples
+        place = self._views.drawn(row, self._seed, epoch)
+        return place, n_samples if place == row else self._views.length(place)
 
     def _index(self, parts: Sequence[Part]) -> npt.NDArray[np.int32]:
         """`Batch.index` of some tracks whose columns lie side by side."""
@@ -203,12 +211,16 @@ class TrackReader:
             if whose is None and self._segment_targets:
                 whose = choose_teacher(store, None, store.teacher_name)
             vectors = None if self._kept.vectors is None else self._kept.vectors.open()
-            taught = None
+            views = self._views or Views(store.n_tracks)
+            taught = []
             if self._segment_targets and whose:
-                taught = SegmentTargets(store.segment_vectors(whose), vectors, self._taught_rows)
-            features = store.features(self._recipe)
+                for at, number in enumerate((0, *views.numbers)):
+                    only = self._taught_rows if number == 0 else None
+                    of = store.segment_vectors(whose, view=number)
+                    taught.append(SegmentTargets(of, vectors, only, first_place=at * views.n_rows))
+            features = Strips(store, self._recipe, views)
             strips = None if self._kept.strips is None else self._kept.strips.open()
-            self._opened = _Opened(features, taught, strips)
+            self._opened = _Opened(features, taught, strips, views.n_rows)
         return self._opened
 
 
@@ -216,29 +228,41 @@ class TrackReader:
 class _Opened:
     """The store as one process reads it."""
 
-    features: Features
-    taught: SegmentTargets | None
+    features: Strips
+    taught: list[SegmentTargets]  # of the tracks, then of each view; none where they are not learnt
     strips: BlockCache | None
+    n_rows: int  # of the tracks that come before the views
 
     def fill(self, part: Part, out: npt.NDArray[np.uint8]) -> None:
         """Read what is shipped of a track into `out`, [mel, frame]; of strips that are kept where there is room."""
         if not part.runs:
             return
         if self.strips is None:
-            self.features.fill(part.row, part.n_samples, part.runs, out)
+            self.features.fill(part.place, part.n_samples, part.runs, out)
             return
         frames = strip_frames(part.n_samples, self.features.recipe)
-        kept = self.strips.get(part.row, strip_bytes(len(out), frames))
+        kept = self.strips.get(part.place, strip_bytes(len(out), frames))
         if kept is None:
-            kept = to_block(self.features.strip(part.row, part.n_samples))
-            self.strips.put(part.row, kept)
+            kept = to_block(self.features.strip(part.place, part.n_samples))
+            self.strips.put(part.place, kept)
         copy_from_block(kept, part.runs, out)
 
     def targets(self, part: Part) -> npt.NDArray[np.float32]:
         """[segment, 512] of a track; zeros where the teacher's vectors are not known."""
-        if self.taught is None:
+        if not self.taught:
             return np.zeros((len(part.starts), EMBEDDING_DIM), np.float32)
-        return self.taught.at(part.row, part.grid, part.starts)
+        view, row = self._at(part.place)
+        return self.taught[view].at(row, part.grid, part.starts)
+
+    def grid(self, place: int, n_samples: int) -> npt.NDArray[np.int64] | None:
+        """[segment] where the segments begin that the teacher's vectors are known for; None: of none."""
+        if not self.taught:
+            return None
+        view, row = self._at(place)
+        return self.taught[view].grid(row, n_samples, self.features.recipe)
+
+    def _at(self, place: int) -> tuple[int, int]:
+        return divmod(place, self.n_rows) if len(self.taught) > 1 else (0, place)
 
 
 def why_left_out(error: click.ClickException | OSError) -> str:

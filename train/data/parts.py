@@ -35,7 +35,8 @@ class Part(NamedTuple):
     """The part of a batch that one track makes."""
 
     row: int
-    n_samples: int
+    place: int  # of the strip: the track's row, or where its view is counted (see `views`)
+    n_samples: int  # of the track, or of the view
     grid: npt.NDArray[np.int64] | None  # [segment] starts that the teacher's vectors are known for
     starts: npt.NDArray[np.int64]  # [segment] first sample
     shares: npt.NDArray[np.float32]  # [segment] of the mean
@@ -68,6 +69,7 @@ class Parting:
         self,
         epoch: int | None,
         row: int,
+        place: int,
         n_samples: int,
         segments: tuple[int, ...] | None,
         grid: npt.NDArray[np.int64] | None,
@@ -78,7 +80,8 @@ class Parting:
         Args:
             epoch: as of `BatchRequest`.
             row: of the store.
-            n_samples: of the track.
+            place: of the strip, as of `Part`.
+            n_samples: of the strip.
             segments: those of production's, and no others; None: as the epoch says.
             grid: [segment] where the segments begin that the teacher's vectors are known for; None: of none.
             first_column: where the strip begins on the device; None: it is not there.
@@ -105,6 +108,7 @@ class Parting:
         numbers = (len(at), N_RANDOM)
         return Part(
             row=row,
+            place=place,
             n_samples=n_samples,
             grid=grid,
             starts=at,

@@ -129,15 +129,21 @@ class SegmentTargets:
         vectors: the teacher's.
         kept: where they are kept that were read once.
         only: rows whose vectors are taken; None: all.
+        first_place: under which the first row's are kept.
 
     Raises:
         CorruptColumnError: they cannot be counted.
     """
 
     def __init__(
-        self, vectors: SegmentVectors, kept: BlockCache | None = None, only: npt.NDArray[np.int64] | None = None
+        self,
+        vectors: SegmentVectors,
+        kept: BlockCache | None = None,
+        only: npt.NDArray[np.int64] | None = None,
+        *,
+        first_place: int = 0,
     ) -> None:
-        self._vectors, self._kept = vectors, kept
+        self._vectors, self._kept, self._first_place = vectors, kept, first_place
         self._counts = counts_of(vectors, only)
 
     def grid(self, row: int, n_samples: int, recipe: Recipe) -> Starts | None:
@@ -168,11 +174,12 @@ class SegmentTargets:
         """[segment, 512] of `row` as stored."""
         if self._kept is None:
             return self._vectors.read(row, n_segments)
-        found = self._kept.get(row, segment_vector_bytes(n_segments))
+        place = self._first_place + row
+        found = self._kept.get(place, segment_vector_bytes(n_segments))
         if found is not None:
             return found.view(np.float16).reshape(n_segments, EMBEDDING_DIM)
         vectors = self._vectors.read(row, n_segments)
-        self._kept.put(row, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1))
+        self._kept.put(place, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1))
         return vectors
 
 

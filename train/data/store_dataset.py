@@ -181,7 +181,7 @@ class StoreDataset(Dataset[Item]):
 
 def only_recipe(store: FeatureStore) -> Recipe:
     """The recipe of a store that has one. Raises StoreError where there is none, or several."""
-    recipes = store.recipes()
+    recipes = {name: recipe for name, recipe in store.recipes().items() if not recipe.view}
     if len(recipes) == 1:
         return next(iter(recipes.values()))
     if not recipes:

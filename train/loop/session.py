@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from student_clap.config.quantities import memory_bytes
@@ -27,6 +28,7 @@ from student_clap.train.data.kept.keep import Sharers, keep
 from student_clap.train.data.segment_targets import counts_of, learnt_teacher, remark_on_teacher
 from student_clap.train.data.selection import Rows, TrackTable, select
 from student_clap.train.data.stream import BatchStream
+from student_clap.train.data.views import Strips, Views, wanted_views
 from student_clap.train.loop.checkpoints import INTERVAL_S
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.distributed import Distributed, by_bare_torchrun
@@ -35,7 +37,7 @@ from student_clap.train.origin.parent import Parent, read_parent, refuse_other_p
 from student_clap.train.origin.rewind import finish as finish_rewind
 from student_clap.train.origin.rewind import go_back, resolve_checkpoint
 from student_clap.train.runs.checkpoint import CheckpointInfo
-from student_clap.train.runs.directory import begin_run, is_run, lock_run, reopen_run, run_directory
+from student_clap.train.runs.directory import Run, begin_run, is_run, lock_run, reopen_run, run_directory
 from student_clap.train.runs.log import log_to
 from student_clap.train.runs.reader import RunFolder
 from student_clap.train.students.registry import check_buildable
@@ -89,7 +91,7 @@ def open_trainer(
                 beginning = read_parent(parent, directory, config, store, table, selection)
             elif selection is not None:
                 check_buildable(config.model, table.recipe)
-                learnt_teacher(store, config)
+                wanted_views(store, config, table.recipe, learnt_teacher(store, config))
             held.callback(lock_run(directory).release)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection, beginning)
@@ -127,18 +129,20 @@ def _check_parent(directory: Path, given: Path, config: Config) -> None:
 @contextmanager
 def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
     """The stream that feeds `trainer`, with what `training.cache` keeps, for the length of the block."""
-    store = FeatureStore.open(reading_path(config.store))
-    features = store.features(trainer.table.recipe)
+    store, recipe = FeatureStore.open(reading_path(config.store)), trainer.table.recipe
+    n_samples = trainer.table.n_samples
     selection, taught = trainer.run.selection, trainer.run.taught
+    views = Views.of(trainer.run.views, len(n_samples))
+    features = Strips(store, recipe, views)
     if trainer.distributed.is_main and (cached := about_cache(config.store, features.shards)):
         echo(f"local cache {cached}")
     with keep(
         config.training.cache,
         None if config.training.cache_size is None else memory_bytes(config.training.cache_size),
         features,
-        np.concatenate([selection.training_rows, selection.validation_rows]),
-        trainer.table.n_samples,
-        counts_of(store.segment_vectors(taught["name"]), trainer.run.taught_rows) if taught else None,
+        np.concatenate([selection.training_rows, selection.validation_rows, views.places]),
+        np.concatenate([n_samples, *views.n_samples]),
+        _n_taught(store, trainer.run, views) if taught else None,
         trainer.device,
         Sharers(trainer.distributed.gather, makes=trainer.distributed.is_first_here),
     ) as keeping:
@@ -147,7 +151,7 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
         trainer.hold(keeping.resident)
         reader = TrackReader(
             store.source,
-            trainer.table.recipe,
+            recipe,
             seed=config.training.seed,
             segments_per_track=config.training.segments_per_track,
             shift_s=config.augmentation.shift_s,
@@ -156,9 +160,19 @@ def open_stream(config: Config, trainer: Trainer) -> Iterator[BatchStream]:
             taught_rows=trainer.run.taught_rows,
             random_numbers=is_random(config.augmentation),
             kept=keeping.kept,
+            views=views,
         )
         with BatchStream(reader, workers=config.training.loader_workers, pin=trainer.device.type == "cuda") as stream:
             yield stream
+
+
+def _n_taught(store: FeatureStore, run: Run, views: Views) -> npt.NDArray[np.int32]:
+    """[place] how many segment vectors the tracks and the views have that `run` learns."""
+    name = run.taught["name"] if run.taught else None
+    counts = [counts_of(store.segment_vectors(name), run.taught_rows)]
+    for number, n_samples in zip(views.numbers, views.n_samples, strict=True):
+        counts.append(counts_of(store.segment_vectors(name, view=number), np.flatnonzero(n_samples)))
+    return np.concatenate([of[: views.n_rows] for of in counts])
 
 
 def open_display(trainer: Trainer) -> Display:
@@ -236,6 +250,9 @@ def describe(trainer: Trainer) -> list[str]:
         lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
     if trainer.run.taught is not None:
         lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
+    if len(trainer.run.views):
+        n_viewed = counted(len(np.unique(trainer.run.views[:, 1])), "track")
+        lines.append(f"views       {len(trainer.run.views)} of {n_viewed}, each in its track's stead by turns")
     of = f"{counted(training.batch_size, 'track')} ({counted(training.epochs, 'epoch')} of {trainer.steps_per_epoch})"
     lines += [
         f"student     {architecture}, {count_parameters(student):,} parameters, {float32_megabytes(student):.1f} MB",

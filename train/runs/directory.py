@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,12 @@ from student_clap.config.formats.json_text import read_json
 from student_clap.config.formats.npz import open_npz
 from student_clap.config.load import as_yaml
 from student_clap.config.runtime.files import write_bytes_atomically, write_text_atomically
+from student_clap.config.runtime.text import counted
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, Recipe
 from student_clap.train.data.segment_targets import describe_teacher, learnt_teacher, still_called
-from student_clap.train.data.selection import Selection, TrackTable
+from student_clap.train.data.selection import Rows, Selection, TrackTable
+from student_clap.train.data.views import NO_VIEWS, find_views, lost_views
 from student_clap.train.runs.environment import describe_environment, git_revision
 from student_clap.train.runs.history import not_written
 from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
@@ -66,6 +68,7 @@ class Run(RunFolder):
     taught: Mapping[str, Any] | None = None  # the segment vectors that are learnt: name, model, hop_samples
     # Rows that had such vectors when the run began; those of a later pass are the next run's. None: of an older run.
     taught_rows: npt.NDArray[np.int64] | None = None
+    views: Rows = field(default_factory=lambda: NO_VIEWS)  # [view, 3] that are learnt, as `find_views` gives them
 
 
 def lock_run(directory: Path) -> FileLock:
@@ -119,7 +122,9 @@ def begin_run(
     taught_rows = np.empty(0, np.int64)
     if taught is not None:
         taught_rows = np.flatnonzero(store.segment_vectors(taught["name"]).counts()).astype(np.int64)
-    run = Run(directory, selection, resumed=False, taught=taught, taught_rows=taught_rows)
+    name = None if taught is None else str(taught["name"])
+    views = find_views(store, config, table.recipe, name, selection.training_rows)
+    run = Run(directory, selection, resumed=False, taught=taught, taught_rows=taught_rows, views=views)
     # A parent alone is of a run that was killed while it began.
     strangers = [str(path.relative_to(directory)) for path in run.weights() if path != run.parent]
     if strangers:
@@ -144,6 +149,7 @@ def begin_run(
         validation_rows=selection.validation_rows,
         test_rows=selection.test_rows,
         taught_rows=taught_rows,
+        views=views,
     )
     description = {
         "format": RUN_FORMAT,
@@ -191,9 +197,11 @@ def reopen_run(
     folder = RunFolder(directory)
     try:
         description = read_json(folder.description)
-        selection, taught_rows = _read_selection(folder, dict(description["left_out"]))
+        selection, taught_rows, views = _read_selection(folder, dict(description["left_out"]))
         taught = learnt_vectors(description, config, store)
         found = _differences(description, config, store, table, selection, taught)
+        if not found and taught is not None and (lost := lost_views(store, table.recipe, str(taught["name"]), views)):
+            found.append(f"store: {counted(lost, 'view')} of the run's tracks have changed since it began, or are gone")
         training = settings(config)["training"]
         if training != description["training"]:
             from student_clap.train.runs.checkpoint import read_progress  # torch takes seconds
@@ -213,7 +221,7 @@ def reopen_run(
     if training != description["training"] and back_to is None:
         _write(folder.config, as_yaml(config))
         _write(folder.description, _json({**description, "training": training}))
-    return Run(directory, selection, resumed=True, taught=taught, taught_rows=taught_rows)
+    return Run(directory, selection, resumed=True, taught=taught, taught_rows=taught_rows, views=views)
 
 
 def learnt_vectors(description: Mapping[str, Any], config: Config, store: FeatureStore) -> Mapping[str, Any] | None:
@@ -234,15 +242,18 @@ def learnt_vectors(description: Mapping[str, Any], config: Config, store: Featur
     return describe_teacher(store, next((vectors.name for vectors in sets if not vectors.set.folder), None))
 
 
-def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> tuple[Selection, npt.NDArray[np.int64] | None]:
+def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> tuple[Selection, Rows | None, Rows]:
     """The sides as split.json and tracks.npz have them, also of a run from before there were test tracks.
 
-    And the rows that had segment vectors when the run began; None of one from before they were noted.
+    And the rows that had segment vectors when the run began, None of one from before they were noted; and its views.
     """
     split = read_json(folder.split)
     with open_npz(folder.tracks) as rows:
         older = "validation_rows" not in rows.names
         taught_rows = rows["taught_rows"] if "taught_rows" in rows.names else None
+        views = rows["views"] if "views" in rows.names else NO_VIEWS
+        if views.ndim != 2 or views.shape[1] != NO_VIEWS.shape[1] or (views < 0).any():
+            raise ValueError(f"{folder.tracks} has views {views.shape} that are none")
         selection = Selection(
             training_rows=rows["training_rows"],
             validation_rows=rows["held_out_rows" if older else "validation_rows"],
@@ -251,7 +262,7 @@ def _read_selection(folder: RunFolder, left_out: dict[str, int]) -> tuple[Select
             test_artists=() if older else tuple(split["test_artists"]),
             left_out=left_out,
         )
-    return selection, taught_rows
+    return selection, taught_rows, views
 
 
 def _differences(

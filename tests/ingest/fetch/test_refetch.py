@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from student_clap.config.cli import main
 from student_clap.config.schema import AudioConfig, Config
 from student_clap.ingest.fetch.refetch import wanted_again
 from student_clap.store import FeatureStore, Recipe, State, Track
+from student_clap.store.layout.views import beneath
 
 RECIPE = Recipe.from_config(AudioConfig())
 
@@ -141,6 +143,56 @@ def test_a_row_without_audio_is_told_with_the_command_that_brings_it_back(make_w
         assert said.exit_code == 0, said.output
         assert f"without their audio file (`{fetch}` fetches it again)" in said.output
         assert "0 fetched" not in world.run(*fetch.split()[2:]).stdout
+
+
+def viewed_store(path: Path) -> Path:
+    """Six rows: all heard, and in view 1 all but rows 2, 4 and 5: no vectors, no strip, vectors of another length."""
+    vectors = np.full((4, 512), 512**-0.5, np.float16)
+    with FeatureStore.create(path, "t") as store:
+        store.append_tracks([Track("s", str(n), state=State.FETCHED) for n in range(6)])
+        for view, n_samples in ((0, 24_000), (1, 22 * 48_000)):
+            store.features(replace(RECIPE, view=view)).commit(list(range(6)), [n_samples] * 6, [""] * 6)
+        own = store.add_segment_set("t", hop_samples=240_000, model="aa")
+        own.write(list(range(6)), [vectors[:1]] * 6)
+        view = store.add_segment_set("t", hop_samples=240_000, model="aa", view=1)
+        view.write([0, 1, 3, 4, 5], [vectors] * 4 + [vectors[:3]])
+        store.features(replace(RECIPE, view=1)).commit([4], [0], [""])
+        view.commit([4], [0])
+    return path
+
+
+def asking(n_views: int) -> Config:
+    return Config.model_validate({"teacher": {"name": "t", "views": n_views}})
+
+
+def test_tracks_that_lack_a_view_are_asked_for_with_what_is_beneath(tmp_path: Path) -> None:
+    with FeatureStore.open(viewed_store(tmp_path / "s.zarr")) as store:
+        assert [beneath(1, row) for row in (2, 4, 5)] == [0, 3, 4]
+        assert wanted_again(asking(0), store, {"teacher"}).tolist() == [False] * 6
+        wanted = wanted_again(asking(1), store, {"teacher"})
+        assert np.flatnonzero(wanted).tolist() == [0, 2, 3, 4, 5]
+        assert wanted_again(asking(2), store, {"teacher"}).all()  # nobody has heard a second one
+        assert wanted_again(asking(1), store, {"old-decoder"}).tolist() == [False] * 6
+
+
+def test_a_track_that_was_not_heard_is_asked_for_whatever_its_views_are(tmp_path: Path) -> None:
+    with FeatureStore.open(viewed_store(tmp_path / "s.zarr"), "r+") as store:
+        store.segment_vectors("t").commit([1], [0])
+        assert np.flatnonzero(wanted_again(asking(0), store, {"teacher"})).tolist() == [1]
+        assert wanted_again(asking(1), store, {"teacher"}).all()
+
+
+def test_audio_that_is_lacking_for_views_alone_makes_room_unless_it_was_asked_for(make_world: Any) -> None:
+    """It may wait for ever for the audio of the track beneath."""
+    world = make_world(4)
+    world.run()
+    make_features(world, [0, 1, 2, 3])
+    teach(world, [0, 1, 2, 3])
+    heard = {"model": "/models/clap.onnx", "views": 1}
+    world.run("--refetch", "teacher", "--max-cache", "1B", teacher=heard)
+    assert there_rows(world) == [0, 1, 2, 3]
+    world.run("--max-cache", "1B", teacher=heard)
+    assert there_rows(world) == []
 
 
 def test_what_is_no_reason_is_refused(make_world: Any, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from student_clap.config.schema import AudioConfig
@@ -41,3 +43,42 @@ def test_differences_name_both_values():
     assert stored.differences(wanted) == [
         "n_mels: stored 128, wanted 64", "n_fft: stored 2048, wanted 1024", "fmin_hz: stored 0.0, wanted 50.0",
     ]  # fmt: skip
+
+
+def test_a_view_has_a_name_and_a_fingerprint_of_its_own():
+    for preset in ("audiomuse", "original", "clap"):
+        recipe = Recipe.from_config(AudioConfig(preset=preset))
+        views = [replace(recipe, view=number) for number in (1, 2, 16)]
+        assert [view.name for view in views] == [f"{preset}.view-1", f"{preset}.view-2", f"{preset}.view-16"]
+        assert len({recipe.fingerprint, *(view.fingerprint for view in views)}) == 4
+        for view in views:
+            assert view.as_attributes() == {**recipe.as_attributes(), "view": view.view}
+            assert Recipe.from_attributes(view.as_attributes()) == view
+            assert view.mel == recipe.mel
+    custom = Recipe.from_config(AudioConfig(fmin=20.0))
+    assert replace(custom, view=3).name == f"{custom.name}.view-3" == f"custom-{custom.fingerprint[:8]}.view-3"
+
+
+def test_a_track_s_recipe_is_written_as_it_was_before_there_were_views():
+    recipe = Recipe.from_config(AudioConfig())
+    assert recipe.fingerprint == "a6fe7a70e1034ba7"
+    assert "view" not in recipe.as_attributes()
+    assert Recipe.from_attributes({**recipe.as_attributes(), "view": 0}) == recipe
+
+
+@pytest.mark.parametrize("view", [-1, 17, True, False, 1.0, "1", None])
+def test_a_view_s_number_is_one_to_sixteen(view: object):
+    recipe = Recipe.from_config(AudioConfig())
+    with pytest.raises(ValueError, match="view is "):
+        Recipe.from_attributes({**recipe.as_attributes(), "view": view})
+    with pytest.raises(ValueError, match="view is "):
+        replace(recipe, view=view).check()
+
+
+def test_a_view_differs_from_its_track_s_recipe_in_that_alone():
+    recipe = Recipe.from_config(AudioConfig())
+    view = replace(recipe, view=2)
+    assert recipe.differences(view) == ["view: stored 0, wanted 2"]
+    assert view.differences(recipe) == ["view: stored 2, wanted 0"]
+    assert view.differences(replace(view, view=1)) == ["view: stored 2, wanted 1"]
+    assert view.differences(view) == []

@@ -41,6 +41,7 @@ from student_clap.train.data.kept.cache import (
     share_that_fits,
     strip_bytes,
 )
+from student_clap.train.data.views import Strips
 
 Rows = npt.NDArray[np.int64]
 _SHARE_OF_MEMORY = 0.5  # of what is free, without `cache_size`
@@ -96,7 +97,7 @@ class Sharers:
 def keep(
     mode: str,
     size_bytes: int | None,
-    features: Features,
+    features: Features | Strips,
     rows: Rows,
     n_samples: npt.NDArray[np.int64],
     n_taught: npt.NDArray[np.int32] | None,
@@ -109,7 +110,8 @@ def keep(
         mode: auto, none, memory or device.
         size_bytes: room for the codes; None: half of the machine's free memory, or 60 % of the device's.
         features: to read from.
-        rows: of the tracks, those first that are given room first; the same in all processes.
+        rows: of the tracks, those first that are given room first; the same in all processes. Where there are views,
+            places of both; and so below.
         n_samples: [row] of the whole store.
         n_taught: [row] how many segment vectors the store has; None where they are not read.
         device: of the student.
@@ -177,7 +179,12 @@ def _free_on(device: torch.device) -> int:
 
 
 def _load(
-    features: Features, rows: Rows, n_samples: npt.NDArray[np.int64], frames: Sizes, room: int, device: torch.device
+    features: Features | Strips,
+    rows: Rows,
+    n_samples: npt.NDArray[np.int64],
+    frames: Sizes,
+    room: int,
+    device: torch.device,
 ) -> tuple[Tensor, Sizes]:
     """The strips that fit into `room` columns, side by side on the device, and each row's first column."""
     first_columns = offsets_within(frames, rows, room)

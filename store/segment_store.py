@@ -51,10 +51,11 @@ class SegmentStore:
             StoreError: there is none, or there are several to choose from; the message lists them.
         """
         sets = {own: of for own, of in self._taught_sets().items() if of.view == view}
-        if view and view_name(name or "", view) not in sets:
+        if view and (not sets if name is None else view_name(name, view) not in sets):
+            teacher = "a teacher" if name is None else f"the teacher {name!r}"
             raise StoreError(
-                f"the store has no view {view} of what the teacher {name!r} heard; `student-clap featurize --teacher "
-                f"MODEL --views {view}` makes it"
+                f"the store has no view {view} of what {teacher} heard; `student-clap featurize --teacher MODEL --views"
+                f" {view}` makes it"
             )
         return self._vectors_of(teachers.chosen(sets, None if name is None else view_name(name, view)))
 

@@ -109,7 +109,7 @@ def test_what_a_teacher_heard_of_views_is_no_teacher_of_its_own(store):
         assert opened.segment_vectors("a", view=2).counts().tolist() == [0, 0, 2, 0, 0]
         assert {vectors.name for vectors in opened.stored_segment_sets()} == {"a", "a.view-1", "a.view-2", "a.view-10"}
         assert FeatureStore.segment_writer(opened.address, "a.view-10").set.view == 10
-        with pytest.raises(StoreError, match="no view 3 of what the teacher .a. heard"):
+        with pytest.raises(StoreError, match=r"no view 3 of what the teacher .a. heard"):
             opened.segment_vectors("a", view=3)
         with pytest.raises(StoreError, match=r"no segment vectors of 'a\.view-1'; it has those of a$"):
             opened.segment_vectors("a.view-1")

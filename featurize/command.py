@@ -10,7 +10,7 @@ import click
 from pydantic import ValidationError
 
 from student_clap.config.options import config_options, json_option
-from student_clap.config.runtime.screen import echo, echo_json
+from student_clap.config.runtime.screen import echo, echo_json, warn
 from student_clap.config.schema import Config, FeaturizeConfig, TeacherConfig
 from student_clap.config.section import Section
 from student_clap.featurize.cluster import registry
@@ -94,8 +94,12 @@ def featurize(
     if probe is not None:
         if as_json:
             raise click.UsageError("--probe reports in words; leave --json out")
+        if "views" in for_teacher:
+            raise click.UsageError("--probe makes nothing, and so no views; leave --views out")
         _probe(config.model_copy(update={"teacher": teacher}), probe)
         return
+    if teacher.views and teacher.model is None and not no_teacher:
+        warn(f"teacher.views is {teacher.views}, and without teacher.model (--teacher ONNX) no views are made")
     from student_clap.featurize.driver import featurize_store
     from student_clap.featurize.plan import Selection
 

@@ -118,8 +118,10 @@ def _featurize(
     found = plan(store, store.features(recipe), config.ingest.cache_dir, selection, heard, among)
     for note in found.notes:
         warn(note)
-    if view:
-        found.jobs = _set_back(store.features(recipe), teacher, found.jobs)
+    if teacher is not None and view:
+        rows = [job.row for job in found.jobs if job.strip and job.n_samples]
+        teacher.before = functools.partial(_set_back, store, teacher, view, rows)
+        found.jobs = [replace(job, n_samples=0) if job.strip else job for job in found.jobs]
     totals = Totals()
     broken = _carry_out(config, store, recipe, found, totals, teacher) if found.jobs else _Broken()
     if teacher is not None and not broken.by:
@@ -129,14 +131,13 @@ def _featurize(
     return Ended(closing, broken.exit_code, broken.error, totals)
 
 
-def _set_back(features: Features, teacher: TeacherPass | None, jobs: list[Job]) -> list[Job]:
-    """Take back the views that are made again, and nothing else of their tracks. Returns the jobs, as new ones."""
-    rows = [job.row for job in jobs if job.strip and job.n_samples]
+def _set_back(store: FeatureStore, teacher: TeacherPass, view: int, rows: list[int]) -> None:
+    """Take back views that are made again, of every recipe, and nothing else of their tracks."""
     if rows:
-        if teacher is not None:
-            teacher.vectors.commit(rows, [0] * len(rows))
-        features.commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
-    return [replace(job, n_samples=0) if job.strip else job for job in jobs]
+        teacher.vectors.commit(rows, [0] * len(rows))
+        for recipe in store.recipes().values():
+            if recipe.view == view:
+                store.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _carry_out(
                 f"{counted(losing, 'track')} with vectors of the teacher that is replaced will have none: there is no "
                 "audio of them here (`student-clap ingest --refetch all` fetches it)"
             )
-        if going := teacher.going_views():
+        if (going := teacher.going_views()) > config.teacher.views:
             warn(
                 f"what the teacher that is replaced heard of {counted(going, 'view')} goes too"
                 " (`--views N` has this one hear them)"

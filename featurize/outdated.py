@@ -13,6 +13,7 @@ from student_clap.store import FeatureStore
 from student_clap.store.arrays.feature_arrays import NOT_MADE
 from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.tracks import update_column
+from student_clap.store.layout.views import with_above
 
 
 def set_back(store: FeatureStore, features: Features, rows: list[int], heard_now: str = "") -> list[int]:
@@ -35,11 +36,13 @@ def set_back(store: FeatureStore, features: Features, rows: list[int], heard_now
     """
     for vectors in store.stored_segment_sets():
         if vectors.set.folder or vectors.name == heard_now:
-            vectors.commit(rows, [0] * len(rows))
+            of = with_above(vectors.set.view, rows, store.n_tracks)
+            vectors.commit(of, [0] * len(of))
     given = withdraw_given(store, rows)
     for name, recipe in store.recipes().items():
         if name != features.recipe.name:
-            store.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
+            of = with_above(recipe.view, rows, store.n_tracks)
+            store.features(recipe).commit(of, [NOT_MADE] * len(of), [""] * len(of))
     store.outdate_features(rows)
     return given
 

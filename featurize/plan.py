@@ -94,7 +94,7 @@ def plan(
     if unknown := [row for row in selection.again if not 0 <= row < store.n_tracks]:
         raise click.ClickException(f"--again {unknown[0]}: the store has rows 0 to {store.n_tracks - 1}")
     n_samples, states, audio = features.n_samples(), store.states(), store.strings("audio")
-    asked = set(selection.again)
+    asked, view = set(selection.again), features.recipe.view
     again = set(asked)
     if selection.again_old_decoder:
         again |= set(np.flatnonzero(features.decoded_by_an_older_rule()).tolist())
@@ -105,7 +105,7 @@ def plan(
         vectors = (
             heard is not None
             and (strip or n_samples[row] > 0)
-            and (heard.all_again or row in asked or row in heard.lacking or not fits[row])
+            and (heard.all_again or row in (again if view else asked) or row in heard.lacking or not fits[row])
         )
         found.made += int(not strip and n_samples[row] > 0)
         found.failed += int(not strip and n_samples[row] == FAILED)
@@ -115,9 +115,11 @@ def plan(
         path = cache_dir / audio[row]
         fetched = states[row] in (State.FETCHED, State.GONE) and bool(audio[row])
         if fetched and os.path.exists(path):  # noqa: PTH110  Path.exists raises where a folder may not be entered
-            other = _beneath(features.recipe.view, row, cache_dir, audio)
+            other = _beneath(view, row, cache_dir, audio)
             if other is None:
                 found.without_other += 1
+                why = f"--again {row}: view {view} needs the audio of row {beneath(view, row)} too"
+                found.notes += [why] if row in asked else []
                 continue
             known = max(0, int(n_samples[row]))
             found.jobs.append(Job(row, str(path.resolve()), strip, vectors, known, other))
@@ -130,7 +132,7 @@ def plan(
             keeps = bool(fits[row]) and row not in heard.lacking
             found.heard += int(keeps)
             found.unheard += int(not keeps)
-        if row in asked:
+        if row in asked and not view:  # of a view the track's own pass has said it
             found.notes.append(_not_made(store, row))
     return found
 

@@ -4,12 +4,12 @@ Guarantee: nothing begins with a model that cannot be used, or among another one
 written only where it has none, and only if the store's vectors are said to be of this teacher. The vectors of segments
 count last, so a killed run leaves nothing that counts and is not whole. What is heard again is taken away once a worker
 has shown that it can hear, and once: a pass with `again` that was stopped goes on where it was.
-Cost: the model is loaded once in the driver, and hears one segment.
+Cost: the model is loaded once in the driver for each pass, and hears one segment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -63,6 +63,7 @@ class TeacherPass:
     segments: int = 0
     wall_s: float = 0.0  # of the workers, over all segments
     failed: int = 0
+    before: Callable[[], None] = lambda: None  # what goes too when the pass begins
     cosines: dict[int, float] = field(default_factory=dict)  # row -> to the vector that it had from elsewhere
     _was_given: npt.NDArray[np.bool_] = field(init=False)  # [track] the vector that it had is a teacher's of ours
     _warned: bool = False
@@ -110,6 +111,7 @@ class TeacherPass:
             CorruptColumnError: a chunk of a column is damaged.
             StoreError: it cannot be written.
         """
+        self.before()
         if self.again == "set":
             if self._gives:
                 self.store.withdraw_given_vectors()
@@ -301,7 +303,7 @@ def open_pass(config: Config, store: FeatureStore, *, again: bool, view: int = 0
     teaching = Teaching(
         str(wanted.model.resolve()),
         digest,
-        set_name,
+        vectors.name,
         wanted.declared_hop,
         grid_samples,
         wanted.provider,

@@ -225,6 +225,8 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
     """The remains of stopped runs and the rows without a vector, a line per recipe and set."""
     from collections import Counter
 
+    from student_clap.store.layout.views import command_of
+
     teacher = "`student-clap featurize --teacher MODEL`"
     uncounted, left = "written, but not counted,", "as a stopped run leaves them; the next"
     again = "writes them again, `student-clap store repair` removes them"
@@ -237,12 +239,16 @@ def _still_to_do(findings: list[Finding]) -> list[str]:
             lines.append(f"{have} no teacher's vector; `student-clap ingest` or {teacher} brings it")
         elif kind == "orphan shard":
             are = "is" if n == 1 else "are"
-            lines.append(f"{recipe}: {counted(n, 'shard')} {are} {uncounted} {left} `student-clap featurize` {again}")
+            lines.append(f"{recipe}: {counted(n, 'shard')} {are} {uncounted} {left} `{command_of(recipe)}` {again}")
         else:
             lines.append(
                 f"segment vectors of {counted(n, 'track')} are {uncounted} for {segment_set}, {left} `{stage}` {again}"
             )
     return lines
+
+
+def _commands(stages: set[str]) -> str:
+    return " or ".join(f"`{stage}`" for stage in sorted(stages))
 
 
 def _extent(*, deep: bool) -> str:
@@ -271,12 +277,13 @@ def repair_store(config: Config, *, deep: bool) -> None:
         done = repair_path(config.store.path, deep=deep, advance=bar.advance)
     for finding in done.left:
         echo(f"left: {finding.kind}: {finding.where}: {one_line(finding.detail, limit=_WHOLE)}")
+    again = _commands(done.stages or {"student-clap featurize"})
     parts = [
-        f"{counted(done.tracks, 'track')} set back (`student-clap featurize` makes them again)",
+        f"{counted(done.tracks, 'track')} set back ({again} makes them again)",
         f"{counted(done.orphans, 'uncounted shard')} removed",
     ]
     if done.segment_vectors:
-        stages = " or ".join(f"`{stage}`" for stage in sorted(done.vector_stages))
+        stages = _commands(done.vector_stages)
         parts.append(
             f"segment vectors of {counted(done.segment_vectors, 'track')} removed ({stages} writes them again)"
         )

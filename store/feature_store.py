@@ -47,6 +47,7 @@ from student_clap.store.arrays.tracks import (
 )
 from student_clap.store.hierarchy import FORMAT, FORMAT_VERSION, no_store, open_root
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.views import with_above
 from student_clap.store.recipe_store import RecipeStore, features_of
 from student_clap.store.segment_store import SegmentStore
 from student_clap.store.storage.base import Lock, Storage, StoragePath
@@ -347,14 +348,17 @@ class FeatureStore(RecipeStore, SegmentStore):
     def outdate_features(self, rows: list[int]) -> None:
         """Record that nothing was made of `rows` yet: their audio is new, so featurize makes it.
 
-        That is the features of every recipe, and the segment vectors of every set that featurize writes. Raises
+        That is the features of every recipe, and the segment vectors of every set that featurize writes; of views also
+        those that have one of `rows` beneath. Raises
         StoreError where there are features that this version cannot read, before anything is recorded.
         """
         for recipe in self._all_recipes().values():
-            self.features(recipe).commit(rows, [NOT_MADE] * len(rows), [""] * len(rows))
+            of = with_above(recipe.view, rows, self.n_tracks)
+            self.features(recipe).commit(of, [NOT_MADE] * len(of), [""] * len(of))
         for vectors in self.stored_segment_sets():
             if vectors.set.folder:
-                vectors.commit(rows, [0] * len(rows))
+                of = with_above(vectors.set.view, rows, self.n_tracks)
+                vectors.commit(of, [0] * len(of))
 
     # --- inside
 

@@ -25,7 +25,7 @@ from student_clap.store.arrays.tracks import TABLE_COLUMNS, State, create_table
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.hierarchy import check_is_there, member_folders, read_member
 from student_clap.store.layout.frame_order import from_recipe_attribute
-from student_clap.store.layout.views import view_name
+from student_clap.store.layout.views import command_of, view_name
 from student_clap.store.storage.base import Storage, StoragePath
 from student_clap.store.storage.errors import (
     CorruptColumnError,
@@ -54,6 +54,7 @@ class Repaired:
     tracks: int = 0  # that featurize has to make again
     segment_vectors: int = 0  # tracks whose vectors have to be written again, and by which stages
     vector_stages: set[str] = field(default_factory=set)
+    stages: set[str] = field(default_factory=set)  # that make the tracks again
     orphans: int = 0
     left: tuple[Finding, ...] = ()
 
@@ -114,6 +115,7 @@ def repair(store: FeatureStore, findings: Sequence[Finding], done: Repaired | No
         for row in sorted({f.row for f in mine}):
             features.delete_shard(row)
         done.tracks += len(back)
+        done.stages |= {command_of(name)} if back else set()
         done.orphans += sum(f.kind == "orphan shard" for f in mine)
     done.left = tuple(f for f in findings if f.kind in _LEFT)
     return done

@@ -38,7 +38,8 @@ class SegmentStore:
 
     def views(self, name: str) -> list[int]:
         """The numbers of the changed copies that the teacher of that name has heard, rising."""
-        return sorted(of.view for own, of in self._sets().items() if of.view and own == view_name(name, of.view))
+        sets = self._sets()
+        return teachers.views_of(sets, teachers.name_of_views(sets, name))
 
     def segment_vectors(self, name: str | None = None, *, view: int = 0) -> SegmentVectors:
         """The set of segment vectors of that name; None: the only one.
@@ -51,13 +52,14 @@ class SegmentStore:
             StoreError: there is none, or there are several to choose from; the message lists them.
         """
         sets = {own: of for own, of in self._taught_sets().items() if of.view == view}
-        if view and (not sets if name is None else view_name(name, view) not in sets):
+        own = None if name is None else view_name(self._name_of_views(name) if view else name, view)
+        if view and (not sets if own is None else own not in sets):
             teacher = "a teacher" if name is None else f"the teacher {name!r}"
             raise StoreError(
                 f"the store has no view {view} of what {teacher} heard; `student-clap featurize --teacher MODEL --views"
                 f" {view}` makes it"
             )
-        return self._vectors_of(teachers.chosen(sets, None if name is None else view_name(name, view)))
+        return self._vectors_of(teachers.chosen(sets, own))
 
     def add_segment_set(self, name: str, *, hop_samples: int, model: str, view: int = 0) -> SegmentVectors:
         """The set of segment vectors of that name, made where it is not there; the store is open for writing.
@@ -73,7 +75,7 @@ class SegmentStore:
                 is open for reading.
         """
         self._must_be_writable()
-        there, name = self._taught_sets(), view_name(name, view)
+        there, name = self._taught_sets(), view_name(self._name_of_views(name) if view else name, view)
         found = teachers.wanted_set(there, name, hop_samples=hop_samples, model=model, view=view)
         if found is None:
             found = SegmentSet.at(name, model=model, hop_samples=hop_samples, view=view)
@@ -97,8 +99,9 @@ class SegmentStore:
         self._must_be_writable()
         found = teachers.chosen(self._taught_sets(), name)
         n_tracks = int(np.count_nonzero(self._vectors_of(found).counts()))
+        base = self._name_of_views(name)
         for view in self.views(name):
-            segment_sets.remove_segment_vectors(self._storage, self._sets()[view_name(name, view)])
+            segment_sets.remove_segment_vectors(self._storage, self._sets()[view_name(base, view)])
         segment_sets.remove_segment_vectors(self._storage, found)
         if not found.folder:
             self._attributes = set_attributes(self._storage, {teachers.MODEL: ""})
@@ -134,6 +137,9 @@ class SegmentStore:
     def _must_be_writable(self) -> None:
         if self._root.read_only:
             raise StoreError(f"{self._storage} is open for reading; its sets of segment vectors cannot be changed")
+
+    def _name_of_views(self, name: str) -> str:
+        return teachers.name_of_views(self._sets(), name)
 
     def _sets(self) -> dict[str, SegmentSet]:
         return teachers.all_sets(self._storage, self._root, self._attributes)

@@ -17,6 +17,7 @@ import zarr
 
 from student_clap.config.schema import TeacherConfig
 from student_clap.store.arrays.segment_sets import GROUP, SegmentSet, check_hop, has_segment_vectors, set_documents
+from student_clap.store.layout.views import view_name
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
 
@@ -158,6 +159,17 @@ def chosen(sets: dict[str, SegmentSet], name: str | None) -> SegmentSet:
     if len(sets) > 1:
         raise StoreError(f"the store has segment vectors of several teachers ({known}); name one of them")
     return next(iter(sets.values()))
+
+
+def views_of(sets: dict[str, SegmentSet], name: str) -> list[int]:
+    """The numbers of the views that lie under that name, rising."""
+    return sorted(of.view for own, of in sets.items() if of.view and own == view_name(name, of.view))
+
+
+def name_of_views(sets: dict[str, SegmentSet], name: str) -> str:
+    """The name that the views of a teacher's set lie under: its own, unless the set of the root was renamed since."""
+    is_root = name in sets and not sets[name].folder
+    return UNDECLARED if is_root and not views_of(sets, name) and views_of(sets, UNDECLARED) else name
 
 
 def _remedy(name: str) -> str:

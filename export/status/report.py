@@ -54,7 +54,7 @@ def _rows(project: Project) -> Iterator[tuple[str, str]]:
     if len(project.failures) > _SHOWN_FAILURES:
         rest = project.failures[_SHOWN_FAILURES:]
         more = f"{sum(failure.tracks for failure in rest)} for {len(rest)} other reasons"
-        yield "failed", f"{more}; `student-clap store list --failed` lists all"
+        yield "failed", f"{more}; `student-clap store export --failures FILE.csv` writes all"
     states = Counter(run.state for run in project.runs)
     yield "runs", ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none yet"
     if project.best is not None:

@@ -19,6 +19,7 @@ import soxr
 
 from student_clap.config.presets import SAMPLE_RATE
 from student_clap.featurize.audio.decode import Samples, through_int16
+from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.layout.views import numbers
 
 LENGTH_S = 60.0
@@ -81,18 +82,22 @@ class Change:
         )
 
 
-def view_of(samples: Samples, change: Change, beneath: Samples | None = None) -> Samples:
+def view_of(
+    samples: Samples, change: Change, beneath: Samples | None = None, max_samples: int = PRODUCTION.max_samples
+) -> Samples:
     """A view of a track.
 
     Args:
-        samples: [sample] at 48 kHz, as `decode` gives them; not empty.
+        samples: [sample] at 48 kHz, as `decode` gives them up to production's cap, whatever the recipe's: two recipes
+            have the same views. Not empty.
         change: which one.
-        beneath: [sample] of the other track; None: there is none.
+        beneath: [sample] of the other track, the same way; None: there is none.
+        max_samples: the recipe's cap.
 
     Returns:
         [sample] float32 at 48 kHz, multiples of 1/32767 in [-1, 1], a minute at most.
     """
-    sound = change.excerpt.of(samples)
+    sound = change.excerpt.of(samples)[:max_samples]
     if beneath is not None:
         other = change.beneath.of(beneath)[: len(sound)]
         power, theirs = float(np.mean(sound**2)), float(np.mean(other**2))

@@ -32,6 +32,7 @@ from student_clap.store.arrays.features import Features
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.feature_store import FeatureStore
 from student_clap.store.layout.recipe import Recipe
+from student_clap.store.layout.segments import PRODUCTION
 from student_clap.store.storage.errors import CorruptShardError, MissingFeaturesError, StoreError
 
 _BLOCK_BYTES = 1 << 20
@@ -112,7 +113,7 @@ def _make(site: Site, job: Job) -> Outcome:
     if fault := read_fault(path, whole=False):
         return _not_made(job, fault)
     try:
-        decoded = decode_with_remark(path, site.recipe.max_samples)
+        decoded = decode_with_remark(path, _decoded_samples(site))
         trouble, remark, samples = "", decoded.remark, decoded.samples
     except DecodeError as error:
         trouble, remark, samples = str(error), "", np.empty(0, np.float32)
@@ -128,7 +129,8 @@ def _make(site: Site, job: Job) -> Outcome:
             return _not_made(job, other)
         if other.remark and not len(other.samples):
             return replace(_without_audio(job, other.remark), cpu_s=time.process_time() - begin)
-        samples = view_of(samples, Change.drawn(site.recipe.view, job.row), other.samples if job.beneath else None)
+        change, beneath = Change.drawn(site.recipe.view, job.row), other.samples if job.beneath else None
+        samples = view_of(samples, change, beneath, site.recipe.max_samples)
     try:
         outcome = _write(site, job, samples)
     except (OSError, StoreError) as error:
@@ -137,6 +139,11 @@ def _make(site: Site, job: Job) -> Outcome:
             raise  # nothing refused to write: the strip, or the vectors, are wrong
         return _not_made(job, str(error), no_room=getattr(cause, "errno", None) in _NO_ROOM)
     return replace(outcome, remark=remark, cpu_s=time.process_time() - begin)
+
+
+def _decoded_samples(site: Site) -> int:
+    """How much of a file is decoded; for a view as much as for every other recipe's."""
+    return PRODUCTION.max_samples if site.recipe.view else site.recipe.max_samples
 
 
 def _decoded_beneath(site: Site, job: Job) -> Decoded | str:
@@ -148,7 +155,7 @@ def _decoded_beneath(site: Site, job: Job) -> Decoded | str:
     if not job.beneath:
         return Decoded(nothing)
     try:
-        decoded = decode_with_remark(path, site.recipe.max_samples)
+        decoded = decode_with_remark(path, _decoded_samples(site))
     except DecodeError as error:
         decoded = Decoded(nothing, f"the track beneath, {one_line(job.beneath, _PATH_CHARACTERS)}: {error}")
     fault = read_fault(path, whole=True) if decoded.remark else ""

@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.bool_]
 
 
 def _untaught(config: Config, store: FeatureStore) -> Rows:
-    from student_clap.store import Recipe
+    from student_clap.store import Recipe, State
     from student_clap.store.layout.segments import counts_that_fit
     from student_clap.store.layout.views import beneath
     from student_clap.store.teachers import slug
@@ -32,15 +32,20 @@ def _untaught(config: Config, store: FeatureStore) -> Rows:
     if name not in store.segment_sets() or not set(views) <= set(store.views(name)):
         return np.ones(store.n_tracks, np.bool_)
     wanted = np.zeros(store.n_tracks, np.bool_)
+    can_be_had = np.isin(store.states(), (State.LISTED, State.FETCHED))
     for view in (0, *views):
         vectors, recipe = store.segment_vectors(name, view=view), replace(Recipe.from_config(config.audio), view=view)
         has_features = store.recipes().get(recipe.name) == recipe
         n_samples = store.features(recipe).n_samples() if has_features else np.zeros(store.n_tracks, np.int64)
         hop = vectors.hop_samples if vectors.set.folder else None
         lacking = ~counts_that_fit(vectors.counts(), n_samples, hop)
-        wanted |= lacking
-        others = [beneath(view, row) for row in np.flatnonzero(lacking).tolist()] if view else []
-        wanted[[row for row in others if row is not None]] = True
+        if not view:
+            wanted |= lacking
+            continue
+        for row in np.flatnonzero(lacking & (n_samples >= 0)).tolist():  # one that failed would fail again
+            other = beneath(view, row)
+            if other is None or can_be_had[other]:
+                wanted[[row] if other is None else [row, other]] = True
     return wanted
 
 

@@ -32,6 +32,7 @@ from student_clap.store.arrays.metadata import WHOLE, Document, add_members, rea
 from student_clap.store.arrays.tracks import array, column_codecs
 from student_clap.store.layout.recipe import Recipe
 from student_clap.store.layout.segments import PRODUCTION, grid_starts, most_segments, segment_starts
+from student_clap.store.layout.views import command_of
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import CorruptMetadataError, StoreError, UnknownSetError
 
@@ -96,6 +97,8 @@ class SegmentSet:
     @property
     def stage(self) -> str:
         """The command that writes them."""
+        if self.view:
+            return command_of(self.name)
         return "student-clap featurize --teacher MODEL" if self.folder else "student-clap ingest"
 
     def starts(self, n_samples: int, recipe: Recipe) -> npt.NDArray[np.int64]:

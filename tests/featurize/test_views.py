@@ -240,9 +240,9 @@ def test_the_views_of_audio_that_was_replaced_are_of_the_new_audio(folder: Path,
         store.update_tracks([0], audio=[str(audio)])
     done = run(folder, "--again", "0", *TAUGHT, "--views", "1")
     assert "1 of another audio than before" in closing(done)[0]
-    assert closing(done)[1].startswith("view 1: 1 track made")
-    check(folder, {0: audio}, [(0, 0), (1, 0)])
-    check(folder, audio_of(world), [(0, 1), (1, 1), (2, 1), (2, 2)])  # those of other tracks are as they were
+    assert closing(done)[1].startswith("view 1: 3 tracks made")  # two have the track beneath
+    check(folder, {**audio_of(world), 0: audio}, [(0, 0), (1, 0), (1, 1), (1, 2)])
+    check(folder, audio_of(world), [(0, 1), (2, 1), (2, 2)])  # the others are as they were
     with FeatureStore.open(folder / STORE) as store:  # nothing counts any more of a view that this run did not make
         assert store.features(replace(RECIPE, view=2)).n_samples()[0] == NOT_MADE
         assert store.segment_vectors(view=2).counts()[0] == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from student_clap.config.learning import LOSS_TERMS
 from student_clap.config.runtime.screen import table
-from student_clap.config.runtime.text import one_line, readable_duration
+from student_clap.config.runtime.text import counted, one_line, readable_duration
 from student_clap.train.comparison.row import RunRow, as_text, whole_number
 from student_clap.train.runs.history import figure
 
@@ -47,10 +47,10 @@ def _described_loss(row: RunRow) -> str:
 
 
 def _described_augmentation(row: RunRow) -> str:
-    kinds = [key for key, value in row.section("augmentation").items() if value and key != "masks"]
-    return ", ".join(
-        kind.removesuffix("_db").removesuffix("_s").removesuffix("_semitones").replace("_", " ") for kind in kinds
-    )
+    kinds = [key for key, value in row.section("augmentation").items() if value and key not in ("masks", "views")]
+    plain = [kind.removesuffix("_db").removesuffix("_s").removesuffix("_semitones").replace("_", " ") for kind in kinds]
+    views = len(row.section("views"))  # what is learnt, where the setting may say "all"
+    return ", ".join(plain + ([counted(views, "view")] if views else []))
 
 
 def _epochs(row: RunRow) -> str:

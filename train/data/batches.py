@@ -53,6 +53,7 @@ class Batch:
     segment_teacher: Tensor  # [segment, 512] float32; zeros where the teacher's vector of the segment is not known
     random_numbers: Tensor  # [segment, N_RANDOM] float32 in [0, 1), for the changes of each segment
     segments_of: tuple[int, ...]  # [track] how many segments, in order
+    views: tuple[bool, ...]  # [track] whether it is a view that stands for the track
     taught: tuple[bool, ...]  # [track] whether the teacher's vectors of all its segments are known
     failures: tuple[tuple[int, str], ...]  # (row, reason)
 
@@ -172,6 +173,7 @@ class TrackReader:
             segment_teacher=_join(vectors, EMBEDDING_DIM),
             random_numbers=_join([part.random_numbers for part in parts], N_RANDOM),
             segments_of=tuple(len(part.shares) for part in parts),
+            views=tuple(part.place != part.row for part in parts),
             taught=tuple(bool(of_track[:, 0].any() and of_track.any(axis=1).all()) for of_track in vectors),
             failures=tuple(failures),
         )

@@ -149,6 +149,11 @@ def find_views(store: FeatureStore, config: Config, recipe: Recipe, teacher: str
         heard = _heard(store.segment_vectors(teacher, view=number), n_samples)
         mine = rows[heard[rows]]
         mine = mine[_all_among(number, mine, rows)]
+        if config.augmentation.views is not None and not len(mine):
+            raise click.ClickException(
+                f"augmentation.views is {config.augmentation.views}, and view {number} of no training track is whole: "
+                f"`student-clap featurize --teacher MODEL --views {number}` makes them"
+            )
         found.append(np.stack([np.full(len(mine), number), mine, n_samples[mine]], axis=1))
     return np.concatenate(found)
 

@@ -26,14 +26,14 @@ from student_clap.train.data.augment import is_random
 from student_clap.train.data.batches import TrackReader
 from student_clap.train.data.kept.keep import Sharers, keep
 from student_clap.train.data.segment_targets import counts_of, learnt_teacher, remark_on_teacher
-from student_clap.train.data.selection import Rows, TrackTable, select
+from student_clap.train.data.selection import Rows, Selection, TrackTable, select
 from student_clap.train.data.stream import BatchStream
 from student_clap.train.data.views import Strips, Views, wanted_views
 from student_clap.train.loop.checkpoints import INTERVAL_S
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.distributed import Distributed, by_bare_torchrun
 from student_clap.train.loop.loop import Trainer
-from student_clap.train.origin.parent import Parent, read_parent, refuse_other_parent
+from student_clap.train.origin.parent import Beginning, Parent, read_parent, refuse_other_parent
 from student_clap.train.origin.rewind import finish as finish_rewind
 from student_clap.train.origin.rewind import go_back, resolve_checkpoint
 from student_clap.train.runs.checkpoint import CheckpointInfo
@@ -87,11 +87,9 @@ def open_trainer(
             # The split and the student are checked before the directory is made.
             selection = None if is_run(directory) else select(table, config.split)
             beginning = None
-            if selection is not None and parent is not None:
-                beginning = read_parent(parent, directory, config, store, table, selection)
-            elif selection is not None:
-                check_buildable(config.model, table.recipe)
+            if selection is not None:
                 wanted_views(store, config, table.recipe, learnt_teacher(store, config))
+                beginning = _beginning(parent, directory, config, store, table, selection)
             held.callback(lock_run(directory).release)
             if selection is not None and not is_run(directory):
                 begin_run(directory, config, store, table, selection, beginning)
@@ -118,6 +116,16 @@ def open_trainer(
         yield Trainer(
             run, origin, config, table, features, device, distributed, checkpoint_interval_s=checkpoint_interval_s
         )
+
+
+def _beginning(
+    parent: Path | None, directory: Path, config: Config, store: FeatureStore, table: TrackTable, selection: Selection
+) -> Beginning | None:
+    """The student that a new run begins with; None: one that can be built anew."""
+    if parent is not None:
+        return read_parent(parent, directory, config, store, table, selection)
+    check_buildable(config.model, table.recipe)
+    return None
 
 
 def _check_parent(directory: Path, given: Path, config: Config) -> None:
@@ -251,7 +259,7 @@ def describe(trainer: Trainer) -> list[str]:
     if trainer.run.taught is not None:
         lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
     if len(trainer.run.views):
-        n_viewed = counted(len(np.unique(trainer.run.views[:, 1])), "track")
+        n_viewed = counted(len(np.unique(trainer.run.views[:, 1])), "training track")
         lines.append(f"views       {len(trainer.run.views)} of {n_viewed}, each in its track's stead by turns")
     of = f"{counted(training.batch_size, 'track')} ({counted(training.epochs, 'epoch')} of {trainer.steps_per_epoch})"
     lines += [

@@ -27,7 +27,7 @@ from student_clap.train.data.augment import Mixture, augment
 from student_clap.train.data.batches import Batch, make_segments, plan_micro_batches
 from student_clap.train.data.order import derive_seed
 from student_clap.train.loop.distributed import Distributed, Place
-from student_clap.train.loop.loss import Loss, Pairs, Targets
+from student_clap.train.loop.loss import Loss, Pairs, Targets, track_vectors
 from student_clap.train.students.student import frozen_statistics
 
 
@@ -135,7 +135,7 @@ class Step:
         """
         self._optimizer.zero_grad(set_to_none=True)
         here = batch.to(self._device)
-        teacher = teacher[here.at]
+        teacher = _of_what_was_heard(here, teacher[here.at])
         parts = _micro_batches(batch.segments_of, self._training.micro_batch, pairs=bool(self._augmentation.mixup))
         # Of each process: its tracks, and the segments of its micro-batches.
         counted = self._distributed.gather(
@@ -226,6 +226,14 @@ class Step:
         if self._distributed.world_size > 1:
             rest += pairs_elsewhere(self._distributed, joined(own))
         return joined(rest)
+
+
+def _of_what_was_heard(batch: Batch, teacher: Tensor) -> Tensor:
+    """[track, 512] the teacher's vectors of a batch's tracks; of views, which are taught, means of their segments'."""
+    if not any(batch.views):
+        return teacher
+    of_view = torch.tensor(batch.views, device=teacher.device)[:, None]
+    return torch.where(of_view, track_vectors(batch.segment_teacher, batch.weights), teacher)
 
 
 def pairs_elsewhere(distributed: Distributed, mine: Pairs) -> list[Pairs]:

@@ -162,6 +162,7 @@ def begin_run(
         "fingerprint": recipe.fingerprint,
         "teacher": store.teacher_name,
         "segment_vectors": taught,
+        "views": _counted_views(views),
         "tracks_digest": _digest(table, selection),
         "left_out": selection.left_out,
         **settings(config),
@@ -175,6 +176,12 @@ def begin_run(
     _write(run.config, as_yaml(config))
     _write(run.description, _json(description))  # last: it says that the others are there
     return run
+
+
+def _counted_views(views: Rows) -> dict[str, int]:
+    """Number of the view -> of how many tracks it is learnt."""
+    numbers, counts = np.unique(views[:, 0], return_counts=True)
+    return {str(number): n for number, n in zip(numbers.tolist(), counts.tolist(), strict=True)}
 
 
 def reopen_run(

@@ -63,6 +63,8 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Mapping[str, A
         for key in sorted(before.keys() | values.keys()):
             if section == "training" and key in FREE_SETTINGS:
                 continue
+            if (section, key) == ("augmentation", "views") and key not in before and not values[key]:
+                continue  # of before there were views, of which it learns none
             if before.get(key) != values.get(key):
                 found.append(f"{section}.{key}: the run has {before.get(key)!r}, now it is {values.get(key)!r}")
     epochs, asked = stored["training"]["epochs"], now["training"]["epochs"]

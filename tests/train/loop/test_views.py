@@ -94,7 +94,10 @@ def test_training_reads_training_tracks_and_views_and_validation_tracks_alone(
     assert pairs(trainer.run.views) == expected_pairs(tuple(sorted(training)))
     (line,) = [line for line in describe(trainer) if line.startswith("views ")]
     n_tracks = len({row for _, row in pairs(trainer.run.views)})
-    assert line == f"views       {len(trainer.run.views)} of {n_tracks} tracks, each in its track's stead by turns"
+    assert (
+        line
+        == f"views       {len(trainer.run.views)} of {n_tracks} training tracks, each in its track's stead by turns"
+    )
 
 
 def test_a_run_that_is_stopped_goes_on_with_the_views_that_it_began_with(

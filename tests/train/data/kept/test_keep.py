@@ -22,8 +22,8 @@ import torch
 from student_clap.store import Features, FeatureStore
 from student_clap.store.arrays.segment_vectors import SegmentVectors
 from student_clap.store.layout.segments import segment_count
-from student_clap.train.data import keep as keep_module
 from student_clap.train.data.batches import Batch, TrackReader, make_segments, requests_for
+from student_clap.train.data.kept import keep as keep_module
 from student_clap.train.data.kept.cache import CacheFile, offsets_within
 from student_clap.train.data.kept.keep import Keeping, keep
 from student_clap.train.data.stream import BatchStream

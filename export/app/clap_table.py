@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 NEEDS = f"{', '.join(_PRIVILEGES)} ON clap_embedding"
+_ENDING_S = 3.0  # PostgreSQL frees the lock of a process that has ended a moment later
 _LOCK = 0x73636C61  # of pg_try_advisory_lock; any number that others do not use
 _READ_ROWS = 2000
 _COMMAND = "reembed"  # for messages, to be run again
@@ -141,12 +143,19 @@ class ClapTable:
     def check_writable(self) -> None:
         """Raise DatabaseError where this user may not write, or another process is writing."""
         self.check_rights()
-        ((mine,),) = self._rows("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
-        if not mine:
+        until = time.monotonic() + _ENDING_S
+        while not self._is_locked_by_us():
+            if time.monotonic() < until:
+                time.sleep(0.05)
+                continue
             raise DatabaseError(
                 f"another reembed is running, and writes to the database {self.where}; wait for it to end"
             )
         self._commit()
+
+    def _is_locked_by_us(self) -> bool:
+        ((mine,),) = self._rows("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+        return bool(mine)
 
     def items(self, server: str | None, source: str) -> Iterator[Item]:
         """Every item, ordered by id, in one snapshot.

@@ -213,6 +213,7 @@ def test_test_tracks_are_neither_trained_on_nor_validated_on(library: Library) -
         "validation_rows": [0, 4, 8, 12],
         "test_rows": [2, 3, 6, 7, 10, 11, 14, 15],
         "taught_rows": [],  # no track has vectors of its segments
+        "views": [],
     }
     # The run is the same whatever the test tracks are.
     with FeatureStore.open(library.store_path, "r+") as store:

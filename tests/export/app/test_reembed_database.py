@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,16 @@ def test_a_vector_that_is_none_is_never_written() -> None:
         with pytest.raises(ValueError, match=r"finite|length"):
             checked_bytes(LibraryVectors({}, np.array([values], np.float32)), 0)
     assert len(checked_bytes(LibraryVectors({}, unit_vector(1)[None]), 0)) == 2048
+
+
+def test_one_that_has_just_ended_is_waited_for(world: World) -> None:
+    with ExitStack() as other:
+        other.enter_context(open_clap_table(config_of(world).database)).check_writable()
+        ends = threading.Timer(0.5, other.close)
+        ends.start()
+        done = world.run("--write-database", "--yes")
+        ends.join()
+    assert done.exit_code == 0, done.output
 
 
 def test_refused_before_the_hours_of_work(world: World) -> None:

@@ -242,6 +242,8 @@ def test_workers_come_from_the_jobs_of_every_system_and_go_with_them(
             assert (tmp_path / "scratch with a space" / name / "dask-scratch-space").is_dir()
             assert list((tmp_path / "logs").glob(bench.system.logs_of(job)))
             assert "RUN" in (bench.system.look((job,)) or {})[job].upper()
+        for bench, job in started.values():  # all are asked before the first one goes
+            monkeypatch.setenv("PATH", bench.fake.path)
             bench.system.cancel((job,))
         deadline = time.monotonic() + 100
         while cluster.client.nthreads():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import torch
+from tests.train.loop.whole_run import lines_in
 from torch import nn
 
 from student_clap.config.schema import Config
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tests.train.conftest import Library
 
 pytestmark = pytest.mark.slow
-
-MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
 
 
 def free_port() -> int:
@@ -52,8 +50,7 @@ def train(library: Library, config: Config, name: str, processes: int) -> list[d
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("best validation cosine") == 1  # one process speaks
     assert done.stderr.count("torchrun ends with exit code 1") == 1  # and says what this way to start it costs
-    lines = (library.root / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
+    return lines_in(library.root / "runs" / name)
 
 
 def test_two_processes_have_the_losses_of_one(library: Library) -> None:

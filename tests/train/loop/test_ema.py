@@ -6,26 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tests.train.loop.whole_run import train
 
 from student_clap.config.schema import Config
 from student_clap.train.loop.ema import EMA
-from student_clap.train.loop.loop import Trainer
-from student_clap.train.loop.session import open_display, open_stream, open_trainer
+from student_clap.train.loop.session import open_stream, open_trainer
 from student_clap.train.runs.checkpoint import load_student, read_checkpoint
 from student_clap.train.students.registry import build_student
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
-
-
-def train(config: Config, name: str | None = None) -> Trainer:
-    with (
-        open_trainer(config, name) as trainer,
-        open_stream(config, trainer) as stream,
-        open_display(trainer) as display,
-    ):
-        trainer.train(stream, display)
-        return trainer
 
 
 def test_an_average_follows_the_weights_and_is_what_is_kept(library: Library) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 import torch
+from tests.train.loop.whole_run import lines_of, train
 
 from student_clap.config.schema import Config
 from student_clap.train.comparison.row import read_run
@@ -16,7 +16,7 @@ from student_clap.train.loop.checkpoints import Checkpoints
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.learner import Learner
 from student_clap.train.loop.loop import Interrupted, Trainer
-from student_clap.train.loop.session import open_display, open_stream, open_trainer, summarise
+from student_clap.train.loop.session import open_trainer, summarise
 from student_clap.train.loop.validation import Validation
 from student_clap.train.origin.rewind import RewindError
 from student_clap.train.runs.checkpoint import CheckpointError, Progress, load_student, read_checkpoint
@@ -25,24 +25,6 @@ from student_clap.train.students.registry import build_student
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
-
-MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
-
-
-def train(config: Config, name: str | None = None) -> Trainer:
-    with (
-        open_trainer(config, name) as trainer,
-        open_stream(config, trainer) as stream,
-        open_display(trainer) as display,
-    ):
-        trainer.train(stream, display)
-        return trainer
-
-
-def lines_of(trainer: Trainer) -> list[dict[str, Any]]:
-    lines = trainer.run.metrics.read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
-
 
 SECOND_STAGE = {"projection_epochs": 2, "projection_learning_rate": 1e-2, "epochs": 2, "ema_decay": 0.5}
 

@@ -7,15 +7,14 @@ import re
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import pytest
 import torch
+from tests.train.loop.whole_run import lines_in, train
 
-from student_clap.config.schema import Config
 from student_clap.store import FeatureStore, State
 from student_clap.store.layout.segments import segment_count
 from student_clap.train.data.parts import BatchRequest
@@ -30,24 +29,6 @@ from student_clap.train.runs.checkpoint import Progress
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
-
-MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}  # all that may differ between equal runs
-
-
-def train(config: Config, name: str | None = None, **options: float) -> Trainer:
-    """What the command does."""
-    with (
-        open_trainer(config, name, **options) as trainer,
-        open_stream(config, trainer) as stream,
-        open_display(trainer) as display,
-    ):
-        trainer.train(stream, display)
-        return trainer
-
-
-def losses(directory: Path) -> list[dict[str, float]]:
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -69,14 +50,14 @@ def test_it_overfits_eight_tracks(make: Callable[..., Library]) -> None:
         training={"epochs": 40, "batch_size": 8, "learning_rate": 3e-3, "early_stopping_patience": 0},
     )
     trainer = train(config)
-    assert losses(trainer.run.path)[-1]["train_cosine"] > 0.98
+    assert lines_in(trainer.run.path)[-1]["train_cosine"] > 0.98
 
 
 @pytest.mark.slow
 def test_a_student_learns_what_carries_over_to_held_out_artists(make: Callable[..., Library]) -> None:
     library = make([1.0] * 80)
     config = library.config(split={"folds": 5}, training={"epochs": 8, "batch_size": 8, "learning_rate": 3e-3})
-    metrics = losses(train(config).run.path)
+    metrics = lines_in(train(config).run.path)
     assert metrics[-1]["val_cosine"] > 0.2 > metrics[0]["val_cosine"]
 
 
@@ -95,7 +76,7 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
             with pytest.raises(Interrupted):
                 train(config, "stopped")
     stopped = train(config, "stopped")
-    assert losses(stopped.run.path) == losses(whole.run.path)
+    assert lines_in(stopped.run.path) == lines_in(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -117,7 +98,7 @@ def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
         assert caught.value.progress.position == 3
         assert caught.value.progress.epoch == 0
     stopped = train(library.config(), "stopped")
-    assert losses(stopped.run.path) == losses(whole.run.path)
+    assert lines_in(stopped.run.path) == lines_in(whole.run.path)
     assert_same_weights(weights(stopped), weights(whole))
 
 
@@ -134,12 +115,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     run.last.write_bytes(content[: len(content) // 2])
     with open_trainer(library.config(), "damaged") as trainer:
         assert trainer.progress.epoch == 1
-        assert len(losses(run.path)) == 1  # the second epoch's line belongs to the lost checkpoint
+        assert len(lines_in(run.path)) == 1  # the second epoch's line belongs to the lost checkpoint
     assert "last.pt is damaged" in caplog.text
     assert "going on from" in caplog.text
     assert "previous.pt" in caplog.text
     resumed = train(library.config(), "damaged")
-    assert losses(run.path) == losses(whole.run.path)
+    assert lines_in(run.path) == lines_in(whole.run.path)
     assert_same_weights(weights(resumed), weights(whole))
 
 
@@ -229,7 +210,7 @@ def test_early_stopping_stops(library: Library, monkeypatch: pytest.MonkeyPatch)
     assert trainer.progress.epoch == 5
     assert trainer.progress.best_epoch == 2
     assert "stopped early after epoch 5" in summarise(trainer)
-    assert len(losses(trainer.run.path)) == 5
+    assert len(lines_in(trainer.run.path)) == 5
     # Running it again does nothing; more patience goes on.
     assert train(config).progress.epoch == 5
     cosines = iter([0.4] + [0.0] * 5)
@@ -245,7 +226,7 @@ def test_nothing_is_stopped_early_that_was_not_judged(library: Library, monkeypa
     config = library.config(training={"epochs": 50, "early_stopping_patience": 3, "validate_every": 4})
     trainer = train(config)
     # After three epochs for want of a figure, after four as it is their turn, after six for want of a better one.
-    assert [line["epoch"] for line in losses(trainer.run.path) if "val_cosine" in line] == [3, 4, 6]
+    assert [line["epoch"] for line in lines_in(trainer.run.path) if "val_cosine" in line] == [3, 4, 6]
     assert (trainer.progress.epoch, trainer.progress.best_epoch) == (6, 3)
     assert trainer.run.best.is_file()
     assert "best validation cosine 0.3000 after epoch 3" in summarise(trainer)
@@ -341,7 +322,7 @@ def test_a_split_with_an_empty_side_is_refused_with_the_remedy(
 def test_a_store_of_short_tracks_alone(make: Callable[..., Library]) -> None:
     trainer = train(make([0.3, 0.5, 1.0, 0.2, 0.9]).config(training={"batch_size": 1}))
     assert trainer.progress.epoch == 3
-    assert all(np.isfinite(line["train_loss"]) for line in losses(trainer.run.path))
+    assert all(np.isfinite(line["train_loss"]) for line in lines_in(trainer.run.path))
 
 
 def test_out_of_memory_names_the_knob(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +362,7 @@ def test_the_hybrids_train(make: Callable[..., Library], architecture: str) -> N
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_cpu_s_losses(library: Library) -> None:
     runs = {
-        device: losses(train(library.config(model={"dropout": 0.0}, training={"device": device}), device).run.path)
+        device: lines_in(train(library.config(model={"dropout": 0.0}, training={"device": device}), device).run.path)
         for device in ("cpu", "cuda")
     }
     for one, other in zip(runs["cpu"], runs["cuda"], strict=True):

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.train.loop.whole_run import lines_of, train
 
-from student_clap.config.schema import Config
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.loop.schedule import FLOOR, learning_rate
-from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer
+from student_clap.train.loop.session import describe
 from student_clap.train.loop.validation import Validation
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
-
-MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}
-
-
-def train(config: Config, name: str | None = None) -> Trainer:
-    with (
-        open_trainer(config, name) as trainer,
-        open_stream(config, trainer) as stream,
-        open_display(trainer) as display,
-    ):
-        trainer.train(stream, display)
-        return trainer
-
-
-def lines_of(trainer: Trainer) -> list[dict[str, Any]]:
-    lines = trainer.run.metrics.read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
 def judging(monkeypatch: pytest.MonkeyPatch, cosines: Iterator[float]) -> None:

@@ -12,42 +12,24 @@ import click
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.train.loop.whole_run import lines_of, train
 from tests.train.viewed import ROWS, WITHOUT, add_view, config_of, expected_pairs, pairs, viewed_library
 
-from student_clap.config.schema import Config
 from student_clap.store import Features, FeatureStore, State, Track
 from student_clap.store.arrays.feature_arrays import NOT_MADE
 from student_clap.train.loop.display import Display
 from student_clap.train.loop.loop import Interrupted, Trainer
-from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer
+from student_clap.train.loop.session import describe
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
 pytestmark = pytest.mark.slow  # trains
 
-MEASURED = {"seconds", "tracks_per_s", "segments_per_s", "data_wait_s"}  # all that may differ between equal runs
-
 
 @pytest.fixture
 def library(make: Callable[..., Library]) -> Library:
     return viewed_library(make)
-
-
-def train(config: Config, name: str | None = None) -> Trainer:
-    """What the command does."""
-    with (
-        open_trainer(config, name) as trainer,
-        open_stream(config, trainer) as stream,
-        open_display(trainer) as display,
-    ):
-        trainer.train(stream, display)
-        return trainer
-
-
-def losses(trainer: Trainer) -> list[dict[str, float]]:
-    lines = trainer.run.metrics.read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
 def tracks_of(trainer: Trainer) -> dict[str, npt.NDArray[np.int64]]:
@@ -57,12 +39,12 @@ def tracks_of(trainer: Trainer) -> dict[str, npt.NDArray[np.int64]]:
 
 def test_a_run_with_views_is_the_same_whatever_is_kept_and_whoever_reads(library: Library) -> None:
     plain = train(config_of(library), "plain")
-    assert losses(plain) != losses(train(config_of(library, augmentation={"views": 0}), "without"))
+    assert lines_of(plain) != lines_of(train(config_of(library, augmentation={"views": 0}), "without"))
     for mode in ("none", "memory", "device"):
         for workers in (0, 2):
             if (mode, workers) != ("none", 0):
                 config = config_of(library, training={"cache": mode, "loader_workers": workers})
-                assert losses(train(config, f"{mode}-{workers}")) == losses(plain), (mode, workers)
+                assert lines_of(train(config, f"{mode}-{workers}")) == lines_of(plain), (mode, workers)
 
 
 def test_training_reads_training_tracks_and_views_and_validation_tracks_alone(
@@ -116,7 +98,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_views_that_it_began_with(
     stopped = train(config_of(library), "stopped")
     assert stopped.run.resumed
     np.testing.assert_array_equal(stopped.run.views, whole.run.views)
-    assert losses(stopped) == losses(whole)
+    assert lines_of(stopped) == lines_of(whole)
     later = train(config_of(library, training={"epochs": 1, "warmup_epochs": 0}), "later")
     assert {view for view, _ in pairs(later.run.views)} == {1, 2, 3}
     assert len(pairs(later.run.views)) > len(pairs(whole.run.views)) + 3
@@ -181,7 +163,7 @@ def test_a_run_from_before_there_were_views_goes_on_without(library: Library, mo
     again = train(config_of(library), "before")
     assert again.run.resumed
     assert again.run.views.tolist() == []
-    assert losses(again) == losses(whole)
+    assert lines_of(again) == lines_of(whole)
     assert not [line for line in describe(again) if line.startswith("views")]
 
 

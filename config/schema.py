@@ -130,7 +130,8 @@ class TeacherConfig(Section):
     """
     views: Annotated[int, Field(ge=0, le=MAX_VIEWS)] = 0
     """Changed copies of each track that the teacher hears too: a minute from somewhere in it, at another speed and with
-    other bands. What it says of them is learnt besides the tracks (`augmentation.views`).
+    other bands, in half of them with an earlier track beneath. What it says of them is learnt in the tracks' stead by
+    turns (`augmentation.views`).
     """
     provider: str = "auto"
     """Where the teacher computes, by the name of onnxruntime's execution provider: cpu, cuda, ... auto: a GPU where

@@ -5,7 +5,7 @@ softer, and in half of them another track of the store beneath. What a teacher s
 the segments in the trainer leaves the target behind.
 
 Guarantee: a pure function of the samples, the view's number and the track's row, to the rounding of a processor.
-Cost: 0.1 s of CPU, whatever the track's length.
+Cost: 0.1 s of CPU, whatever the track's length, besides decoding the track and the one beneath.
 """
 
 from __future__ import annotations

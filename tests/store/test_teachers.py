@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from student_clap.store import FeatureStore
+from student_clap.store import FeatureStore, Track
 from student_clap.store.storage.errors import StoreError
 from student_clap.store.teachers import slug
 
@@ -151,3 +151,14 @@ def test_a_teacher_of_a_view_s_name_is_refused(store):
     with pytest.raises(StoreError, match=r"'b\.view-1' are those of the tracks; choose another teacher\.name"):
         store.add_segment_set("b", hop_samples=HOP, model="d1", view=1)
     assert store.views("b") == []
+
+
+def test_views_stay_with_the_vectors_of_a_source_whose_teacher_is_declared_later(tmp_path):
+    with FeatureStore.create(tmp_path / "late.zarr", "unknown") as store:
+        store.append_tracks([Track("s", str(n)) for n in range(3)])
+        store.write_segment_teacher([1], [VECTORS])
+        store.add_segment_set("unknown", hop_samples=HOP, model="d1", view=1).write([1], [VECTORS])
+        store.teacher_name = "DCLAP"
+        assert store.segment_sets() == ["dclap"]
+        assert store.views("dclap") == [1]
+        assert store.segment_vectors("dclap", view=1).counts().tolist() == [0, 2, 0]

@@ -252,3 +252,11 @@ def test_a_mixture_is_clipped_and_in_steps_and_leaves_what_it_is_made_of() -> No
     )
     assert np.abs(mixed).max() == 1
     np.testing.assert_array_equal(view_of(samples, change(gain=GAIN_DB), other), mixed)
+
+
+def test_a_recipe_s_cap_ends_a_view_and_does_not_change_it() -> None:
+    samples = noise(90 * RATE)
+    slowed = change(speed=1 / SPEED, begin=0.5)
+    whole, capped = view_of(samples, slowed), view_of(samples, slowed, max_samples=30 * RATE)
+    assert len(capped) == 30 * RATE
+    np.testing.assert_array_equal(capped, whole[: 30 * RATE])

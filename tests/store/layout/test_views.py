@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from student_clap.store.layout.views import beneath, numbers, view_name
+from student_clap.store.layout.views import beneath, command_of, numbers, view_name, with_above
 
 
 def test_a_view_is_called_after_what_it_is_of() -> None:
@@ -43,3 +43,18 @@ def test_views_of_a_track_have_different_ones_beneath() -> None:
 def test_the_first_numbers_are_the_same_however_many_are_asked_for(n: int) -> None:
     np.testing.assert_array_equal(numbers(3, 9, 100)[:n], numbers(3, 9, n))
     assert ((numbers(3, 9, 1000) >= 0) & (numbers(3, 9, 1000) < 1)).all()
+
+
+@pytest.mark.parametrize("view", [1, 2])
+def test_the_views_that_a_track_is_in(view: int) -> None:
+    """Its own, and those that have it beneath, as far as the rule reaches."""
+    for row in (0, 4, 300):
+        above = [other for other in range(700) if beneath(view, other) == row]
+        assert with_above(view, [row], 700) == sorted({row, *above})
+    assert with_above(0, [7, 3, 3], 700) == [3, 7]  # tracks have nothing beneath
+    assert with_above(view, [699], 700) == [699]
+
+
+def test_the_command_that_makes_a_view_is_named() -> None:
+    assert command_of("audiomuse") == "student-clap featurize"
+    assert command_of("audiomuse.view-1") == "student-clap featurize --teacher MODEL --views N"

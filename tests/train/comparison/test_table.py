@@ -45,7 +45,7 @@ def describe(**sections: Any) -> dict[str, Any]:
         "git_revision": None,
     }
     for name, value in sections.items():
-        description[name] = description[name] | value if isinstance(value, dict) else value
+        description[name] = description.get(name, {}) | value if isinstance(value, dict) else value
     return description
 
 
@@ -80,7 +80,8 @@ def test_a_row_says_what_was_trained_and_how_well(tmp_path: Path) -> None:
         (0.2, 0.25),
         model={"architecture": "hybrid-s"},
         loss={"targets": "segment", "cosine": 0.5, "bank": 2.0},
-        augmentation={"gain_db": 6.0, "time_mask": 0.1},
+        augmentation={"gain_db": 6.0, "time_mask": 0.1, "views": None},
+        views={"1": 40, "2": 38},
         training={"seed": 7, "epochs": 30, "projection_epochs": 2},
     )
     lines = ask(tmp_path).stdout.splitlines()
@@ -97,7 +98,7 @@ def test_a_row_says_what_was_trained_and_how_well(tmp_path: Path) -> None:
         "hybrid-s",
         "segment",
         "0.5 cosine + 2 bank",
-        "gain, time mask",
+        "gain, time mask, 2 views",
         " 7 ",
         "2/32",
         "0.2500",

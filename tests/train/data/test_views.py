@@ -298,3 +298,12 @@ def test_data_sets_have_the_tracks_alone(library: Library) -> None:
             np.testing.assert_allclose(
                 dataset[row]["segment_teacher"].numpy(), vectors[row][: len(dataset[row]["mel_db"])], atol=1e-3
             )
+
+
+def test_a_view_that_was_asked_for_and_is_of_no_training_track_is_an_error(library: Library) -> None:
+    add_view(library, 3, ())
+    assert pairs(found_in(library)) == expected_pairs()
+    with pytest.raises(
+        click.ClickException, match=r"augmentation.views is 3, and view 3 of no training track is whole"
+    ):
+        found_in(library, augmentation={"views": 3})

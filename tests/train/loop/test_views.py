@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,9 @@ def test_training_reads_training_tracks_and_views_and_validation_tracks_alone(
     assert {row for _, row in read[False]} == training
     assert {pair for pair in read[False] if pair[0]} == expected_pairs(tuple(sorted(training)))
     assert pairs(trainer.run.views) == expected_pairs(tuple(sorted(training)))
+    of_each = Counter(view for view, _ in pairs(trainer.run.views))
+    description = json.loads(trainer.run.description.read_text(encoding="utf-8"))
+    assert description["views"] == {str(view): n for view, n in of_each.items()}
     (line,) = [line for line in describe(trainer) if line.startswith("views ")]
     n_tracks = len({row for _, row in pairs(trainer.run.views)})
     assert (

@@ -105,3 +105,12 @@ def test_a_first_stage_that_is_over_cannot_be_made_longer(now: dict[str, Any]) -
 )
 def test_what_leaves_the_first_stage_as_it_was_may_change(now: dict[str, Any]) -> None:
     assert stage(now, 4) == []
+
+
+def test_a_run_from_before_there_were_views_learns_none() -> None:
+    stored = settings(Config())
+    del stored["augmentation"]["views"]
+    for now in (None, 0):
+        assert changed_settings(stored, settings(Config.model_validate({"augmentation": {"views": now}}))) == []
+    one = settings(Config.model_validate({"augmentation": {"views": 1}}))
+    assert changed_settings(stored, one) == ["augmentation.views: the run has None, now it is 1"]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,8 @@ _STEP = 4  # from LIKE to UNKNOWN_IDS
 _MOST = 320  # failures that are held at a time, about
 _UNKNOWN = frozenset({"not on the server", "not in the folder"})  # kinds of FetchError
 _OWN = frozenset({"strange id", "of an online service", "ambiguous path"})  # which no proxy can bring about
-Sampler = Callable[[int, int], list[Wanted]]  # (how many, after which row) -> tracks from all over the list
+# (how many, after which row, without which rows) -> tracks from all over the list
+Sampler = Callable[[int, int, AbstractSet[int]], list[Wanted]]
 Failure = tuple[Wanted, FetchError]
 
 
@@ -104,7 +106,7 @@ class Doubt:
         if self._open is not None:
             self._open.discard(row)
         elif len(self._like()) >= self._limit:
-            sampled = [t for t in self._sample(self._limit, last_row) if t.row not in self._ahead]
+            sampled = self._sample(self._limit, last_row, self._ahead)
             self._open = {track.row for track in sampled}
             self._ahead |= self._open
             self._n_sampled = len(sampled)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,9 +56,11 @@ class Plan:
         """The tracks to be fetched, by row."""
         return self._tracks(self.is_wanted)
 
-    def sample(self, n_tracks: int, after_row: int) -> list[Wanted]:
-        """At most `n_tracks` of the tracks to be fetched below `after_row`, evenly spaced."""
-        rows = np.flatnonzero(self.is_wanted)
+    def sample(self, n_tracks: int, after_row: int, without: AbstractSet[int]) -> list[Wanted]:
+        """At most `n_tracks` of the tracks to be fetched below `after_row`, evenly spaced, without some."""
+        open_ones = self.is_wanted.copy()
+        open_ones[list(without)] = False
+        rows = np.flatnonzero(open_ones)
         rows = rows[rows > after_row]
         chosen = np.zeros_like(self.is_wanted)
         if len(rows):

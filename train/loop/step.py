@@ -119,7 +119,7 @@ class Step:
         self._student, self._optimizer, self._loss = student, optimizer, loss
         self._training, self._augmentation, self._recipe = training, augmentation, recipe
         self._distributed, self._device = distributed, device
-        self._forward, self._at_once = forward, at_once or forward
+        self._forward, self._at_once = forward, forward if at_once is None else at_once
         self.resident: Tensor | None = None  # [mel, frame] uint8, strips that are kept on the device
         self._segments: list[list[int]] = []  # [process][micro-batch] of the step that is under way
 

@@ -26,11 +26,13 @@ pytestmark = pytest.mark.slow
 
 def test_a_model_that_does_not_end_is_ended(tmp_path: Path) -> None:
     model = write_slow_model(tmp_path / "slow.onnx")
+    # Another test of this process may have left a child that is ending.
+    before = set(psutil.Process().children())
     done = CliRunner().invoke(main, ["check", str(model), "--timeout", "4"], catch_exceptions=False)
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "was not through after 4 s, and its process was ended" in done.stderr
-    assert [p for p in psutil.Process().children() if "trial" in " ".join(p.cmdline())] == []
+    assert set(psutil.Process().children()) <= before
 
 
 def test_the_trial_ends_with_its_parent(tmp_path: Path) -> None:

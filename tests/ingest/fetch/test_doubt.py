@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,11 @@ def fail(doubt: Doubt, row: int, asked: Asked, **error: Any) -> list[Wanted]:
 
 
 def doubt_of(*, known: bool = True, sample: int = 0) -> Doubt:
-    return Doubt(lambda n, after: [track(after + 1 + i) for i in range(min(n, sample))], in_place=False, known=known)
+    def next_ones(n_tracks: int, after_row: int, without: AbstractSet[int]) -> list[Wanted]:
+        rows = (row for row in itertools.count(after_row + 1) if row not in without)
+        return [track(row) for row in itertools.islice(rows, min(n_tracks, sample))]
+
+    return Doubt(next_ones, in_place=False, known=known)
 
 
 def test_the_source_is_asked_once_for_like_failures_and_then_for_more() -> None:
@@ -49,6 +55,21 @@ def test_the_source_is_asked_once_for_like_failures_and_then_for_more() -> None:
     for row in range(100, 100 + 4 * LIKE):
         fail(doubt, row, asked)
     assert [len(asked.occasions), len(doubt.released())] == [2, 4 * LIKE]
+
+
+def test_other_tracks_are_tried_where_the_list_has_not_moved_on() -> None:
+    doubt, asked = doubt_of(sample=LIKE), Asked()
+    last_row = 20
+    tried: list[list[int]] = []
+    for begin in (0, LIKE):
+        for row in range(begin, begin + LIKE):
+            assert doubt.holds(track(row), FetchError("no", permanent=True, status=404))
+            first = doubt.settled(row, last_row, asked)
+        tried.append([t.row for t in first])
+        doubt.fetched(in_place=False)  # one of them
+    assert tried == [list(range(21, 21 + LIKE)), list(range(21 + LIKE, 21 + 2 * LIKE))]
+    assert asked.occasions == []
+    assert len(doubt.released()) == 2 * LIKE
 
 
 def test_a_file_speaks_for_the_source() -> None:

@@ -80,6 +80,19 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     assert_same_weights(weights(stopped), weights(whole))
 
 
+def test_a_compiled_student_trains(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the backend that makes no code of its own; a GPU's is in test_gpu.py."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda student, **options: compiled(student, backend="eager", **options))
+    plain, whole = (
+        train(library.config(model={"dropout": 0.0}, training={"epochs": 1, "compile": c}), f"compiled-{c}")
+        for c in (False, True)
+    )
+    (one,), (other,) = lines_in(plain.run.path), lines_in(whole.run.path)
+    for name in ("train_loss", "train_cosine", "val_loss", "val_cosine"):
+        assert other[name] == pytest.approx(one[name], abs=5e-3)
+
+
 @pytest.mark.slow
 def test_a_stop_in_the_middle_of_validation_repeats_only_the_validation(
     library: Library, monkeypatch: pytest.MonkeyPatch

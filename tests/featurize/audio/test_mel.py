@@ -55,6 +55,7 @@ def check(samples: np.ndarray, preset: str, *, every: int = 1) -> None:
         assert np.abs(dequantise(codes[:, index[number]], recipe) - within).max() < recipe.scale_db / 2 + ROUNDING_DB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @given(n_samples=st.integers(1, 1_500_000), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=12, deadline=None)

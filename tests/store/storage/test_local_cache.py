@@ -139,6 +139,7 @@ def test_what_is_in_stays_whatever_the_order(tmp_path):
     assert len(copies.there()) == 5
 
 
+@pytest.mark.slow
 def test_room_is_made_by_outdated_contents_and_by_what_nobody_has_open(tmp_path):
     def open_and_fill(store: str, n_rows: int, **changed: Version) -> list[int]:
         copies = Copies(

@@ -80,6 +80,7 @@ def test_a_run_that_is_resumed_anywhere_is_the_run_that_was_not_interrupted(
     assert_same_weights(weights(stopped), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_compiled_student_trains(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the backend that makes no code of its own; a GPU's is in test_gpu.py."""
     compiled = torch.compile

@@ -60,6 +60,11 @@ def _licence(_context: click.Context, _option: click.Parameter, value: str) -> s
     help="Fit the head's last layer again, in closed form; kept only if the validation figures rise.",
 )
 @click.option(
+    "--with-weights",
+    is_flag=True,
+    help="The file also carries the checkpoint, for `train --from`: more than twice the size.",
+)
+@click.option(
     "--license",
     "licence",
     default="",
@@ -89,6 +94,7 @@ def export(
     output: Path | None,
     *,
     refit_head: bool,
+    with_weights: bool,
     licence: str,
     library_facts: bool,
     **flags: Any,
@@ -114,7 +120,7 @@ def export(
             from student_clap.export.graph.forms import Source, check_form, gather, write_form
             from student_clap.export.model.metadata import Terms
 
-            source = replace(Source.open(path), terms=Terms(licence, library_facts))
+            source = replace(Source.open(path), terms=Terms(licence, library_facts, with_weights))
             if checkpoint is not None:
                 run = run_to_write_to(config, run_name, source.origin, named=output is not None)
             wanted = output or (run.student_onnx if form == "mel" else run.variant(form))

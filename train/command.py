@@ -18,9 +18,10 @@ from student_clap.config.schema import Config
 @click.option(
     "--from",
     "parent",
-    metavar="RUN|FILE.pt",
+    metavar="RUN|FILE",
     type=UserPath(path_type=Path),
-    help="Begin a new run with the student of another one: its name, its folder, or a checkpoint.",
+    help="Begin a new run with the student of another one: its name, its folder, a checkpoint, or an ONNX file of "
+    "`export --with-weights`.",
 )
 @click.option(
     "--resume",

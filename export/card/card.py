@@ -70,6 +70,11 @@ def _what_it_is(facts: Facts) -> Iterator[str]:
         yield "It takes any number of segments a run: for those who feed batches, and not for AudioMuse-AI."
     else:
         yield "It takes the place of AudioMuse-AI's audio model (`student-clap deploy`)."
+    if facts.terms.weights:
+        yield (
+            "The file also carries the student as it was trained, in float32, so that another training can begin with "
+            f"it: `student-clap train --from {_argument(facts.file)}`."
+        )
     if facts.terms.licence:
         yield f"Licence, as its maker named it: {code(facts.terms.licence)}."
     else:

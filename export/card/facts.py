@@ -8,7 +8,7 @@ Cost: reads the model once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def gather(model: Path, run: RunFolder | None, record: Mapping[str, Any] | None)
         sha256_of(model),
         input_spec(declaration, Recipe.from_config(AudioConfig()), str(model)),
         plain_metadata(declaration.metadata),
-        Terms(_word(terms.licence), terms.library_facts),
+        replace(terms, licence=_word(terms.licence)),
         _object(declaration.metadata.get(QUANTISATION_KEY, "")),
         "" if run is None else _teacher_digest(run),
         _held_out(run) if run is not None and terms.library_facts else HeldOut(),

@@ -57,7 +57,8 @@ def write_batch_student(
     model = open_batch_axis(built.model)
     set_metadata(model, {**get_metadata(model), BATCH_KEY: ANY_BATCH})
     difference = compare_batches(StudentSession(serialise(built.model)), serialise(model), segments_db)
-    data = validate_and_write(model, output, Shape.of(recipe), segments_db, excused=frozenset({"static-batch"}))
+    excused = frozenset({"static-batch"})
+    data = validate_and_write(model, output, Shape.of(recipe), segments_db, excused, built.carried)
     return BatchExported(output, len(data), difference)
 
 

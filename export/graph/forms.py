@@ -162,7 +162,8 @@ def write_form(form: str, source: Source, material: Material, output: Path, say:
         ExportError, ParityError: the file was not written; the message says why.
         ModelError: onnxruntime cannot run what was built.
     """
-    return _WRITERS[form](form, source, material, output, say)
+    said = _WRITERS[form](form, source, material, output, say)
+    return f"{said}; it carries the checkpoint, for `train --from`" if source.terms.weights else said
 
 
 def _write_mel(form: str, source: Source, material: Material, output: Path, say: Say) -> str:

@@ -47,7 +47,7 @@ class Quantised:
 
     path: Path
     n_bytes: int
-    float_bytes: int
+    float_bytes: int  # of the float student's file with the same metadata
     how: str
     verdict: Verdict
 
@@ -106,8 +106,8 @@ def write_quantised(
     told = Terms.of_file(entries).without_counts(record)
     set_metadata(model, {**entries, QUANTISATION_KEY: json.dumps(told, sort_keys=True)})
     excused = frozenset({"weights"}) if kind == "fp16" else frozenset[str]()
-    data = validate_and_write(model, output, Shape.of(recipe), samples.validation_db, excused)
-    return Quantised(output, len(data), record["float_bytes"], how, verdict)
+    data = validate_and_write(model, output, Shape.of(recipe), samples.validation_db, excused, built.carried)
+    return Quantised(output, len(data), record["float_bytes"] + built.carried_bytes, how, verdict)
 
 
 def _some(samples: Samples) -> Any:

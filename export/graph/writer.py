@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from student_clap.config.formats.onnx_metadata import MAX_BYTES
 from student_clap.config.presets import MEL_PRESETS
 from student_clap.config.runtime.files import temporary_folder, write_bytes_atomically
 from student_clap.config.runtime.text import reason
@@ -39,6 +40,7 @@ from student_clap.export.model.metadata import (
 )
 from student_clap.export.model.session import StudentSession
 from student_clap.featurize.onnx.input_spec import INPUT_NAME, Shape
+from student_clap.train.origin.onnx_file import checkpoint_entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +95,7 @@ def write_student(
         checkpoint: the checkpoint's file name, for the metadata: `best.pt` was chosen by the validation tracks.
         epoch: the run's record of the checkpoint's epoch, for the metadata.
         refit: how the head was fitted again, for the metadata; None: it was not.
-        terms: what the metadata may tell.
+        terms: what the metadata may tell, and whether it carries the checkpoint.
         transposed: the file takes [1, 1, frame, mel], as LAION's exported teacher does.
 
     Raises:
@@ -107,7 +109,7 @@ def write_student(
     model = transpose_input(built.model, shape) if transposed else built.model
     if transposed:
         _check_transposed(built.model, model, shape, segments_db)
-    data = validate_and_write(model, output, shape, segments_db)
+    data = validate_and_write(model, output, shape, segments_db, carried=built.carried)
     return Exported(output, len(data), built.n_parameters, model, built.parity)
 
 
@@ -118,6 +120,13 @@ class Built:
     model: onnx.ModelProto
     n_parameters: int
     parity: Parity
+    # Entries of the metadata that every form's file gets when it is written, since trials need not carry them.
+    carried: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def carried_bytes(self) -> int:
+        """What these entries take in the file, to a few bytes."""
+        return sum(len(key) + len(value) for key, value in self.carried.items())
 
 
 def build_student(
@@ -137,7 +146,8 @@ def build_student(
     model = trace(student, info.recipe)
     set_metadata(model, metadata_of(info, n_parameters, checkpoint, epoch, refit, terms))
     parity = compare(student, StudentSession(serialise(model)), segments_db, n_tracks)
-    return Built(model, n_parameters, parity)
+    carried = checkpoint_entry(student, info, library_facts=terms.library_facts) if terms.weights else {}
+    return Built(model, n_parameters, parity, carried)
 
 
 def check_clap_recipe(recipe: Recipe) -> None:
@@ -199,12 +209,23 @@ def validate_and_write(
     shape: Shape,
     segments_db: npt.NDArray[np.float32],
     excused: frozenset[str] = frozenset(),
+    carried: Mapping[str, str] | None = None,
 ) -> bytes:
     """Write `model` as `output` if it meets every clause of the contract but the `excused` ones; returns its bytes.
 
+    Args:
+        model: what is to be written; it gets the `carried` entries.
+        output: the file to write.
+        shape: of its input.
+        segments_db: [segment, mel, frame] dB, real segments for the clauses.
+        excused: names of clauses that need not be met.
+        carried: further metadata, keys with their prefix.
+
     Raises:
-        ExportError: a clause is not met, or the system refuses.
+        ExportError: a clause is not met, the file would be too large for ONNX, or the system refuses.
     """
+    if carried:
+        _carry(model, carried, output)
     data = serialise(model)
     # The clauses look at a file, so they get one that no other process sees.
     with temporary_folder() as directory:
@@ -220,6 +241,16 @@ def validate_and_write(
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error.strerror or reason(error)}") from error
     return data
+
+
+def _carry(model: onnx.ModelProto, carried: Mapping[str, str], output: Path) -> None:
+    """Add entries to the metadata of `model`. Raises ExportError where protobuf could not write it."""
+    if model.ByteSize() + sum(map(len, carried.values())) > MAX_BYTES - 1024:
+        raise ExportError(
+            f"{output} was not written: with the weights to train on from it would have more than 2 GB, which ONNX "
+            "cannot hold; leave --with-weights out, and give the .pt along"
+        )
+    set_metadata(model, {**get_metadata(model), **carried})
 
 
 def trace(student: nn.Module, recipe: Recipe) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from student_clap.config.formats.onnx_metadata import CHECKPOINT_KEY
 from student_clap.config.runtime.files import sha256_of
 from student_clap.export.model.trained_verdict import VERDICT, verdict_entry
 from student_clap.featurize.onnx.recipe import METADATA_PREFIX
@@ -44,6 +45,7 @@ class Terms:
 
     licence: str = ""  # an identifier, as its maker named it; "": none was named
     library_facts: bool = True  # it may tell of the library: which store, which run, how many tracks
+    weights: bool = False  # it carries the student's checkpoint, so that others may train on from it
 
     def entries(self) -> dict[str, str]:
         """Of the file's metadata."""
@@ -53,7 +55,8 @@ class Terms:
     @classmethod
     def of_file(cls, metadata: Mapping[str, str]) -> Terms:
         """Those that a file's metadata, keys with their prefix, holds."""
-        return cls(metadata.get(LICENCE_KEY, ""), metadata.get(LIBRARY_FACTS_KEY) != LEFT_OUT)
+        told = metadata.get(LIBRARY_FACTS_KEY) != LEFT_OUT
+        return cls(metadata.get(LICENCE_KEY, ""), told, CHECKPOINT_KEY in metadata)
 
     def without_counts(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """`record` without its whole numbers, tracks and segments of the library, where these terms leave them out."""
@@ -134,8 +137,9 @@ def get_metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def plain_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    """Our entries, keys without their prefix; {} for a file of another maker."""
-    return {k.removeprefix(METADATA_PREFIX): v for k, v in metadata.items() if k.startswith(METADATA_PREFIX)}
+    """Our entries but for a checkpoint, keys without their prefix; {} for a file of another maker."""
+    own = {k: v for k, v in metadata.items() if k.startswith(METADATA_PREFIX) and k != CHECKPOINT_KEY}
+    return {k.removeprefix(METADATA_PREFIX): v for k, v in own.items()}
 
 
 def vectors_metadata(model: Path, own: Mapping[str, str], spec: InputSpec) -> dict[str, str]:
@@ -143,7 +147,7 @@ def vectors_metadata(model: Path, own: Mapping[str, str], spec: InputSpec) -> di
 
     Args:
         model: the ONNX file.
-        own: its metadata; all of it is kept.
+        own: its metadata; all of it is kept but for a checkpoint.
         spec: the input that it was given.
     """
     added = {
@@ -153,4 +157,5 @@ def vectors_metadata(model: Path, own: Mapping[str, str], spec: InputSpec) -> di
         "model_sha256": sha256_of(model),
         "embedded_by": f"student-clap {version('student-clap')}",
     }
-    return {**own, **{METADATA_PREFIX + key: value for key, value in added.items()}}
+    kept = {key: value for key, value in own.items() if key != CHECKPOINT_KEY}
+    return {**kept, **{METADATA_PREFIX + key: value for key, value in added.items()}}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from student_clap.config.formats import onnx_metadata
 from student_clap.config.formats.json_text import parse_json
 from student_clap.config.runtime.text import reason
 from student_clap.featurize.onnx.graph import ModelError
 from student_clap.store import Recipe
 
-METADATA_PREFIX = "student_clap."  # of every entry that this package writes
+METADATA_PREFIX = onnx_metadata.PREFIX  # of every entry that this package writes
 RECIPE_KEY = METADATA_PREFIX + "recipe"
 
 

@@ -17,6 +17,7 @@ DOORS = {
     "np.load": {"config/formats/npz.py"},
     "torch.load": {"train/runs/checkpoint.py", "train/students/pretrained.py"},
     "onnx.load": {"featurize/onnx/graph.py", "export/graph/writer.py"},  # the latter reads what it has just traced
+    "onnx.load_model_from_string": {"config/formats/onnx_metadata.py"},  # which knows of no folder to look into
     "zipfile.ZipFile": {"config/formats/npz.py", "train/runs/checkpoint.py"},
     "onnxruntime.InferenceSession": {"featurize/onnx/session.py"},
     "YAML": {"config/formats/yaml12.py"},

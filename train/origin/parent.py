@@ -21,7 +21,8 @@ from student_clap.config.runtime.text import reason
 from student_clap.config.schema import Config
 from student_clap.store import FeatureStore
 from student_clap.train.data.selection import Selection, TrackTable, plain_name
-from student_clap.train.runs.checkpoint import CheckpointInfo, load_student, write_checkpoint
+from student_clap.train.origin.onnx_file import SUFFIX, load_carried
+from student_clap.train.runs.checkpoint import CheckpointError, CheckpointInfo, load_student, write_checkpoint
 from student_clap.train.runs.reader import RunError, RunFolder
 from student_clap.train.students.registry import load_pretrained, shape
 from student_clap.train.students.student import Student
@@ -106,7 +107,8 @@ def read_parent(
     """The student that a new run is to begin with.
 
     Args:
-        given: a run's name under training.runs_dir, its folder (its best student is meant), or a checkpoint.
+        given: a run's name under training.runs_dir, its folder (its best student is meant), a checkpoint, or an ONNX
+            file that carries one.
         directory: of the new run.
         config: the new run's.
         store: the new run's.
@@ -114,20 +116,20 @@ def read_parent(
         selection: the new run's tracks.
 
     Raises:
-        ParentError: there is no such student, or it is of another shape.
-        CheckpointError: the file is damaged or something else.
+        ParentError: there is no such student, or it is of another shape; or an ONNX file carries none, or is damaged.
+        CheckpointError: the checkpoint is damaged or something else.
     """
     path = _file(given, config.training.runs_dir, directory)
     sha256 = ""
     while sha256 != (sha256 := _sha256(path)):  # its run may put the next one in its place
-        student, info = load_student(path)
+        student, info = _load(given, path)
     _refuse_unlike(given, info, config, table)
     return Beginning(
         Parent(
             given=str(given),
             path=str(path.resolve()),
             sha256=sha256,
-            run=info.run_name,
+            run=info.run_name or path.stem,  # an ONNX file may leave it out
             epoch=info.epoch,
             teacher=info.teacher_name,
             heard=_heard(path, info, config, store, table, selection),
@@ -180,15 +182,9 @@ def load_first_weights(student: Student, folder: RunFolder, origin: CheckpointIn
 
 
 def _file(given: Path, runs_dir: Path, directory: Path) -> Path:
-    """The checkpoint that `given` means."""
+    """The checkpoint, or the ONNX file, that `given` means."""
     named = RunFolder(runs_dir / given)
     folder = named if len(given.parts) == 1 and named.is_begun() else RunFolder(given)
-    if given.suffix.lower() == ".onnx" and given.is_file():
-        home = RunFolder.of_checkpoint(given)
-        instead = "the run or its .pt" if home is None else f"{home.path} or one of its .pt files"
-        raise ParentError(
-            f"--from {given}: an ONNX file holds folded weights, its BatchNorms are gone; give {instead} instead"
-        )
     if folder.is_begun():
         path = folder.best
         if not path.exists():
@@ -210,6 +206,24 @@ def _file(given: Path, runs_dir: Path, directory: Path) -> Path:
             "`--run NAME`; `--resume` goes back to a checkpoint of the same run"
         )
     return path
+
+
+def _load(given: Path, path: Path) -> tuple[Student, CheckpointInfo]:
+    """The student of a checkpoint, or the one that an ONNX file carries."""
+    if path.suffix.lower() != SUFFIX:
+        return load_student(path)
+    try:
+        carried = load_carried(path)
+    except CheckpointError as error:
+        raise ParentError(f"--from {given}: {error.message}") from error
+    if carried is None:
+        home = RunFolder.of_checkpoint(path)
+        instead = "the run or its .pt" if home is None else f"{home.path} or one of its .pt files"
+        raise ParentError(
+            f"--from {given}: this ONNX file holds folded weights alone, its BatchNorms are gone; give {instead}, or "
+            "export it again with `student-clap export --with-weights`"
+        )
+    return carried
 
 
 def _refuse_unlike(given: Path, info: CheckpointInfo, config: Config, table: TrackTable) -> None:

@@ -6,8 +6,9 @@ Guarantee: a checkpoint appears whole; `last.pt` is kept as `previous.pt` until 
 
 from __future__ import annotations
 
+import io
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -112,16 +113,7 @@ def write_checkpoint(
     Raises:
         CheckpointError: the disk refuses.
     """
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "info": {
-            **{name: getattr(info, name) for name in _INFO},
-            "model": info.model.model_dump(mode="json"),
-            "recipe": info.recipe.as_attributes(),
-        },
-        "student": student.state_dict(),
-    }
+    content = _content(info, student.state_dict())
     if optimizer is not None and progress is not None:
         content |= {"optimizer": optimizer.state_dict(), "progress": asdict(progress)}
     if average is not None:
@@ -138,8 +130,31 @@ def write_checkpoint(
         raise CheckpointError(not_written(path, refusal).message) from error
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointInfo, dict[str, Any]]:
-    """Read `path`.
+def checkpoint_bytes(info: CheckpointInfo, weights: Mapping[str, torch.Tensor]) -> bytes:
+    """A file that holds a student alone, for another file to carry: `weights` are its state dict."""
+    file = io.BytesIO()
+    torch.save(_content(info, weights), file)
+    return file.getvalue()
+
+
+def _content(info: CheckpointInfo, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What every checkpoint holds."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "info": {
+            **{name: getattr(info, name) for name in _INFO},
+            "model": info.model.model_dump(mode="json"),
+            "recipe": info.recipe.as_attributes(),
+        },
+        "student": weights,
+    }
+
+
+def read_checkpoint(
+    path: Path, device: torch.device | str = "cpu", content: bytes | None = None
+) -> tuple[CheckpointInfo, dict[str, Any]]:
+    """Read `path`, or the checkpoint `content` that it carries.
 
     Returns:
         The info, and the content: ``student``, ``average`` where there is one and, where it can be resumed,
@@ -151,16 +166,16 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Che
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; `student-clap train` writes it")
     try:
-        content = _loaded(path, device)
-        found = [content["format"], content["format_version"]]
-        _check_plain([*found, content.get("info")])
-        info = _info(dict(content["info"])) if found == [FORMAT, FORMAT_VERSION] else None
+        loaded = _loaded(path if content is None else io.BytesIO(content), device)
+        found = [loaded["format"], loaded["format_version"]]
+        _check_plain([*found, loaded.get("info")])
+        info = _info(dict(loaded["info"])) if found == [FORMAT, FORMAT_VERSION] else None
     except Exception as error:  # what a pickle of a stranger makes torch and pydantic raise has no common base
         raise CheckpointError(f"{path} is damaged or is not a checkpoint ({reason(error)})") from error
     if info is None:
         kind, version = (one_line(repr(value)) for value in found)
         raise CheckpointError(f"{path} holds {kind} version {version}, expected {FORMAT!r} version {FORMAT_VERSION}")
-    return info, content
+    return info, loaded
 
 
 def read_progress(paths: Iterable[Path]) -> Progress:
@@ -173,15 +188,17 @@ def read_progress(paths: Iterable[Path]) -> Progress:
     return Progress()
 
 
-def _loaded(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _loaded(source: Path | IO[bytes], device: torch.device | str) -> dict[str, Any]:
     # torch does not compare the checksums that it writes.
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(source) as archive:
         # torch writes none that is compressed; one could unpack to a thousand times the file.
         if packed := next((e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED), None):
             raise ValueError(f"{packed} is compressed")
         if damaged := archive.testzip():
             raise ValueError(f"checksum of {damaged}")
-    return dict(torch.load(path, map_location=device, weights_only=True))
+    if not isinstance(source, Path):
+        source.seek(0)
+    return dict(torch.load(source, map_location=device, weights_only=True))
 
 
 def _info(raw: dict[str, Any]) -> CheckpointInfo:
@@ -208,16 +225,23 @@ def _check_plain(value: object) -> None:
             raise ValueError(f"it says more than {_MAX_PLAIN_VALUES} values besides its tensors")
 
 
-def load_student(path: Path, device: torch.device | str = "cpu") -> tuple[Student, CheckpointInfo]:
+def load_student(
+    path: Path, device: torch.device | str = "cpu", *, content: bytes | None = None
+) -> tuple[Student, CheckpointInfo]:
     """The student of a checkpoint, in eval mode: the average where there is one.
+
+    Args:
+        path: the checkpoint, or the file that carries it.
+        device: where the student is to be.
+        content: the checkpoint that `path` carries; None: `path` is one itself.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its weights do not fit its model.
     """
-    info, content = read_checkpoint(path, device)
+    info, loaded = read_checkpoint(path, device, content)
     student = build_student(info.model, info.recipe.n_mels)
     try:
-        student.load_state_dict(content.get("average", content["student"]))
+        student.load_state_dict(loaded.get("average", loaded["student"]))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: the weights do not fit a {info.model.architecture} ({error})") from error
     return student.to(device).eval(), info

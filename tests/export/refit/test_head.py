@@ -20,6 +20,7 @@ from student_clap.config.cli import main
 from student_clap.export.evaluate.baselines import conclude
 from student_clap.export.model.metadata import plain_metadata
 from student_clap.store import FeatureStore, State, Track
+from student_clap.train.origin.onnx_file import load_carried
 from student_clap.train.runs.checkpoint import load_student, write_checkpoint
 from student_clap.train.students.student import Student
 
@@ -103,6 +104,20 @@ def tracks(library: Library, student: Student) -> list[Heard]:
             hook.remove()
             found.append(Heard(x.double().numpy(), teacher[row].astype(np.float64)))
     return found
+
+
+def test_a_file_with_weights_carries_the_new_head(untrained: Library) -> None:
+    assert refit(untrained, "--with-weights")
+    found = load_carried(untrained.run.student_onnx)
+    assert found is not None
+    student, info = found
+    assert f"{info.val_cosine:.6f}" == metadata(untrained.run.student_onnx)["validation_cosine"]
+    old, new = load_student(untrained.run.best)[0].state_dict(), student.state_dict()
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"head.project.weight", "head.project.bias"}
+    layer = [new[f"head.project.{name}"].double().numpy() for name in ("weight", "bias")]
+    check_answers(untrained, tracks(untrained, student), *layer)
 
 
 def damage(library: Library, row: int) -> None:

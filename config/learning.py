@@ -116,8 +116,8 @@ class LossConfig(Section):
     preset: Literal["default", "cosine", "original"] = "default"
     """Weights of the terms by name: default (cosine and bank), cosine, or original (0.6 mse, 0.4 cosine)."""
     targets: Literal["auto", "track", "segment", "both"] = "auto"
-    """Which vectors are learnt. auto: a segment's own where the store has it, else the track's; both: segments and
-    tracks.
+    """Which vectors are learnt. auto: a segment's own where the store has it, else the track's; segment: the same,
+    where a store without any is an error; both: segments and tracks.
     """
     segment_teacher: str | None = None
     """Whose segment vectors are learnt, as `student-clap store info` names them; null: the only ones, else those of

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from pydantic import ValidationError
 
 from student_clap.config.options import config_options, json_option
@@ -18,7 +21,12 @@ from student_clap.featurize.cluster import registry
 # option -> key of the section
 _TEACHER = {"teacher": "model", "provider": "provider", "teacher_hop": "hop_s", "views": "views"}
 _OPTIONS = {key: f"--{name.replace('_', '-')}" for name, key in _TEACHER.items()}  # of keys; else the key's own name
+# The options that --probe goes by.
+_OF_PROBE = frozenset(
+    {"probe", "teacher", "provider", "config_path", "overrides", "recipe", "quiet", "verbose", "log_file"}
+)
 SomeSection = TypeVar("SomeSection", bound=Section)
+_SAME_AUDIO = re.compile(r"\s*(store\.path|teacher\.name|audio\.\w+)\s*=")  # settings that say whose audio is fetched
 _PLACES = ("scheduler", "scheduler_file", "cluster")  # where to work; one at most
 
 
@@ -92,10 +100,7 @@ def featurize(
     for_teacher = {_TEACHER[name]: wanted.pop(name) for name in _TEACHER if name in wanted}
     teacher = _teacher(config.teacher, for_teacher, no_teacher=no_teacher, again=again_teacher)
     if probe is not None:
-        if as_json:
-            raise click.UsageError("--probe reports in words; leave --json out")
-        if "views" in for_teacher:
-            raise click.UsageError("--probe makes nothing, and so no views; leave --views out")
+        _refuse_beside_probe()
         _probe(config.model_copy(update={"teacher": teacher}), probe)
         return
     if teacher.views and teacher.model is None and not no_teacher:
@@ -118,6 +123,23 @@ def featurize(
         raise ended.error
 
 
+def _refuse_beside_probe() -> None:
+    """Raise click.UsageError for options that `--probe` would ignore."""
+    context = click.get_current_context()
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in _OF_PROBE
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+    if "--json" in given:
+        raise click.UsageError("--probe reports in words; leave --json out")
+    if given:
+        raise click.UsageError(
+            f"--probe makes nothing, and its teacher works here on production's grid; leave {given[0]} out"
+        )
+
+
 def _probe(config: Config, n_tracks: int) -> None:
     """`--probe`: print whether the teacher made the stored vectors."""
     if config.teacher.model is None:
@@ -128,10 +150,11 @@ def _probe(config: Config, n_tracks: int) -> None:
 
 
 def _fetch_command(again: tuple[int, ...], *, again_old_decoder: bool) -> str:
-    """The command that fetches the audio of this command's recipe, also of rows whose features are made."""
-    recipe = click.get_current_context().params.get("recipe")
+    """The command that fetches the audio of this command's store, recipe and teacher, also of rows that are made."""
+    given = click.get_current_context().params
     words = ["student-clap ingest"]
-    words += [f"--recipe {recipe}"] if recipe else []
+    words += [f"--recipe {given['recipe']}"] if given.get("recipe") else []
+    words += [f"--set {shlex.quote(setting)}" for setting in given["overrides"] if _SAME_AUDIO.match(setting)]
     words += [f"--refetch {row}" for row in again]
     words += ["--refetch old-decoder"] if again_old_decoder else []
     return " ".join(words)

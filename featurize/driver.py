@@ -54,6 +54,9 @@ class Totals:
     audio_s: float = 0.0
     cpu_s: float = 0.0
     wall_s: float = 0.0
+    heard: int = 0  # tracks, by the teacher
+    segments: int = 0  # that it heard
+    not_heard: int = 0  # tracks that it gave nothing for
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def _featurize(
     if teacher is not None and not broken.by:
         for line in teacher.lines() if found.jobs else ():
             echo(line)
+    if teacher is not None:
+        totals.heard, totals.segments, totals.not_heard = teacher.taught, teacher.segments, teacher.failed
     closing = closing_line(found, totals, store.features(recipe), fetch, broken.by, teacher)
     return Ended(closing, broken.exit_code, broken.error, totals)
 

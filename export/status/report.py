@@ -49,6 +49,10 @@ def _rows(project: Project) -> Iterator[tuple[str, str]]:
         yield "features", f"{of.recipe}: {counted(of.made, 'track')}{failed}, {of.hours:.1f} h"
     for taught in project.segment_sets:
         yield "segment vectors", f"{taught.teacher}: {taught.vectors} of {counted(taught.tracks, 'track')}"
+    if project.rows.featurized and not project.segment_sets:
+        made_by = "with the teacher's file `student-clap featurize --teacher MODEL.onnx` makes them"
+        yield "segment vectors", f"none; {made_by}, and"
+        yield "", "a student learns more from them than from the vectors of whole tracks"
     for failure in project.failures[:_SHOWN_FAILURES]:
         yield "failed", f"{failure.tracks} in {failure.stage}: {failure.reason}"
     if len(project.failures) > _SHOWN_FAILURES:

@@ -107,3 +107,48 @@ def test_views_are_of_a_teacher_and_at_most_sixteen(asked: list[Config]) -> None
     assert featurize("--views", "0", settings="teacher: {model: clap.onnx, views: 3}").exit_code == 0
     assert featurize(settings="teacher: {views: 3}").exit_code == 0  # without a teacher there are none
     assert [config.teacher.views for config in asked] == [16, 3, 0, 3]
+
+
+@pytest.mark.parametrize(
+    "option",
+    (
+        "--again-teacher",
+        "--again 5",
+        "--again-old-decoder",
+        "--retry-failed",
+        "--cluster slurm",
+        "--jobs 3",
+        "--workers 2",
+        "--scheduler tcp://a:1",
+        "--teacher-hop 2.5",
+        "--views 1",
+        "--json",
+        "--no-teacher",
+    ),
+)
+def test_what_a_probe_would_ignore_is_refused(asked: list[Config], option: str) -> None:
+    teacher = () if option == "--no-teacher" else ("--teacher", "t.onnx")
+    refused = featurize("--probe", "3", *teacher, *option.split())
+    assert (refused.exit_code, asked) == (2, [])
+    assert f"leave {option.split(maxsplit=1)[0]} out" in " ".join(refused.output.split())
+
+
+def test_the_command_that_fetches_audio_again_is_of_the_same_store_and_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+
+    def stage(_: Config, __: Any, fetch: str) -> driver.Ended:
+        commands.append(fetch)
+        return driver.Ended("done")
+
+    monkeypatch.setattr(driver, "featurize_store", stage)
+    monkeypatch.chdir(tmp_path)
+    featurize("--teacher", "t.onnx")
+    featurize("--teacher", "t.onnx", "--set", "teacher.name=other's", "--set", "featurize.workers=2")
+    featurize("--again", "4", "--recipe", "audiomuse", "--set", "store.path=other.zarr")
+    assert commands == [
+        "student-clap ingest",
+        """student-clap ingest --set 'teacher.name=other'"'"'s'""",
+        "student-clap ingest --recipe audiomuse --set store.path=other.zarr --refetch 4",
+    ]

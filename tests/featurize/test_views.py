@@ -103,6 +103,9 @@ def made(world: Path) -> Path:
     assert told["complete"]
     assert (told["made"], told["failed"]) == (4, 1)
     assert [(view["made"], view["failed"], view["done"]) for view in told["views"]] == [(3, 1, 4), (4, 0, 4)]
+    assert (told["heard"], told["not_heard"]) == (4, 0)
+    assert [view["heard"] for view in told["views"]] == [3, 4]
+    assert min(told["segments"], *(view["segments"] for view in told["views"])) >= 4
     return folder
 
 

@@ -55,9 +55,19 @@ def choose_teacher(store: FeatureStore, wanted: str | None, declared: str) -> st
 
 
 def learnt_teacher(store: FeatureStore, config: Config) -> str | None:
-    """The set that a configuration learns; None where it learns track vectors, or there is none. Raises StoreError."""
+    """The set that a configuration learns; None where it learns track vectors, or there is none.
+
+    Raises:
+        StoreError: as `choose_teacher`; or segment vectors are asked for, and there are none.
+    """
     loss = config.objective
-    return None if loss.targets == "track" else choose_teacher(store, loss.segment_teacher, config.teacher.name)
+    chosen = None if loss.targets == "track" else choose_teacher(store, loss.segment_teacher, config.teacher.name)
+    if chosen is None and loss.targets in ("segment", "both"):
+        raise StoreError(
+            f"loss.targets is {loss.targets}, and {store.path} has no segment vectors; `student-clap featurize "
+            "--teacher MODEL` makes them, and `--set loss.targets=track` learns the tracks' vectors"
+        )
+    return chosen
 
 
 def still_called(store: FeatureStore, name: str) -> str | None:

@@ -257,7 +257,7 @@ def describe(trainer: Trainer) -> list[str]:
     if selection.left_out:
         lines.append("left out    " + ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()))
     if trainer.run.taught is not None:
-        lines.append(f"targets     {_targets(trainer.run.taught, table.recipe)}")
+        lines.append(f"targets     {_targets(trainer.run, trainer.run.taught, table.recipe)}")
     if len(trainer.run.views):
         n_viewed = counted(len(np.unique(trainer.run.views[:, 1])), "training track")
         lines.append(f"views       {len(trainer.run.views)} of {n_viewed}, each in its track's stead by turns")
@@ -280,10 +280,12 @@ def describe(trainer: Trainer) -> list[str]:
     return lines
 
 
-def _targets(taught: Mapping[str, Any], recipe: Recipe) -> str:
+def _targets(run: Run, taught: Mapping[str, Any], recipe: Recipe) -> str:
     finer = taught["hop_samples"] < PRODUCTION.segment_hop_samples
     starts = f", starts every {taught['hop_samples'] / recipe.sample_rate:g} s" if finer else ""
-    return f"segment vectors of {taught['name']}{starts}"
+    without = 0 if run.taught_rows is None else int((~np.isin(run.selection.training_rows, run.taught_rows)).sum())
+    others = f"; of {counted(without, 'training track')} without any the track's vector" if without else ""
+    return f"segment vectors of {taught['name']}{starts}{others}"
 
 
 def remarks(trainer: Trainer, config: Config) -> list[str]:
@@ -301,7 +303,8 @@ def remarks(trainer: Trainer, config: Config) -> list[str]:
             "after `student-clap featurize --teacher` with the tracks' own"
         )
     if (parent := Parent.of(trainer.run)) is not None and not trainer.run.resumed:
-        found += parent.remarks(trainer.origin.teacher_name, len(trainer.run.selection.validation_rows))
+        held_out = trainer.run.selection
+        found += parent.remarks(trainer.origin.teacher_name, len(held_out.validation_rows) + len(held_out.test_rows))
     if trainer.training.precision == "bfloat16" and trainer.device.type == "cpu" and not multiplies_bfloat16():
         found.append(
             "training.precision is bfloat16, for which this processor has no instructions (AVX-512 BF16, AMX); "

@@ -173,7 +173,7 @@ def _checked(run: RunFolder, path: Path) -> tuple[CheckpointInfo, Progress]:
         "store": info.store_uuid == description["store"]["uuid"],
         "model": all(model.get(key) == value for key, value in description["model"].items()),
         "recipe": all(recipe.get(key) == value for key, value in description["recipe"].items()),
-        "held-out cosine": cosine is None or cosine == progress.last_cosine,
+        "validation cosine": cosine is None or cosine == progress.last_cosine,
     }
     strange = [name for name, same in alike.items() if not same]
     if strange:

@@ -269,6 +269,28 @@ def test_a_run_that_learns_another_teacher_s_segments_says_so(
     assert "declared to be those of 'dclap'" in said("declared", teacher={"name": "dclap"})
 
 
+def test_segment_targets_that_are_asked_for_and_not_there_are_an_error(library: Library) -> None:
+    for targets in ("segment", "both"):
+        config = library.config(training={"epochs": 1}, loss={"targets": targets})
+        said = f"loss.targets is {targets}, and .* has no segment vectors; .*--teacher"
+        with pytest.raises(StoreError, match=said), open_trainer(config, "refused"):
+            pass
+    assert not (library.root / "runs" / "refused" / "run.json").exists()
+    with open_trainer(library.config(training={"epochs": 1}), "of tracks") as trainer:
+        assert trainer.run.taught is None
+
+
+def test_it_is_said_how_many_tracks_are_learnt_by_their_own_vector(library: Library) -> None:
+    teach(library, "fine", FINE, ROWS[6:])
+    with open_trainer(library.config(training={"epochs": 1}), "partly") as trainer:
+        without = sum(row in ROWS[:6] for row in trainer.run.selection.training_rows)
+        assert without > 1
+        targets = "segment vectors of fine, starts every 0.1 s"
+        assert f"targets     {targets}; of {without} training tracks without any the track's vector" in describe(
+            trainer
+        )
+
+
 def test_a_run_keeps_the_teacher_that_it_was_begun_with(library: Library) -> None:
     teach(library, "fine", FINE)
     config = library.config(training={"epochs": 1})

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
 
+from student_clap.config.cli import main
+from student_clap.config.formats.onnx_metadata import CHECKPOINT_KEY
 from student_clap.config.schema import Config
 from student_clap.train.loop.loop import Trainer
 from student_clap.train.loop.session import describe, open_display, open_stream, open_trainer, remarks
@@ -198,8 +201,7 @@ def test_the_input_of_efficientat_s_weights_is_part_of_the_shape_and_its_file_is
         ("nobody", r"there is no such run in .*runs \(it has: old\), no run's folder and no checkpoint of that name"),
         ("runs", r"there is no such run"),
         ("text.pt", r"text\.pt is damaged or is not a checkpoint"),
-        ("runs/old/student.onnx", r"an ONNX file holds folded weights, .* give \S*runs/old or one of its \.pt files"),
-        ("alone.onnx", r"an ONNX file holds folded weights, .* give the run or its \.pt instead"),
+        ("alone.onnx", r"--from alone\.onnx: alone\.onnx is damaged or is not an ONNX file"),
     ],
 )
 def test_what_is_no_student_is_named_with_what_to_give(
@@ -208,10 +210,98 @@ def test_what_is_no_student_is_named_with_what_to_give(
     monkeypatch.chdir(library.root)
     for name in ("text.pt", "alone.onnx"):
         Path(name).write_text("text")
-    (parent.run.path / "student.onnx").write_text("text")
     with pytest.raises(click.ClickException) as caught:
         begun(library.config(training=SHORT), "new", given)
     assert re.search(message, caught.value.message)
+    assert not (library.root / "runs" / "new").exists()
+
+
+def export(library: Library, config: Config, output: Path, *more: str) -> Path:
+    """The run `old` as the command writes it."""
+    file, name = library.config_file(config), ("--run", "old", "--out", str(output))
+    done = CliRunner().invoke(main, ["export", "--config", str(file), *name, *more], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return output
+
+
+def test_an_onnx_file_with_weights_is_a_parent_like_its_checkpoint(
+    parent: Trainer, library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = library.config(training=SHORT)
+    model = export(library, config, library.root / "student.onnx", "--with-weights")
+    first = begun(config, "from the checkpoint", parent.run.best)
+    with open_trainer(config, "new", parent=model) as trainer:
+        assert same(dict(trainer.student.state_dict()), first)
+        assert trainer.student.fixed_input_norm
+        assert f"parent      {model.resolve()}, epoch 1 of old" in describe(trainer)
+        record = json.loads(trainer.run.description.read_text(encoding="utf-8"))["parent"]
+        assert record == {
+            "given": str(model),
+            "path": str(model.resolve()),
+            "sha256": sha256(model),
+            "run": "old",
+            "epoch": 1,
+            "teacher": "synthetic",
+            "heard": None,  # it lies in no run's folder
+        }
+        assert same(dict(load_student(trainer.run.parent)[0].state_dict()), first)
+    capsys.readouterr()
+    assert same(begun(config, "new", model), first)  # killed before its first checkpoint
+    assert capsys.readouterr().err == ""
+    model.write_bytes(model.read_bytes() + b"\x08\x08")  # the IR version once more
+    assert same(begun(config, "new", model), first)
+    assert "has changed since this run began with it (epoch 1 of old)" in capsys.readouterr().err
+    model.unlink()
+    assert same(begun(config, "new", model), first)
+    whole = train(config, "new", model)
+    assert not same(dict(whole.student.state_dict()), first)
+    inside = export(library, config, parent.run.student_onnx, "--with-weights")
+    with open_trainer(config, "from its folder", parent=inside) as trainer:
+        found = Parent.of(trainer.run)
+        assert found is not None
+        assert found.heard == 0
+    with pytest.raises(ParentError, match=r"is of the run that would begin with it"):
+        begun(config, "old", inside)
+
+
+def test_an_onnx_file_that_tells_nothing_of_the_library_is_a_parent_too(parent: Trainer, library: Library) -> None:
+    config = library.config(training=SHORT)
+    model = export(library, config, library.root / "quiet.onnx", "--with-weights", "--no-library-facts")
+    old = dict(load_student(parent.run.best)[0].state_dict())
+    with open_trainer(config, "new", parent=model) as trainer:
+        new = dict(trainer.student.state_dict())
+        counts = {name for name in old if name.endswith("num_batches_tracked")}
+        assert same({k: old[k] for k in old.keys() - counts}, {k: new[k] for k in new.keys() - counts})
+        assert {int(new[name]) for name in counts} == {0}
+        assert f"parent      {model.resolve()}, epoch 1 of quiet" in describe(trainer)
+        info = load_student(trainer.run.parent)[1]
+        assert (info.run_name, info.store_uuid) == ("", "")
+
+
+def test_an_onnx_file_without_weights_or_with_damaged_ones_is_one_error(parent: Trainer, library: Library) -> None:
+    config = library.config(training=SHORT)
+    inside = export(library, config, parent.run.student_onnx)
+    outside = Path(shutil.copy(inside, library.root / "plain.onnx"))
+    again = r"or export it again with `student-clap export --with-weights`"
+    for path, instead in (
+        (inside, r"give \S*runs/old or one of its \.pt files"),
+        (outside, r"give the run or its \.pt"),
+    ):
+        with pytest.raises(ParentError, match=rf"holds folded weights alone, .* {instead}, {again}"):
+            begun(config, "new", path)
+    proto = onnx.load(str(export(library, config, library.root / "whole.onnx", "--with-weights")))
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == CHECKPOINT_KEY]
+    text, damaged = entry.value, library.root / "damaged.onnx"
+    for value in (text[:-5], text[: len(text) // 2 // 4 * 4], f"{text[:400]}!{text[401:]}", "QUJD"):
+        entry.value = value
+        damaged.write_bytes(proto.SerializeToString())
+        with pytest.raises(ParentError, match=r"--from .*damaged\.onnx: .*damaged\.onnx(: its metadata| is damaged)"):
+            begun(config, "new", damaged)
+    whole = (library.root / "whole.onnx").read_bytes()
+    for length in (len(whole) - 1, len(whole) // 2, 0):
+        damaged.write_bytes(whole[:length])
+        with pytest.raises(ParentError, match=r"damaged\.onnx is damaged or is not an ONNX file"):
+            begun(config, "new", damaged)
     assert not (library.root / "runs" / "new").exists()
 
 
@@ -236,6 +326,11 @@ def test_held_out_artists_that_the_parent_was_trained_on_are_counted(
     count, remark = heard(library.config(training=SHORT, split={"fold": 1}), "other fold")
     assert count == 4
     assert "trained on the artists of 4 of the 4 held-out tracks" in remark
+    with_test = library.config(training=SHORT, split={"fold": 1, "test_folds": [2]})
+    count, remark = heard(with_test, "test tracks too")
+    n_held_out = 8  # of two parts
+    assert count == n_held_out
+    assert f"the artists of {count} of the {n_held_out} held-out tracks" in remark
     # Another library: names alone tell, and by hash they tell all.
     other = make([1.0] * 40, name="other")
     runs_dir = {"runs_dir": library.root / "runs"}

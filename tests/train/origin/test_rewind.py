@@ -204,8 +204,8 @@ def test_a_checkpoint_of_another_run_or_none_is_refused_and_nothing_is_moved(
     cases = (
         (run.student_onnx, r"an ONNX file holds a student alone, a checkpoint is a \.pt; .*has kept .*epoch_0003\.pt"),
         (other.kept(3), r"is of the run .*other, and --run names .*run; name one of them"),
-        (run.kept(4), r"is of another run than .*run \(another name, held-out cosine\); .*has kept"),
-        (run.kept(5), r"is of another run than .*run \(another held-out cosine\); "),
+        (run.kept(4), r"is of another run than .*run \(another name, validation cosine\); .*has kept"),
+        (run.kept(5), r"is of another run than .*run \(another validation cosine\); "),
         (moved, r"lies in no run's folder; .*has kept .*epoch_0003\.pt, .*`--from .*moved\.pt` begins a new run"),
         (renamed, r"is not one of the kept checkpoints; .*has kept .*epoch_0003\.pt"),
         (run.previous, r"is not one of the kept checkpoints"),

@@ -111,7 +111,7 @@ def test_views_are_of_a_teacher_and_at_most_sixteen(asked: list[Config]) -> None
 
 @pytest.mark.parametrize(
     "option",
-    (
+    [
         "--again-teacher",
         "--again 5",
         "--again-old-decoder",
@@ -124,7 +124,7 @@ def test_views_are_of_a_teacher_and_at_most_sixteen(asked: list[Config]) -> None
         "--views 1",
         "--json",
         "--no-teacher",
-    ),
+    ],
 )
 def test_what_a_probe_would_ignore_is_refused(asked: list[Config], option: str) -> None:
     teacher = () if option == "--no-teacher" else ("--teacher", "t.onnx")

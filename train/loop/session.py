@@ -284,7 +284,7 @@ def _targets(run: Run, taught: Mapping[str, Any], recipe: Recipe) -> str:
     finer = taught["hop_samples"] < PRODUCTION.segment_hop_samples
     starts = f", starts every {taught['hop_samples'] / recipe.sample_rate:g} s" if finer else ""
     without = 0 if run.taught_rows is None else int((~np.isin(run.selection.training_rows, run.taught_rows)).sum())
-    others = f"; of {counted(without, 'training track')} without any the track's vector" if without else ""
+    others = f"; for {counted(without, 'training track')} without any, the track's vector" if without else ""
     return f"segment vectors of {taught['name']}{starts}{others}"
 
 

@@ -286,7 +286,7 @@ def test_it_is_said_how_many_tracks_are_learnt_by_their_own_vector(library: Libr
         without = sum(row in ROWS[:6] for row in trainer.run.selection.training_rows)
         assert without > 1
         targets = "segment vectors of fine, starts every 0.1 s"
-        assert f"targets     {targets}; of {without} training tracks without any the track's vector" in describe(
+        assert f"targets     {targets}; for {without} training tracks without any, the track's vector" in describe(
             trainer
         )
 

@@ -14,12 +14,15 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from student_clap.config.runtime.text import one_line
 from student_clap.export.sweep.process import Ended, Task, carry_out
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
+from student_clap.featurize.cluster.workers import RESULT_S
+from student_clap.train.runs.reader import RunFolder
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -32,7 +35,7 @@ ANNOUNCEMENT = ("DASK_DISTRIBUTED__WORKER__RESOURCES", f'{{"{RESOURCE}": 1}}')
 ANNOUNCES = "export {}='{}'".format(*ANNOUNCEMENT)
 _LOOK_EVERY_S = 1.0
 _SAY_EVERY_S = 30.0
-_MOST_LOSSES = 5  # Dask gives up a task whose worker was lost twice; so often it is handed to it again
+_MOST_LOSSES = 5  # in a row, without an epoch between
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,20 @@ def carry_out_on(cluster: Cluster, tasks: Sequence[Task], say: Callable[[str], N
     Raises:
         ClusterError: the scheduler is lost, or there is no such worker for `cluster.wait_s`.
     """
-    workers = _Workers(cluster, say)
+    workers, losses = _Workers(cluster, say), _Losses(say)
     waiting, running = deque(tasks), dict["Future[Ended]", Task]()
     done: SimpleQueue[Future[Ended]] = SimpleQueue()
-    losses = Counter[str]()
     try:
         while waiting or running:
-            workers.look(len(waiting) + len(running))
-            while waiting and (address := workers.free(len(running))):
+            for future in workers.look(len(waiting) + len(running)):
+                future.cancel()
+                done.put(future)
+            while waiting and (address := workers.free()):
                 task = waiting.popleft()
+                # Allowed others, Dask would give a lost worker's run to one that announces no GPU, and never begin it.
                 future = cluster.client.submit(
                     train_on_worker, task, key=f"{task.run}-{uuid.uuid4().hex}", pure=False,
-                    resources={RESOURCE: 1}, workers=[address], allow_other_workers=True,
+                    resources={RESOURCE: 1}, workers=[address], allow_other_workers=False,
                 )  # fmt: skip
                 running[future] = task
                 workers.took(address, future)
@@ -76,31 +81,55 @@ def carry_out_on(cluster: Cluster, tasks: Sequence[Task], say: Callable[[str], N
                 continue
             cluster.check()
             workers.gave_back(future)
-            task = running.pop(future)
-            if _lost_its_workers(future) and losses[task.run] < _MOST_LOSSES:
-                losses[task.run] += 1
-                say(f"{task.run}: two workers were lost under it; it goes on at another from what it saved")
-                waiting.appendleft(task)
+            if (ending := running.pop(future, None)) is None:
+                continue  # told twice: a lost worker's, which was cancelled
+            if (ended := _ended(future, ending)) is not None:
+                yield ended
+            elif losses.may_go_on(ending):
+                waiting.appendleft(ending)
             else:
-                yield _ended(future, task)
+                yield Ended(ending.run, 1, f"its worker was lost {_MOST_LOSSES} times without an epoch between")
     finally:
         for future in running:
             future.cancel()
 
 
-def _lost_its_workers(future: Future[Ended]) -> bool:
+def _ended(future: Future[Ended], task: Task) -> Ended | None:
+    """How a run ended; None where that was lost with its worker."""
     from distributed import KilledWorker
 
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+    try:
+        if future.status == "finished":
+            ended: Ended = future.result(timeout=RESULT_S)
+            return ended
+        # A future that was done may be lost by now, with the worker that held it: then it has no exception.
+        error = future.exception(timeout=RESULT_S) if future.status == "error" else None
+    except (OSError, TimeoutError):
+        return None
+    if error is None or isinstance(error, KilledWorker):
+        return None
+    return Ended(task.run, 1, f"no worker could carry it out ({type(error).__name__}: {one_line(error)})")
 
 
-def _ended(future: Future[Ended], task: Task) -> Ended:
-    if future.status == "finished":
-        ended: Ended = future.result()
-        return ended
-    error = future.exception() if future.status == "error" else None
-    why = f"{type(error).__name__}: {one_line(error)}" if error is not None else f"the task was {future.status}"
-    return Ended(task.run, 1, f"no worker could carry it out ({why})")
+class _Losses:
+    """Of the workers under each run."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._in_a_row = Counter[str]()
+        self._epochs: dict[str, int] = {}
+
+    def may_go_on(self, task: Task) -> bool:
+        """Count one more, and tell. False where the run gets nowhere: it may be what its workers die of."""
+        epochs = RunFolder(Path(task.folder)).history().done
+        if epochs > self._epochs.get(task.run, 0):
+            self._in_a_row[task.run] = 0
+        self._epochs[task.run] = epochs
+        self._in_a_row[task.run] += 1
+        if self._in_a_row[task.run] >= _MOST_LOSSES:
+            return False
+        self._say(f"{task.run}: its worker was lost; it goes on at another from what it saved")
+        return True
 
 
 def train_on_worker(task: Task) -> Ended:
@@ -141,24 +170,28 @@ class _Workers:
         self._said_at = 0.0
         self._looked_at = -_LOOK_EVERY_S
 
-    def look(self, left: int) -> None:
+    def look(self, left: int) -> list[Any]:
         """See who came and went.
 
         Args:
             left: how many runs have not ended.
+
+        Returns:
+            The futures of those that went.
 
         Raises:
             ClusterError: there is nothing to hope for.
         """
         now = time.monotonic()
         if now - self._looked_at < _LOOK_EVERY_S:
-            return
+            return []
         self._looked_at = now
         present = self._cluster.threads()
+        lost: list[Any] = []
         for address in self._gpus.keys() - present.keys():
             del self._gpus[address]
             self._jobs.pop(address, None)
-            self._held.pop(address, None)
+            lost.extend(self._held.pop(address, ()))
         for address in present.keys() - self._gpus.keys():
             self._gpus[address] = self._met(address)
         jobs = self._cluster.jobs
@@ -168,7 +201,7 @@ class _Workers:
             jobs.keep()
         if any(self._gpus.values()):
             self._alone_since = now
-            return
+            return lost
         alone_s = now - self._alone_since
         if jobs is not None:
             jobs.check()
@@ -182,24 +215,21 @@ class _Workers:
             self._said_at = now
             why = jobs.state() if jobs is not None else f"{len(present)} are there, none announces {RESOURCE}=1"
             self._say(f"waiting for workers at {self._cluster.address}: {why}")
+        return lost
 
     def _let_go_of_idle(self, jobs: BatchJobs, left: int) -> None:
         """End the jobs that have a GPU and no run, where there are more of them than runs."""
         there = [address for address, gpus in self._gpus.items() if gpus and address in self._jobs]
         if len(there) <= left:
             return
-        busy = self._cluster.client.processing()  # also what Dask itself has given to another worker
-        for address in [address for address in there if not busy.get(address)][: len(there) - left]:
+        for address in [address for address in there if not self._held.get(address)][: len(there) - left]:
             self._gpus[address] = 0
             jobs.let_go(self._jobs[address])
 
-    def free(self, running: int) -> str:
+    def free(self) -> str:
         """The worker that has the most room; "" where none has."""
         room = {address: gpus - len(self._held.get(address, ())) for address, gpus in self._gpus.items()}
-        # Runs of workers that are lost go to others by Dask's own choice.
-        if running >= sum(self._gpus.values()) or max(room.values(), default=0) < 1:
-            return ""
-        return max(room, key=room.__getitem__)
+        return max(room, key=room.__getitem__) if max(room.values(), default=0) > 0 else ""
 
     def took(self, address: str, future: Any) -> None:
         """A run was given to a worker."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,21 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     return made
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, killed with -9 when the block ends."""
     program_path = str(Path(sys.executable).with_name("student-clap"))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [program_path, "sweep", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as command:
+        try:
+            yield command
+        finally:
+            command.kill()
 
 
 def ask(*arguments: str) -> Result:
@@ -74,20 +82,54 @@ def done(library: Library, name: str) -> int:
     return folder(library, name).history().done
 
 
-def held(library: Library, sweep_pid: int) -> list[int]:
-    """The processes of the points, each stopped after two epochs: none is at its end when the last one is so far."""
+NONE_YET = dict.fromkeys(NAMES, 1)
+
+
+@contextmanager
+def held(library: Library, parents: Sequence[int], reached: Mapping[str, int] = NONE_YET) -> Iterator[dict[str, int]]:
+    """The process of each point, stopped once it has more epochs than `reached`, and let go when the block ends.
+
+    So none is at its end when the last one has so many. `parents` started them, or started who started them.
+    """
     points: dict[str, int] = {}
 
     def hold_those_ready() -> bool:
         for name in NAMES:
-            if name not in points and done(library, name) >= 2:
-                lines = {p: Path(f"/proc/{p}/cmdline").read_text(encoding="utf-8") for p in children(sweep_pid)}
-                (points[name],) = (p for p, line in lines.items() if name in line.split("\0"))
+            if name not in points and done(library, name) > reached[name]:
+                (points[name],) = (pid for pid in descendants(parents) if name in command_line(pid))
                 os.kill(points[name], signal.SIGSTOP)
         return len(points) == len(NAMES)
 
-    wait_until(hold_those_ready)
-    return [points[name] for name in NAMES]
+    try:
+        wait_until(hold_those_ready)
+        yield points
+    finally:
+        for pid in points.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def descendants(pids: Sequence[int]) -> list[int]:
+    below = [child for pid in pids for child in children(pid)]
+    return below + (descendants(below) if below else [])
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
+    except OSError:  # it has ended
+        return []
+
+
+def wait_until_unwanted(point: int) -> None:
+    """Until whoever started a point holds its standard input open no more: by that it will know, when it is let go."""
+    end = os.open(f"/proc/{point}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        assert poll.poll(DEADLINE_S * 1000)
+    finally:
+        os.close(end)
 
 
 def losses(run: RunFolder) -> list[dict[str, Any]]:
@@ -111,20 +153,17 @@ def compare(library: Library) -> None:
 
 @pytest.mark.slow
 def test_killed_and_run_again_it_is_as_if_nothing_had_been(library: Library) -> None:
-    command = start("two.yaml", "--jobs", "2")
-    try:
-        points = held(library, command.pid)
-        os.kill(points[0], signal.SIGKILL)  # a point goes on by itself, from its last epoch
-        wait_until(lambda: len(children(command.pid)) == 2 and points[0] not in children(command.pid))
+    with started("two.yaml", "--jobs", "2") as command, held(library, [command.pid]) as points:
+        killed, other = (points[name] for name in NAMES)
+        os.kill(killed, signal.SIGKILL)  # a point goes on by itself, from its last epoch
+        wait_until(lambda: len(children(command.pid)) == 2 and killed not in children(command.pid))
         assert ask("two.yaml").exit_code == 1  # another sweep of the name
         for point in children(command.pid):
             os.kill(point, signal.SIGTERM)  # as a batch system, besides
-        os.kill(points[1], signal.SIGCONT)
+        os.kill(other, signal.SIGCONT)
         log = folder(library, NAMES[1]).log
         wait_until(lambda: "stopped by SIGTERM" in log.read_text(encoding="utf-8"))
-    finally:
-        command.kill()  # -9: the points see it, save themselves and end
-        command.communicate()
+    # By its death, -9, the points see that nobody wants them: they save themselves and end.
     wait_until(lambda: not any(folder(library, name).is_locked() for name in NAMES))
     assert not any(done(library, name) == EPOCHS for name in NAMES)
 
@@ -180,27 +219,30 @@ def test_on_a_cluster_of_workers_that_announce_a_gpu(library: Library, tmp_path:
     with DaskProcesses(tmp_path / "dask") as cluster:
         place = ("--scheduler-file", str(cluster.scheduler_file))
         cluster.scheduler()
+        wait_until(cluster.scheduler_file.exists)
         cluster.worker("without")
         refused = ask("two.yaml", *place, "--set", "featurize.wait_s=4")
         assert refused.exit_code == 1
         assert "announces GPU=1" in refused.stderr
         # As a person starts one, and as a batch job's script does.
         nannies = [cluster.worker("first", resources="GPU=1"), cluster.worker("second", dict([ANNOUNCEMENT]))]
-        command = start("two.yaml", *place)
-        try:
-            wait_until(lambda: all(done(library, name) >= 2 for name in NAMES))
-        finally:
+        parents = [nanny.pid for nanny in nannies]
+        with started("two.yaml", *place) as command, held(library, parents) as points:
             command.kill()
-            command.communicate()
-        # The workers live; the runs see that nobody wants them any more.
+            # The workers live; the runs see that nobody wants them any more.
+            for point in points.values():
+                wait_until_unwanted(point)
         wait_until(lambda: not any(folder(library, name).is_locked() for name in NAMES))
-        assert not all(done(library, name) == EPOCHS for name in NAMES)
+        assert not any(done(library, name) == EPOCHS for name in NAMES)
 
         reached = {name: done(library, name) for name in NAMES}
-        command = start("two.yaml", *place, "--json")
-        wait_until(lambda: all(done(library, name) > reached[name] for name in NAMES))
-        os.kill(children(nannies[0].pid)[0], signal.SIGKILL)  # a node is lost, with its run
-        out, err = command.communicate(timeout=DEADLINE_S)
+        with started("two.yaml", *place, "--json") as command:
+            with held(library, parents, reached) as points:
+                lost = points[NAMES[0]]
+                (worker,) = (pid for pid in descendants(parents) if lost in children(pid))
+                os.kill(worker, signal.SIGKILL)  # a node is lost, with its run
+                wait_until_unwanted(lost)
+            out, err = command.communicate(timeout=DEADLINE_S)
         assert command.returncode == 0, err
         assert {tuple(point["runs"]) for point in json.loads(out)["points"]} == {(name,) for name in NAMES}
     assert all(done(library, name) == EPOCHS for name in NAMES)

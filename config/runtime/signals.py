@@ -24,6 +24,7 @@ from student_clap.config.runtime.leaving import SIGNALS, exit_code
 
 RELAYED = "STUDENT_CLAP_RELAYED"  # environment variable of a process that is asked to stop by its parent too
 _AGAIN_S = 0.02
+_PARENT_EVERY_S = 1.0
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
@@ -191,6 +192,17 @@ def _end_after_sigterm(grace_s: float) -> None:
     signal.sigwait({signal.SIGTERM})
     time.sleep(grace_s)
     os._exit(0)
+
+
+def stop_with_parent() -> None:
+    """Be asked to stop, as by SIGTERM, when the parent process is gone: also when it was killed with -9."""
+    threading.Thread(target=_stop_after, args=(os.getppid(),), name="parent", daemon=True).start()
+
+
+def _stop_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -53,6 +53,9 @@ def messages(request: Request, timeout_s: float) -> Iterator[dict[str, Any]]:
             yield from _until_done(request, process, lines, timeout_s)
         finally:
             process.kill()
+            if process.stdin is not None:
+                with suppress(OSError):  # what was not written to one that died would be, once more
+                    process.stdin.close()
 
 
 def _until_done(

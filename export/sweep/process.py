@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from student_clap.config.runtime.text import one_line
-from student_clap.train.runs.reader import RunFolder
+from student_clap.train.runs.reader import RunFolder, RunHeldError
 
 _LOOK_S = 0.2
 _SAVING_S = 300.0  # so long a run may take to save itself
@@ -65,7 +65,7 @@ def carry_out(task: Task, wanted: Callable[[], bool], environment: Mapping[str, 
             time.sleep(_LOOK_S)
         before = folder.history().done
         ended = _attempt(task, wanted, environment)
-        if ended.failed and folder.is_locked() and wanted():
+        if ended.exit_code == RunHeldError.exit_code and wanted():
             continue  # another one was there first: one whose worker was lost, say, and which still saves itself
         if ended.exit_code >= 0 or not wanted():
             return replace(ended, said=f"{ended.said} (killed {killed} x on the way)") if killed else ended

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from student_clap.featurize.cluster.jobs import BatchJobs
 
 _CONNECT_S = 20
+_LEAST_CONNECT_S = 5.0  # for a scheduler whose file came at the last moment
 _WORKER_SETTINGS = {
     # What feeds the dashboard's profile and clocks takes 3 % of every worker's core, and as much of the driver's.
     "distributed.worker.profile.enabled": False,
@@ -200,9 +201,11 @@ def _connect(address: str, timeout_s: float = _CONNECT_S) -> Client | None:
 
 def _from_file(path: Path, wait_s: float, say: Callable[[str], None], remedy: str) -> tuple[Client, str]:
     """Connect to the scheduler that `path` names. The file may appear later, or be rewritten by a new scheduler."""
+    _quiet()  # what it imports takes seconds on a busy machine, which are not the scheduler's
     deadline = time.monotonic() + wait_s
-    told = ""
+    told = seen = ""
     while True:
+        sure = True
         try:
             address = str(read_json(path)["address"])
             check_address(address)
@@ -212,15 +215,17 @@ def _from_file(path: Path, wait_s: float, say: Callable[[str], None], remedy: st
             address, trouble = "", f"{path}: {error.message}"
         except (OSError, ValueError, KeyError, TypeError) as error:
             address, trouble = "", f"{path} is not a scheduler file of Dask's ({type(error).__name__}: {error})"
+            sure = trouble == seen  # one that is just being written is whole at the next look
         else:
             trouble = f"{path} names {address}, where no scheduler answers: it is left from an earlier run"
-            if client := _connect(address, max(1.0, min(_CONNECT_S, deadline - time.monotonic()))):
+            if client := _connect(address, max(_LEAST_CONNECT_S, min(_CONNECT_S, deadline - time.monotonic()))):
                 return client, address
         if time.monotonic() >= deadline:
             raise ClusterError(f"{trouble}; waited {wait_s:g} s (featurize.wait_s). {remedy}")
-        if trouble != told:
+        if sure and trouble != told:
             say(f"waiting at most {wait_s:g} s: {trouble}; {remedy}")
             told = trouble
+        seen = trouble
         time.sleep(0.2)
 
 

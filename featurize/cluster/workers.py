@@ -55,7 +55,7 @@ class WorkerPool:
         self._deaths = 0
         self._first_preflight_at = 0.0
         self._looked_at = -_LOOK_EVERY_S
-        self._alone_since = time.monotonic()
+        self._alone_since = self._judged_at = time.monotonic()
         self._said_at = 0.0
 
     @property
@@ -146,6 +146,7 @@ class WorkerPool:
     def dismiss(self, address: str, reason: str, host: str = "") -> None:
         """Give `address` no more tracks."""
         name = f"{host} ({address})" if host else address
+        self._judged_at = time.monotonic()
         if address not in self._unhealthy:
             self._unhealthy[address] = f"{name}: {reason}"
             self._say_once(reason, f"worker {name} gets no tracks: {reason}")
@@ -178,7 +179,8 @@ class WorkerPool:
         jobs = self._cluster.jobs
         # Workers that were all started here and are all unhealthy will not be joined by others.
         settled = 0 < self._cluster.workers <= len(self._unhealthy.keys() & self.present)
-        waited = settled or alone_s > _GRACE_S
+        # Others may start at the same time as one that joined first and cannot do the work.
+        waited = settled or min(alone_s, now - self._judged_at) > _GRACE_S
         if self._unhealthy and not self.preflights and waited and (jobs is None or not jobs.expected):
             reasons = list(dict.fromkeys(self._unhealthy.values()))
             shown = "\n".join(f"  - {reason}" for reason in reasons[:5])

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 
 import click
@@ -220,8 +220,8 @@ class Trainer:
             Interrupted: a signal asked for it; the checkpoint is written.
             click.ClickException: the loss is not finite, the device is out of memory, or data cannot be read.
         """
-        self._events = EventLog(self.run.path) if self.distributed.is_main else None
-        with StopRequest(relayed=self.distributed.world_size > 1) as stop, self._events or nullcontext():
+        # Asked to stop from here on, all processes agree on it; the events' imports take a while.
+        with StopRequest(relayed=self.distributed.world_size > 1) as stop, self._event_log():
             try:
                 while not self.finished:
                     if not self.projecting and Plan.of(self.training).first_stage_over(self._reached):
@@ -240,6 +240,10 @@ class Trainer:
                     "training.gradient_checkpointing, then lower training.segments_per_track or training.batch_size; "
                     "the run goes on from its last checkpoint"
                 ) from error
+
+    def _event_log(self) -> AbstractContextManager[object]:
+        self._events = EventLog(self.run.path) if self.distributed.is_main else None
+        return self._events or nullcontext()
 
     def validate(
         self, stream: BatchStream, stop: StopRequest | None = None, display: Display | None = None

@@ -32,7 +32,7 @@ from student_clap.train.data.selection import Rows, Selection, TrackTable
 from student_clap.train.data.views import NO_VIEWS, find_views, lost_views
 from student_clap.train.runs.environment import describe_environment, git_revision
 from student_clap.train.runs.history import not_written
-from student_clap.train.runs.reader import RUN_FORMAT, RunFolder
+from student_clap.train.runs.reader import RUN_FORMAT, RunFolder, RunHeldError
 from student_clap.train.runs.resume import changed_settings, ended_stage, settings
 
 if TYPE_CHECKING:
@@ -75,14 +75,15 @@ def lock_run(directory: Path) -> FileLock:
     """Keep other trainers out of `directory` until the lock is released or the process ends.
 
     Raises:
-        click.ClickException: another process is training there, or the directory cannot be written.
+        RunHeldError: another process is training there.
+        click.ClickException: the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(RunFolder(directory).lock)
         lock.acquire(timeout=1)  # `student-clap runs` holds it for a moment
     except Timeout:
-        raise click.ClickException(
+        raise RunHeldError(
             f"another process is training in {directory}; wait for it, or begin another run with `--run NAME`"
         ) from None
     except OSError as error:

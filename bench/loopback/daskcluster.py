@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from loopback.processes import ENOUGH_S, children, kill_group
+
+__all__ = ["DaskProcesses", "children"]
 
 _DASK = [sys.executable, "-m", "dask"]
 
@@ -26,6 +29,7 @@ class DaskProcesses:
     def scheduler(self) -> subprocess.Popen[bytes]:
         """Start a scheduler. The file tells when it listens."""
         return self._start(
+            "scheduler",
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0",
             "--scheduler-file", str(self.scheduler_file),
         )  # fmt: skip
@@ -35,14 +39,28 @@ class DaskProcesses:
     ) -> subprocess.Popen[bytes]:
         """Start a worker of one thread, which a nanny restarts should it die, and which announces `resources`."""
         return self._start(
+            name,
             "worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--name", name,
-            "--memory-limit", "2GB", "--death-timeout", "60", "--local-directory", str(self.folder / "scratch"),
-            "--scheduler-file", str(self.scheduler_file), *(("--resources", resources) if resources else ()),
+            "--memory-limit", "2GB", "--local-directory", str(self.folder / "scratch"),
+            "--death-timeout", str(ENOUGH_S), "--scheduler-file", str(self.scheduler_file),
+            *(("--resources", resources) if resources else ()),
             environment=environment,
         )  # fmt: skip
 
-    def _start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        with (self.folder / "dask.log").open("ab") as log:
+    def wait_for(self, *workers: str) -> None:
+        """Until the scheduler has these workers."""
+        deadline = time.monotonic() + ENOUGH_S
+        for name in workers:
+            while "Registered to:" not in (said := self._log(name).read_text(encoding="utf-8", errors="replace")):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"worker {name} did not join: {said}")
+                time.sleep(0.02)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _start(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        with self._log(name).open("ab") as log:
             process = subprocess.Popen(
                 [*_DASK, *arguments],
                 stdout=log,
@@ -61,16 +79,3 @@ class DaskProcesses:
     ) -> None:
         for process in reversed(self._processes):
             kill_group(process)
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill -9 a process and all that it started: as a node that loses its power."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def children(pid: int) -> list[int]:
-    """Process ids of the children of `pid`."""
-    threads = Path(f"/proc/{pid}/task").glob("*/children")  # a child is of the thread that started it
-    return [int(child) for of_thread in threads for child in of_thread.read_text(encoding="ascii").split()]

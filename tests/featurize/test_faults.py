@@ -7,7 +7,6 @@ import json
 import os
 import random
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loopback.processes import kill_group, killed_at_the_end
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.audio.decode import decode
 from student_clap.featurize.audio.mel import LogMel
@@ -151,17 +151,18 @@ def test_the_second_run_refuses_and_names_the_first_and_a_stale_lock_is_recognis
     assert not note.exists()
 
 
-def test_the_real_command_killed_at_four_random_times_goes_on_to_the_end(folder):
+def test_the_real_command_killed_at_four_random_times_goes_on_to_the_end(folder, gates):
     moments = random.Random(3)
+    gates.close(folder.parent / "4.wav")  # no run ends before it is killed
+    environment = {**os.environ, **gates.environment}
     for shards in (0, 1, 2, 3):
-        run = start(folder, "--set", "featurize.tracks_per_task=1")
-        mel = folder / "data" / "features.zarr" / "features" / "audiomuse" / "mel" / "c"
-        while len(list(mel.glob("*/0/0"))) < shards or not mel.parent.exists():
-            assert run.poll() is None
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1 if shards else 2.0))
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+        with killed_at_the_end(start(folder, "--set", "featurize.tracks_per_task=1", env=environment)) as run:
+            mel = folder / "data" / "features.zarr" / "features" / "audiomuse" / "mel" / "c"
+            while len(list(mel.glob("*/0/0"))) < shards or not mel.parent.exists():
+                assert run.poll() is None
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.1 if shards else 2.0))
+            kill_group(run)
     last = start(folder)
     _, err = last.communicate(timeout=200)
     assert last.returncode == 0, err

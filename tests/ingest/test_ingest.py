@@ -216,13 +216,6 @@ def test_an_old_server_is_asked_with_x_emby_token(make_world: Any) -> None:
     assert sum("authorization" in r.headers for r in world.media.log) == 1
 
 
-def test_only_so_many_downloads_at_a_time(make_world: Any) -> None:
-    world = make_world(16)
-    world.media.block_delay_s = 0.02
-    world.run(ingest={"concurrency": 3})
-    assert world.media.max_concurrency == 3
-
-
 def test_updated_vanished_and_returned_tracks(make_world: Any) -> None:
     world = make_world(5, generation="B")
     world.run()

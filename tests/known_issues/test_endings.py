@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loopback.mel_teachers import write_mel_teacher
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.runtime.signals import Stopped, ends_in_order, stoppable
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
@@ -65,7 +67,7 @@ MOMENTS = (
 
 
 def ended(process: subprocess.Popen[str], number: int) -> None:
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=ENOUGH_S)[0]
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     assert "Exception ignored" not in output
@@ -74,15 +76,13 @@ def ended(process: subprocess.Popen[str], number: int) -> None:
     assert sum("stopped by" in line for line in lines) == 1
 
 
-def start(arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def start(arguments: str, folder: Path, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(
         [*PROGRAM, *arguments.split()],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
     )
 
 
@@ -114,34 +114,37 @@ def test_a_signal_at_an_import_is_a_closing_line_and_a_code(folder: Path, at: in
     arguments, module = MOMENTS[at]
     number = (signal.SIGINT, signal.SIGTERM)[at % 2]
     path = os.pathsep.join(filter(None, (str(folder / "trap"), os.environ.get("PYTHONPATH"))))
-    ended(start(arguments, folder, PYTHONPATH=path, STOP_AT=module, STOP_BY=str(int(number))), number)
+    with start(arguments, folder, PYTHONPATH=path, STOP_AT=module, STOP_BY=str(int(number))) as process:
+        ended(process, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["ingest", "featurize"])
 def test_a_signal_in_a_wait_for_who_never_answers(folder: Path, stage: str, number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
+        silent.settimeout(ENOUGH_S)
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         arguments = {
             "ingest": f"ingest --set ingest.vectors=api --set audiomuse.url=http://{address} --set audiomuse.token=t",
             "featurize": f"featurize --scheduler tcp://{address}",
         }[stage]
-        process = start(arguments, folder)
-        with silent.accept()[0]:  # it is connected, and waits
+        with start(arguments, folder) as process, silent.accept()[0]:  # it is connected, and waits
             process.send_signal(number)
             ended(process, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_ignored_signal_stays_ignored(folder: Path, number: signal.Signals) -> None:
+    path = os.pathsep.join(filter(None, (str(folder / "trap"), os.environ.get("PYTHONPATH"))))
     before = signal.signal(number, signal.SIG_IGN)
-    try:
-        path = os.pathsep.join(filter(None, (str(folder / "trap"), os.environ.get("PYTHONPATH"))))
-        process = start("config", folder, PYTHONPATH=path, STOP_AT="pydantic", STOP_BY=str(int(number)))
-    finally:
-        signal.signal(number, before)
-    output = process.communicate(timeout=120)[0]
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(
+                start("config", folder, PYTHONPATH=path, STOP_AT="pydantic", STOP_BY=str(int(number)))
+            )
+        finally:
+            signal.signal(number, before)
+        output = process.communicate(timeout=ENOUGH_S)[0]
     assert process.returncode == 0, output
     assert "stopped" not in output
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from tests.train.conftest import Library, make_library
 
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.schema import Config
+from student_clap.train.runs.reader import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -24,36 +26,29 @@ def library(tmp_path: Path) -> Library:
     return make_library(tmp_path, [0.5, 1.0, 1.5, 2.0, 2.3, 3.0, 3.7, 4.0, 5.0, 0.8, 1.2, 2.5, 6.1, 11.0, 2.0, 3.3])
 
 
-def start(library: Library, config: Config, name: str, processes: int = 2) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return subprocess.Popen(
+def start(
+    library: Library, config: Config, name: str, processes: int = 2
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(
         [
             *(sys.executable, "-m", "student_clap.train.launch", "--nproc-per-node", str(processes)),
-            *("--master-addr", "127.0.0.1", "--master-port", str(port), "--"),
+            *("--standalone", "--local-addr", "127.0.0.1", "--"),  # at a port that it chooses and holds
             *("--config", str(library.config_file(config)), "--run", name),
         ],
         cwd=library.root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_is_saved_and_the_exit_code_is_the_signal_s(library: Library, number: signal.Signals) -> None:
     config = library.config(training={"epochs": 200, "early_stopping_patience": 0})
-    process = start(library, config, "stopped")
-    metrics = library.root / "runs" / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
+    with start(library, config, "stopped") as process:
+        wait_for_two_epochs(library, "stopped", process)
+        process.send_signal(number)
+        output = process.communicate(timeout=ENOUGH_S)[0]
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     assert output.count(f"stopped by {number.name} in epoch") == 1
@@ -63,10 +58,32 @@ def test_a_stop_is_saved_and_the_exit_code_is_the_signal_s(library: Library, num
     assert (library.root / "runs" / "stopped" / "last.pt").exists()
 
 
+def test_processes_whose_launcher_is_killed_save_and_end(library: Library) -> None:
+    config = library.config(training={"epochs": 2000, "early_stopping_patience": 0})
+    with start(library, config, "orphans") as process:
+        wait_for_two_epochs(library, "orphans", process)
+        process.kill()
+        output = process.communicate(timeout=ENOUGH_S)[0]  # until the last of them is gone
+    assert output.count("stopped by SIGTERM in epoch") == 1, output
+    assert "Traceback" not in output
+    run = RunFolder(library.root / "runs" / "orphans")
+    assert run.last.exists()
+    assert not run.is_locked()
+
+
+def wait_for_two_epochs(library: Library, name: str, process: subprocess.Popen[str]) -> None:
+    metrics = library.root / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + ENOUGH_S
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_an_error_of_a_process_is_its_own_message_and_exit_code(library: Library) -> None:
     config = library.config(store={"path": str(library.root / "nothing.zarr")})
-    process = start(library, config, "broken")
-    output = process.communicate(timeout=120)[0]
+    with start(library, config, "broken") as process:
+        output = process.communicate(timeout=ENOUGH_S)[0]
     assert process.returncode == 1, output
     assert "Traceback" not in output
     assert "there is no feature store at" in output
@@ -83,8 +100,8 @@ def test_dropout_does_not_depend_on_the_process(library: Library) -> None:
     )
     found = []
     for processes in (1, 2):
-        process = start(library, config, f"with-{processes}", processes)
-        output = process.communicate(timeout=120)[0]
+        with start(library, config, f"with-{processes}", processes) as process:
+            output = process.communicate(timeout=ENOUGH_S)[0]
         assert process.returncode == 0, output
         lines = (library.root / "runs" / f"with-{processes}" / "metrics.jsonl").read_text().splitlines()
         found += [[json.loads(line)[key] for line in lines] for key in ("train_loss", "val_loss")]

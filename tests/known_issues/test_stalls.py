@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from loopback.processes import ENOUGH_S, killed_at_the_end
 from loopback.tunnel import Tunnel, running_tunnel
 from student_clap.config.schema import DatabaseConfig
 from student_clap.export.demo.postgres import Database
@@ -60,10 +61,11 @@ def test_a_stalled_tunnel_is_told(
     database: Database, tunnel: Tunnel, stall_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database, 1000)
-    monkeypatch.setattr(connection, "SILENCE_S", 0.5)
-    more = {"password": SecretStr(database.password), "statement_timeout_s": 1}
+    monkeypatch.setattr(connection, "SILENCE_S", 2.0)
+    # Both limits hold from the connection on, and a busy database must keep them until the tunnel stalls.
+    more = {"password": SecretStr(database.password), "statement_timeout_s": 10}
     settings = DatabaseConfig(**section(database, tunnel) | more)
-    with pytest.raises(DatabaseError, match=r"has not answered for 1\.5 s, .* the network between still up\?"):
+    with pytest.raises(DatabaseError, match=r"has not answered for 12 s, .* the network between still up\?"):
         read(settings, tunnel, stall_after)
 
 
@@ -73,10 +75,10 @@ def test_a_signal_ends_the_wait(make_world: Any, tunnel: Tunnel, database: Datab
     world.put(*(LoopbackTrack(f"z{i:04}", vector=vector_bytes(unit_vector(i % 50))) for i in range(1000)))
     world.settings["database"] = section(database, tunnel)
     tunnel.stall_after = 1_000_000
-    with world.start() as process:
-        assert tunnel.stalls.wait(60)
+    with killed_at_the_end(world.start()) as process:
+        assert tunnel.stalls.wait(ENOUGH_S)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=ENOUGH_S)
     assert process.returncode != 0
     assert "Error" not in output
     assert "Traceback" not in output

@@ -11,9 +11,10 @@ from student_clap.export.demo.postgres import PostgresServer
 from .commands import is_complete
 from .reader import Command, Page, pages
 from .rules import NO_COMMANDS, PYTHON_ELSEWHERE, not_run, runnable
-from .world import PagesWorld, pages_world
+from .world import SHELL_S, PagesWorld, pages_world
 
-pytestmark = pytest.mark.slow
+# The first page waits for the world and for each state before its own; a shell ends before pytest does.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5 * SHELL_S)]
 
 
 def to_run() -> dict[str, list[Command]]:

@@ -15,6 +15,7 @@ import runpy
 import signal
 import socket
 import sys
+import traceback
 import types
 from contextlib import suppress
 
@@ -106,6 +107,8 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> N
         runpy.run_module("student_clap.config", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001  what a command ended with is shown by the page
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):

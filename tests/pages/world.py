@@ -67,7 +67,7 @@ _SHELL = """\
 in_background() {{ ( exec "$@" 3>&- ) & }}
 {lines}
 """
-_PAGE_S = 400  # ends before pytest does
+SHELL_S = 400  # for the commands of a page, or of a state
 _NANO = """\
 #!/bin/sh
 cp "$READER/.env" .env
@@ -195,7 +195,7 @@ class PagesWorld:
             )
             os.close(write)
             try:
-                shell.wait(_PAGE_S)
+                shell.wait(SHELL_S)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(shell.pid, signal.SIGKILL)  # what it left in the background too

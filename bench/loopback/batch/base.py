@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from loopback.processes import born, kill_tree, stat
+
 BENCH = Path(__file__).parents[2]
 _COMMAND = """#!{python}
 import sys
@@ -35,6 +37,12 @@ class Queue:
         self.folder = folder
 
     @property
+    def first(self) -> int:
+        """Number of the first job."""
+        told = self.folder / "first"
+        return int(told.read_text(encoding="ascii")) if told.exists() else 1
+
+    @property
     def jobs(self) -> list[str]:
         """Job numbers, oldest first."""
         return sorted((entry.name for entry in self.folder.iterdir() if entry.name.isdecimal()), key=int)
@@ -50,7 +58,7 @@ class Queue:
 
     def add(self, script: str) -> str:
         """A new job that does not run yet. Returns its number."""
-        job = str(1 + len(self.jobs))
+        job = str(max(map(int, self.jobs), default=self.first - 1) + 1)
         (self.folder / job).mkdir()
         self.file(job, "script").write_text(script, encoding="utf-8")
         return job
@@ -74,7 +82,7 @@ class Queue:
                 rest[end + 1 :], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
                 env={**os.environ, **environment},
             )  # fmt: skip
-        self.file(job, "pid").write_text(str(process.pid), encoding="ascii")
+        self.file(job, "pid").write_text(f"{process.pid} {born(process.pid)}", encoding="ascii")
         self.file(job, "waits").unlink(missing_ok=True)
 
     def wait(self, job: str, reason: str) -> None:
@@ -86,14 +94,19 @@ class Queue:
         file = self.file(job, "waits")
         return file.read_text(encoding="utf-8") if file.exists() else None
 
+    def process(self, job: str) -> int | None:
+        """Number of the job's process and group; None where none began, or where it is another's by now."""
+        try:
+            pid, since = self.file(job, "pid").read_text(encoding="ascii").split()
+        except (FileNotFoundError, ValueError):  # it is being written
+            return None
+        return int(pid) if born(int(pid)) in ("", since) else None
+
     def runs(self, job: str) -> bool:
         """Whether the job's process is there."""
-        try:
-            pid = self.file(job, "pid").read_text(encoding="ascii")
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        return state not in "ZX"
+        pid = self.process(job)
+        told = [] if pid is None else stat(pid)
+        return bool(told) and told[0] not in "ZX"
 
     def there(self, job: str) -> bool:
         """Whether the job waits or runs."""
@@ -101,8 +114,9 @@ class Queue:
 
     def signal(self, job: str, number: int) -> None:
         """Send a signal to the job's processes."""
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended, or never began
-            os.killpg(int(self.file(job, "pid").read_text(encoding="ascii")), number)
+        if (pid := self.process(job)) is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(pid, number)
 
     def cancel(self, job: str) -> None:
         """End the job."""
@@ -114,12 +128,14 @@ class Queue:
 
 
 class FakeBatch:
-    """The commands of `system` in `folder`/bin, and the jobs that they started."""
+    """The commands of `system` in `folder`/bin, and the jobs that they started, numbered from `first`."""
 
-    def __init__(self, folder: Path, system: str) -> None:
+    def __init__(self, folder: Path, system: str, first: int = 1) -> None:
         self.folder, self.bin = folder / "jobs", folder / "bin"
         self.folder.mkdir(parents=True)
         self.bin.mkdir()
+        if first != 1:
+            (self.folder / "first").write_text(str(first), encoding="ascii")
         self.queue = Queue(self.folder)
         facts = {"python": sys.executable, "bench": str(BENCH), "system": system, "folder": str(self.folder)}
         for name in import_module(f"loopback.batch.{system}").COMMANDS:
@@ -164,6 +180,8 @@ class FakeBatch:
 
     def kill(self, job: str) -> None:
         """End `job` at once, as the failure of its node does."""
+        if (pid := self.queue.process(job)) is not None:
+            kill_tree(pid)
         self.queue.signal(job, signal.SIGKILL)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loopback.processes import started
 from student_clap.export.demo.postgres import Database
 
 from ..conftest import Library
@@ -27,10 +28,17 @@ def both(
     return make_world(request.param, copied_library, exported, database, tmp_path)
 
 
-SLOW = """
-CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN PERFORM pg_sleep(0.03); RETURN NEW; END $$;
-CREATE TRIGGER slow BEFORE UPDATE ON clap_embedding FOR EACH ROW EXECUTE FUNCTION slow();
+# Two batches of two rows are committed; the second row of the third never ends.
+HOLD = """
+CREATE SEQUENCE touched;
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF nextval('touched') > 5 THEN PERFORM pg_sleep(600); END IF; RETURN NEW; END $$;
+CREATE TRIGGER hold BEFORE UPDATE ON clap_embedding FOR EACH ROW EXECUTE FUNCTION hold();
+"""
+COMMITTED = 4
+THERE = """
+SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+WHERE a.application_name = 'student-clap' AND a.datname = current_database() AND l.locktype = 'advisory'
 """
 SMALL_BATCHES = """
 import sys
@@ -41,39 +49,42 @@ main(sys.argv[1:])
 """
 
 
-def killed_in_the_middle(world: World, command: list[str], before: dict[str, bytes | None]) -> int:
-    """Run `command` until some rows but not all have changed, then kill it. Returns how many changed."""
-    world.query(SLOW)
-    with subprocess.Popen(
-        [sys.executable, "-c", SMALL_BATCHES, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and sum(v != before[k] for k, v in world.table().items()) < 4:
-            time.sleep(0.01)
+def killed_in_the_middle(world: World, command: list[str]) -> None:
+    """Run `command` until it is in the middle of its third batch, then kill it."""
+    world.query(HOLD)
+    null = subprocess.DEVNULL
+    with started([sys.executable, "-c", SMALL_BATCHES, *command], stdout=null, stderr=null) as process:
+        while world.query("SELECT last_value FROM touched") != [(6,)]:
+            assert process.poll() is None
+            time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    world.query("DROP FUNCTION slow CASCADE")
-    # The server ends what the process had begun.
-    while world.query("SELECT FROM pg_locks WHERE locktype = 'advisory'"):
-        time.sleep(0.01)
-    return sum(v != before[k] for k, v in world.table().items())
+    # The server would end what the process had begun, but only when it wakes up.
+    ((backend,),) = world.query(THERE)
+    assert world.query("SELECT pg_terminate_backend(%s, 60000)", (backend,)) == [(True,)]
+    assert world.query(THERE) == []
+    world.query("DROP FUNCTION hold CASCADE; DROP SEQUENCE touched")
+
+
+def n_changed(world: World, before: dict[str, bytes | None]) -> int:
+    return sum(vector != before[item] for item, vector in world.table().items())
 
 
 def test_killed_in_the_middle_and_run_again(both: World) -> None:
     world = both
     before = world.table()
     world.run()
-    changed = killed_in_the_middle(world, world.command("--write-database", "--yes"), before)
-    assert 4 <= changed < 12
-    assert changed % 2 == 0  # whole batches
+    killed_in_the_middle(world, world.command("--write-database", "--yes"))
+    assert n_changed(world, before) == COMMITTED
     (dump,) = world.dumps()
     done = world.run("--write-database", "--yes")
-    assert f"{12 - changed} rows written (0 planned as new), {changed} held theirs" in done.stdout
+    assert f"{12 - COMMITTED} rows written (0 planned as new), {COMMITTED} held theirs" in done.stdout
     assert_written(world)
     assert world.dumps() == [dump]  # it had the rest too
     # And the way back, killed as well.
     written = world.table()
     command = world.command("--restore", dump, "--yes", model=False)
-    restored = killed_in_the_middle(world, command, written)
-    assert 4 <= restored < 12
-    assert f"put {12 - restored} rows back" in world.restore(dump).stdout
+    killed_in_the_middle(world, command)
+    assert n_changed(world, written) == COMMITTED
+    assert f"put {12 - COMMITTED} rows back" in world.restore(dump).stdout
     assert world.table() == before

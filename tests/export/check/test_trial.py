@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from loopback.hostile_models import write_slow_model
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.cli import main
 from student_clap.export.check.providers import ALL, compared, try_providers, wanted_providers
 from student_clap.export.model.run_checks import mel_inputs
@@ -38,12 +39,12 @@ def test_a_model_that_does_not_end_is_ended(tmp_path: Path) -> None:
 def test_the_trial_ends_with_its_parent(tmp_path: Path) -> None:
     model = write_slow_model(tmp_path / "slow.onnx")
     command = [sys.executable, "-m", "student_clap.config", "check", str(model)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+    with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         process = psutil.Process(parent.pid)
         while not (children := process.children()):
             assert parent.poll() is None
         os.kill(parent.pid, signal.SIGKILL)
-    gone, alive = psutil.wait_procs(children, timeout=60)
+        gone, alive = psutil.wait_procs(children, timeout=ENOUGH_S)
     assert gone
     assert not alive
 

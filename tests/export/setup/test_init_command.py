@@ -6,8 +6,9 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from loopback.audiomuse_api import running_audiomuse_api
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.cli import main
 from student_clap.config.load import load_config
 from student_clap.export.demo.mediaserver import MediaServer, running_media_server
@@ -157,22 +159,32 @@ def test_ctrl_c_while_writing_waits_for_both_files(folder: Path, monkeypatch: py
 def test_ctrl_c_at_a_hidden_answer_ends_with_130_and_gives_the_terminal_back(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "student_clap.config", "init", str(tmp_path / "new")]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        heard = _until(ours, "Number or name")
-        os.write(ours, b"api\nhttp://127.0.0.1:9\n")
-        heard += _until(ours, "audiomuse.token")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130, heard
-        rest = _until(ours, "stopped by SIGINT; nothing was written")
-    os.close(ours)
+    with os.fdopen(ours, "rb"), os.fdopen(theirs, "rb"):
+        with started(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+            heard = _until(ours, "Number or name")
+            assert _echoes(theirs)
+            os.write(ours, b"api\nhttp://127.0.0.1:9\n")
+            heard += _until(ours, "audiomuse.token")
+            deadline = time.monotonic() + ENOUGH_S
+            while _echoes(theirs):  # the question is there before the answer is hidden
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(ENOUGH_S) == 130, heard
+            rest = _until(ours, "stopped by SIGINT; nothing was written")
+        assert _echoes(theirs)
     assert "Traceback" not in heard + rest
     assert not (tmp_path / "new").exists()
 
 
+def _echoes(terminal: int) -> bool:
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+
 def _until(terminal: int, text: str) -> str:
     heard = ""
-    while text not in heard and select.select([terminal], [], [], 60)[0]:
+    while text not in heard and select.select([terminal], [], [], ENOUGH_S)[0]:
         heard += os.read(terminal, 4096).decode(errors="replace")
     assert text in heard
     return heard

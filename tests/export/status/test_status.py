@@ -79,6 +79,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a database that is there may take longer than the command would wait."""
+    monkeypatch.setattr("student_clap.export.status.project.PATIENCE_S", 60)
+
+
 def test_the_project_at_a_glance(project: Path) -> None:
     done = run("--config", project / "config.yaml")
     assert done.exit_code == 0
@@ -102,6 +108,7 @@ def test_json_holds_all_of_it(project: Path) -> None:
     assert found["app"]["live"] is None
 
 
+@pytest.mark.usefixtures("time_enough")
 def test_the_live_model(project: Path, exported: Path, database: Database) -> None:
     """As AudioMuse-AI's folder has it, under the name that its settings say."""
     create_schema(database, "B")
@@ -295,6 +302,7 @@ def test_the_name_that_the_app_loads_is_given_to_deploy(tmp_path: Path) -> None:
     assert step(tmp_path, Rows(featurized=9), runs=(done,), best=done, app=app).endswith(" --as ours.onnx")
 
 
+@pytest.mark.usefixtures("time_enough")
 def test_without_a_row_the_environment_decides(project: Path, database: Database) -> None:
     create_schema(database, "B")
     (project / "more.yaml").write_text(dump_yaml({"database": database.section()}), encoding="utf-8")

@@ -26,7 +26,7 @@ from student_clap.train.command import train
 from student_clap.train.runs.reader import RunFolder
 
 DEADLINE_S = 240
-EPOCHS = 14
+EPOCHS = 30
 POINTS = f"""
 name: two
 settings: {{training.epochs: {EPOCHS}, training.early_stopping_patience: 0}}

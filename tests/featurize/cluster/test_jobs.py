@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loopback.processes import ENOUGH_S
 from student_clap.config.schema import FeaturizeConfig
 from student_clap.featurize.cluster import jobs as module
 from student_clap.featurize.cluster.commands import call
@@ -108,9 +109,11 @@ def test_a_refusal_passes_once_a_job_was_accepted(system: Imagined, tmp_path: Pa
     assert said == [f"{why}; tried again every 0 s, as long as workers are there"]
     assert jobs.state().endswith(f" RUNNING; {why}") or jobs.state().endswith(f" submitted; {why}")
     system.refusal = {}
-    time.sleep(0.05)  # the pause is as long as the refusal took
-    jobs.keep()
-    assert system.running == ["job-1", "job-2"]
+    deadline = time.monotonic() + ENOUGH_S
+    while system.running != ["job-1", "job-2"]:  # the pause is as long as the refusal took
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        jobs.keep()
     assert why not in jobs.state()
     jobs.check()
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loopback.daskcluster import DaskProcesses, children, kill_group
+from loopback.daskcluster import DaskProcesses
 from loopback.mel_teachers import write_mel_teacher
+from loopback.processes import ENOUGH_S, children, kill_group
 from student_clap.config.schema import AudioConfig
 from student_clap.store import FeatureStore, Recipe, State, Track
 
@@ -24,14 +25,17 @@ pytestmark = pytest.mark.slow
 COMMAND = str(Path(sys.executable).with_name("student-clap"))
 RECIPE = Recipe.from_config(AudioConfig())
 ONE_BY_ONE = ("--set", "featurize.tracks_per_task=1")
-# In a process that has this on its PYTHONPATH: files below $HIDE cannot be opened, and who opens $DEADLY dies.
+# In a process that has this on its PYTHONPATH: files below $HIDE cannot be opened, which shows once $UNTIL is gone, and
+# who opens $DEADLY dies.
 HOOK = """
-import importlib.metadata, os, sys
+import importlib.metadata, os, sys, time
 
 def hook(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
         path = os.fsdecode(arguments[0])
         if os.environ.get("HIDE") and path.startswith(os.environ["HIDE"]):
+            while os.path.exists(os.environ.get("UNTIL", "")):
+                time.sleep(0.02)
             raise FileNotFoundError(2, "No such file or directory", path)
         if os.environ.get("DEADLY") and path == os.environ["DEADLY"]:
             os._exit(1)
@@ -51,11 +55,21 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + ENOUGH_S
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def line_with(run: subprocess.Popen[str], words: str) -> str:
+    """The next message of a run that has `words`; others may come before it."""
+    before = []
+    while line := run.stderr.readline():
+        if words in line:
+            return line
+        before.append(line)
+    pytest.fail(f"no {words!r} in {before}")
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -120,12 +134,10 @@ def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, und
     folder = tmp_path / "disturbed"
     make_store(folder, files)
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), *ONE_BY_ONE)
-    errors = [run.stderr.readline()]
-    assert f"there is no scheduler file {dask.scheduler_file} yet" in errors[0]
+    line_with(run, f"there is no scheduler file {dask.scheduler_file} yet")
     dask.scheduler()
-    errors.append(run.stderr.readline())
-    assert "waiting for workers at tcp://127.0.0.1:" in errors[1]
-    assert "none has joined; start some with `dask worker --scheduler-file" in errors[1]
+    line = line_with(run, "waiting for workers at tcp://127.0.0.1:")  # it may have met half of the file before
+    assert "none has joined; start some with `dask worker --scheduler-file" in line
     assert shards(folder) == {}
     gates.close(*files[3:])
     nanny = dask.worker("first", gates.environment)
@@ -139,7 +151,7 @@ def test_late_workers_are_waited_for_and_dead_ones_replaced(tmp_path, files, und
     wait_until(run, lambda: len(shards(folder)) > made)
     kill_group(nanny)
     dask.worker("second")
-    out, err = run.communicate(timeout=300)
+    out, err = run.communicate(timeout=500)
     assert run.returncode == 0, err
     assert "featurize: 10 tracks made" in out
     assert "failed" not in out
@@ -185,6 +197,7 @@ def test_workers_that_cannot_do_the_work_get_none(tmp_path, files, dask, hook):
     blind = dask.worker("no-audio", {"PYTHONPATH": hook, "HIDE": str(files[0].parent) + "/0.wav"})
     homeless = dask.worker("no-store", {"PYTHONPATH": hook, "HIDE": str(folder)})
     old = dask.worker("old", {"PYTHONPATH": hook, "CLAIM": "0.0.1"})
+    dask.wait_for("no-audio", "no-store", "old")  # the run does not wait for more than those it finds
     run = start(folder, "--scheduler-file", str(dask.scheduler_file))
     out, err = run.communicate(timeout=300)
     assert run.returncode == 1, out
@@ -198,6 +211,7 @@ def test_workers_that_cannot_do_the_work_get_none(tmp_path, files, dask, hook):
     for worker in (homeless, old):
         kill_group(worker)
     dask.worker("good")
+    dask.wait_for("good")
     run = start(folder, "--scheduler-file", str(dask.scheduler_file))
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
@@ -206,14 +220,17 @@ def test_workers_that_cannot_do_the_work_get_none(tmp_path, files, dask, hook):
     assert blind.poll() is None
 
 
-def test_a_worker_that_does_not_see_the_teacher_gets_no_tracks(tmp_path, files, dask, hook):
+def test_a_worker_that_does_not_see_the_teacher_gets_no_tracks(tmp_path, files, dask, hook, gates):
     folder, model = tmp_path / "run", write_mel_teacher(tmp_path / "models" / "teacher.onnx", "clap")
     make_store(folder, files[:4])
     dask.scheduler()
+    gates.close(files[0])  # the preflight check reads the first file
     dask.worker("no-model", {"PYTHONPATH": hook, "HIDE": str(model)})
+    dask.worker("good", gates.environment)
+    dask.wait_for("no-model", "good")
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), "--teacher", str(model))
-    assert " gets no tracks: the teacher cannot be used: " in run.stderr.readline()
-    dask.worker("good")
+    assert " gets no tracks: the teacher cannot be used: " in line_with(run, " gets no tracks: ")
+    gates.open(files[0])
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert "featurize: 4 tracks made" in out
@@ -226,10 +243,16 @@ def test_a_mount_that_goes_in_the_middle_is_no_failure_of_the_tracks(tmp_path, f
     folder = tmp_path / "run"
     make_store(folder, files)
     dask.scheduler()
-    dask.worker("half", {"PYTHONPATH": hook, "HIDE": str(files[7])})  # the preflight check reads the first file alone
+    until = tmp_path / "until"
+    until.touch()
+    # The preflight check reads the first file alone.
+    dask.worker("half", {"PYTHONPATH": hook, "HIDE": str(files[7]), "UNTIL": str(until)})
     run = start(folder, "--scheduler-file", str(dask.scheduler_file), *ONE_BY_ONE)
-    assert f" gets no tracks: {files[7]} cannot be read: " in run.stderr.readline()
+    wait_until(run, lambda: len(shards(folder)) >= 7)
     dask.worker("good")
+    dask.wait_for("good")
+    until.unlink()
+    assert f" gets no tracks: {files[7]} cannot be read: " in line_with(run, " gets no tracks: ")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert "featurize: 10 tracks made" in out

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from loopback.daskcluster import DaskProcesses, kill_group
+from loopback.daskcluster import DaskProcesses
 from loopback.objectstore import ObjectServer
+from loopback.processes import ENOUGH_S, kill_group
 from student_clap.config.schema import AudioConfig
 from student_clap.featurize.cluster.task import Job, Site, make_features
 from student_clap.store import FeatureStore, Recipe, State, Track
@@ -106,7 +107,7 @@ class Nodes:
 
     def wait_for(self, name: str, words: str) -> str:
         """Wait for the line of a node's log that has `words`."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + ENOUGH_S
         while True:
             lines = (self._folder / f"{name}.log").read_text().splitlines(keepends=True)
             if found := [line for line in lines if words in line and line.endswith("\n")]:
@@ -178,8 +179,8 @@ def test_a_bucket_and_a_volume_are_all_that_workers_share_and_they_may_be_evicte
         nodes.start(worker, "successor", environment, *loopback)
         nodes.wait_for("successor", "Registered to:")
         evicted.terminate()  # as a node that is drained does it: the first process alone, in the middle of a track
-        code = driver.wait(300)
-        assert evicted.wait(60) == 0  # of the manifest's terminationGracePeriodSeconds
+        code = driver.wait(ENOUGH_S)
+        assert evicted.wait(ENOUGH_S) == 0
     said = (tmp_path / "driver.log").read_text()
     assert (code, "featurize: 3 tracks made" in said, "failed" in said) == (0, True, False), said
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loopback.processes import ENOUGH_S
 from student_clap.ingest.cache.files import AudioCache
 from student_clap.ingest.fetch.fetch import Outcomes, fetch_all
 from student_clap.ingest.http.errors import FetchError, NoRoomError, SourceError
@@ -80,6 +82,25 @@ def test_few_tracks_are_under_way_at_once(store: FeatureStore, source: Source) -
     assert set(store.states().tolist()) == {State.FETCHED}
 
 
+def test_only_so_many_downloads_at_a_time(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(16)
+    world.media.block_delay_s = 0.02
+    one_more, three = world.media.one_more, threading.Event()
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        """The first bodies wait for one another."""
+        with one_more():
+            if world.media.max_concurrency >= 3:
+                three.set()
+            three.wait(60)
+            yield
+
+    monkeypatch.setattr(world.media, "one_more", held)
+    world.run(ingest={"concurrency": 3, "timeout_s": ENOUGH_S})
+    assert world.media.max_concurrency == 3
+
+
 def test_outcomes_reach_the_store_in_batches(
     store: FeatureStore, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,15 +119,15 @@ def test_outcomes_reach_the_store_in_batches(
 
 
 def test_what_is_done_is_kept_when_the_run_ends_early(store: FeatureStore, source: Source) -> None:
-    source.errors["t100"] = SourceError("the disk is full")
+    source.errors = {f"t{i}": SourceError("the disk is full") for i in range(100, N_TRACKS)}
     stop = threading.Event()
     with pytest.raises(SourceError, match="the disk is full"):
         fetch_all(tracks(), source, Outcomes(store, str), concurrency=2, stop=stop)
     assert stop.is_set()
     states = store.states()
-    assert (states[:98] == State.FETCHED).all()
-    assert states[100] == State.LISTED
-    assert (states[105:] == State.LISTED).all()
+    assert (states[:100] == State.FETCHED).all()
+    assert (states[100:] == State.LISTED).all()
+    assert source.begun < N_TRACKS
 
 
 def test_many_passing_failures_in_a_row_ask_whether_the_server_is_there(store: FeatureStore, source: Source) -> None:

@@ -246,7 +246,7 @@ def library_of(
             for cell in cells:
                 set_faults(media, cell, ids[cell.name], (guarded, welcoming))
             world = world_type(tmp_path_factory.mktemp(kind), database, media, "B", tracks[name])
-            patience = {"timeout_s": 1.5, "retries": 1} if slow else {"timeout_s": 60, "retries": 2}
+            patience = {"timeout_s": 4, "retries": 1} if slow else {"timeout_s": 60, "retries": 2}
             world.settings = {"ingest": {"concurrency": 6, "backoff_s": 0.01, **patience}}
             first = observer(world, "--server", name)
             media.faults.clear()

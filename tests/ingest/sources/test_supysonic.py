@@ -28,6 +28,7 @@ import pytest
 import requests
 import soundfile
 
+from loopback.processes import ENOUGH_S
 from student_clap.config.schema import Config
 from student_clap.export.demo.schema import LoopbackTrack, Server, unit_vector, vector_bytes
 from student_clap.ingest.http.errors import FetchError, SourceError
@@ -35,7 +36,6 @@ from student_clap.ingest.sources.open import open_source
 from student_clap.store import FeatureStore, State
 
 _USER, _PASSWORD = "listener", "pä ss&wörd=1#"
-_START_S = 60.0  # on a busy machine
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Supysonic:
         """`supysonic-cli`."""
         program = [sys.executable, "-m", "supysonic.cli", *arguments]
         subprocess.run(
-            program, cwd=self.home, env=_environment(self.home), check=True, capture_output=True, timeout=120
+            program, cwd=self.home, env=_environment(self.home), check=True, capture_output=True, timeout=ENOUGH_S
         )
 
 
@@ -88,16 +88,22 @@ def _tagged(path: Path, tune: Path, title: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def supysonic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supysonic]:
+def port() -> Iterator[int]:
+    """Bound, but without a listener: no other program gets it, and the server may listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def supysonic(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Supysonic]:
     home = tmp_path_factory.mktemp("supysonic")
     music = home / "music"
     for i, name in enumerate(("Björk/Début/01 One.flac", "Björk/Début/02 Two.mp3", "Björk/03 Three.ogg", "04.flac")):
         tune = home / f"tune.{name.rpartition('.')[2]}"
         soundfile.write(tune, np.random.default_rng(i).standard_normal(8000) * 0.1, 16_000)
         _tagged(music / name, tune, f"Title {i}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (home / "supysonic.conf").write_text(
         f"[base]\ndatabase_uri = sqlite:///{home}/supysonic.db\n"
         f"[webapp]\ncache_dir = {home}/cache\nmount_webui = off\nlog_level = ERROR\n"
@@ -139,7 +145,7 @@ def supysonic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supysonic]:
 
 def _wait(server: Supysonic, process: subprocess.Popen[bytes]) -> None:
     """Until it answers."""
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + ENOUGH_S
     with requests.Session() as session:
         session.trust_env = False
         while process.poll() is None and time.monotonic() < deadline:

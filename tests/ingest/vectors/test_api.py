@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +227,9 @@ def test_an_empty_library_is_told(make_api: Any) -> None:
 
 def test_a_closed_port_is_told(make_api: Any) -> None:
     api = make_api([])
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    message = refused(api, url=f"http://127.0.0.1:{port}")
+    with socket.socket() as silent:  # bound, but nobody listens
+        silent.bind(("127.0.0.1", 0))
+        message = refused(api, url=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "connection refused" in message
     assert "run ingest again" in message
 

@@ -193,9 +193,10 @@ def test_a_missing_database_is_told(database: Database) -> None:
 
 
 def test_a_closed_port_is_told() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    message = refused(DatabaseConfig(host="127.0.0.1", port=port))
+    with socket.socket() as silent:  # bound, but nobody listens
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        message = refused(DatabaseConfig(host="127.0.0.1", port=port))
     assert f"127.0.0.1:{port}" in message
     assert "refused" in message.lower()
 

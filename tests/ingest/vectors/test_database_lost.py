@@ -21,10 +21,11 @@ BATCH_ROWS = 4
 
 
 def cut_off(database: Database) -> None:
-    """What an administrator, a failover or a pooler does to a connection."""
+    """What an administrator, a failover or a pooler does to a connection: here to the newest of a run's."""
     with closing(database.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'student-clap'"
+        cursor.execute(  # the backend of one that was closed may not have ended yet
+            "SELECT pg_terminate_backend(pid, 120000) FROM (SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = 'student-clap' ORDER BY backend_start DESC LIMIT 1) AS newest"
         )
         assert cursor.fetchall() == [(True,)]
 

@@ -19,6 +19,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
+from loopback.processes import ENOUGH_S
 from student_clap.config.cli import main
 from student_clap.store import FeatureStore
 from student_clap.store.layout.frame_order import BLOCKS, places
@@ -40,7 +41,7 @@ import sys, time
 from student_clap.store import FeatureStore
 with FeatureStore.open(sys.argv[1], "r+"):
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 APPENDER = """
@@ -211,7 +212,7 @@ def test_kill_9_at_any_moment_keeps_whole_rows(where):
 def test_two_processes_write_shards_at_once(store, where, recipe, make_codes):
     features = store.features(recipe)
     with process(SHARD_WRITER, where, 0, 2, 4) as one, process(SHARD_WRITER, where, 1, 3) as other:
-        assert (one.wait(60), other.wait(60)) == (0, 0)
+        assert (one.wait(ENOUGH_S), other.wait(ENOUGH_S)) == (0, 0)
     features.commit(list(range(5)), [(12 + row) * SECONDS for row in range(5)], [""] * 5)
     for row in range(5):
         assert np.array_equal(features.strip(row), make_codes((12 + row) * SECONDS, row))

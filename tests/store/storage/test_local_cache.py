@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopback.processes import ENOUGH_S
 from student_clap.store.storage.checked_file import BLOCK, DamagedError, encoded, header_bytes, read_parts
 from student_clap.store.storage.copies import Copies, Version
 from student_clap.store.storage.errors import StoreError
@@ -184,11 +185,11 @@ def test_two_processes_share_the_size_and_a_kill_costs_nothing(tmp_path):
         while len(list(tmp_path.glob("*/*/[0-9]*"))) < 40:
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
-        assert other.wait(60) == 0
+        assert other.wait(ENOUGH_S) == 0
     assert stored(tmp_path) <= counted(tmp_path) <= size
     (tmp_path / next(tmp_path.glob("*/*")) / ".left.partial").write_bytes(b"half")
     with start(200) as again:
-        assert again.wait(60) == 0
+        assert again.wait(ENOUGH_S) == 0
     assert stored(tmp_path) == counted(tmp_path) == size
     assert not list(tmp_path.rglob("*.partial"))
 

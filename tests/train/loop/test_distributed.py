@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from tests.train.loop.whole_run import lines_in
 from torch import nn
 
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.schema import Config
 from student_clap.train.loop import distributed as module
 from student_clap.train.loop.distributed import Distributed, SyncedNorm, join_processes, synchronise_norms
@@ -26,30 +26,23 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def train(library: Library, config: Config, name: str, processes: int) -> list[dict[str, Any]]:
     """Train by torchrun. Returns the lines of metrics.jsonl without what is measured."""
-    done = subprocess.run(
+    with started(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
-            *("--master-addr", "127.0.0.1", "--master-port", str(free_port())),
+            *("--standalone", "--local-addr", "127.0.0.1"),  # at a port that it chooses and holds
             *("-m", "student_clap.train", "--", "--config", str(library.config_file(config)), "--run", name),
         ],
         cwd=library.root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("best validation cosine") == 1  # one process speaks
-    assert done.stderr.count("torchrun ends with exit code 1") == 1  # and says what this way to start it costs
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        out, err = process.communicate(timeout=ENOUGH_S)
+    assert process.returncode == 0, out + err
+    assert out.count("best validation cosine") == 1  # one process speaks
+    assert err.count("torchrun ends with exit code 1") == 1  # and says what this way to start it costs
     return lines_in(library.root / "runs" / name)
 
 

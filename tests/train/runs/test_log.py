@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from loopback.processes import ENOUGH_S, started
 from student_clap.config.runtime.screen import echo, warn
 from student_clap.train.runs.log import log_to
 
 if TYPE_CHECKING:
     from tests.train.conftest import Library
 
-DEADLINE_S = 120
 NOHUP = shutil.which("nohup")
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ")
 
@@ -99,18 +99,20 @@ def test_a_run_under_nohup_without_a_terminal_is_followed_by_its_log(library: Li
     command = [sys.executable, "-m", "student_clap.config", "train", "--config", str(library.config_file(config))]
     log = library.root / "runs" / f"tinyclap-{library.recipe.name}" / "train.log"
     screen = library.root / "screen.txt"
-    with screen.open("wb") as file:
-        process = subprocess.Popen(
+    with (
+        screen.open("wb") as file,
+        started(
             [NOHUP, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=library.root,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        deadline = time.monotonic() + DEADLINE_S
+        ) as process,
+    ):  # fmt: skip
+        deadline = time.monotonic() + ENOUGH_S
         while not (log.exists() and "epoch 3/400" in log.read_text()):
             assert process.poll() is None, screen.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_S) == 143
+        assert process.wait(ENOUGH_S) == 143
     first = lines(log)
     assert first == [line for line in screen.read_text().splitlines() if not line.startswith("nohup:")]
     assert first[0].startswith("run ")
@@ -118,13 +120,12 @@ def test_a_run_under_nohup_without_a_terminal_is_followed_by_its_log(library: Li
     assert first[-1].startswith("stopped by SIGTERM in epoch ")
 
     # Another turn, of which nobody sees the screen.
-    with subprocess.Popen(
+    with started(
         [*command, "--set", "training.epochs=401"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         cwd=library.root, env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:  # fmt: skip
         while "resuming " not in log.read_text():
             assert process.poll() is None
             time.sleep(0.01)
-        process.kill()
     assert lines(log)[: len(first)] == first
     assert lines(log)[len(first)].startswith("run ")

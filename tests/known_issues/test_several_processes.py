@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.train.conftest import Library, make_library
 
@@ -62,8 +63,14 @@ def test_processes_whose_launcher_is_killed_save_and_end(library: Library) -> No
     config = library.config(training={"epochs": 2000, "early_stopping_patience": 0})
     with start(library, config, "orphans") as process:
         wait_for_two_epochs(library, "orphans", process)
+        family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-        output = process.communicate(timeout=ENOUGH_S)[0]  # until the last of them is gone
+        try:
+            output = process.communicate(timeout=ENOUGH_S)[0]  # until the last of them is gone
+        finally:
+            for orphan in family:
+                with suppress(psutil.NoSuchProcess):
+                    orphan.kill()
     assert output.count("stopped by SIGTERM in epoch") == 1, output
     assert "Traceback" not in output
     run = RunFolder(library.root / "runs" / "orphans")

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from student_clap.config.runtime.text import one_line
 from student_clap.export.sweep.process import Ended, Task, carry_out
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
-from student_clap.featurize.cluster.workers import RESULT_S
+from student_clap.featurize.cluster.workers import error_of, result_of
 from student_clap.train.runs.reader import RunFolder
 
 if TYPE_CHECKING:
@@ -98,14 +99,11 @@ def _ended(future: Future[Ended], task: Task) -> Ended | None:
     """How a run ended; None where that was lost with its worker."""
     from distributed import KilledWorker
 
-    try:
-        if future.status == "finished":
-            ended: Ended = future.result(timeout=RESULT_S)
+    if future.status == "finished":
+        with suppress(OSError, TimeoutError):
+            ended: Ended = result_of(future)
             return ended
-        # A future that was done may be lost by now, with the worker that held it: then it has no exception.
-        error = future.exception(timeout=RESULT_S) if future.status == "error" else None
-    except (OSError, TimeoutError):
-        return None
+    error = error_of(future)
     if error is None or isinstance(error, KilledWorker):
         return None
     return Ended(task.run, 1, f"no worker could carry it out ({type(error).__name__}: {one_line(error)})")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from student_clap.config.runtime.text import one_line
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.task import Job, Outcome, Site, Taught, make_features, read_fault
-from student_clap.featurize.cluster.workers import RESULT_S, WorkerPool
+from student_clap.featurize.cluster.workers import WorkerPool, error_of, result_of
 from student_clap.store.arrays.feature_arrays import FAILED, NOT_MADE
 from student_clap.store.storage.base import Storage
 from student_clap.store.storage.errors import StoreError
@@ -225,7 +225,7 @@ class Flow:
         task, alone = self._take(future)
         if future.status == "finished":
             try:
-                outcomes = future.result(timeout=RESULT_S)
+                outcomes = result_of(future)
             except (OSError, TimeoutError):
                 self._cluster.check()
                 self._again.append(task)  # its worker died with the result
@@ -241,11 +241,7 @@ class Flow:
                     raise ClusterError(f"another process cancels our tasks at {self._cluster.address} again and again")
             self._again.append(task)
             return []
-        try:
-            # A future that was done may be lost by now, with the worker that held it: then it has no exception.
-            error = future.exception(timeout=RESULT_S) if future.status == "error" else None
-        except TimeoutError:
-            error = None
+        error = error_of(future)
         future.release()
         if error is None:
             self._cluster.check()

@@ -25,7 +25,7 @@ from student_clap.store.storage.base import Storage
 if TYPE_CHECKING:
     from distributed import Future
 
-RESULT_S = 60  # to fetch a result that is there
+_FETCH_S = (1, 2, 4, 8, 15, 30)  # to fetch a result that is there
 _LOOK_EVERY_S = 2.0
 _SAY_EVERY_S = 30.0
 _SLOW_PREFLIGHT_S = 60.0
@@ -215,15 +215,36 @@ class WorkerPool:
             self._say(message)
 
 
+def result_of(future: Future[Any]) -> Any:
+    """The result of a future that was done.
+
+    Raises:
+        TimeoutError: it is lost with its worker, or not handed over in a minute.
+    """
+    for seconds in _FETCH_S:
+        with suppress(TimeoutError):
+            return future.result(timeout=seconds)
+        if future.status != "finished":  # Dask would make it again, and answer then
+            break
+    raise TimeoutError("the result does not come")
+
+
+def error_of(future: Future[Any]) -> BaseException | None:
+    """What a future that was done raised; None where it did not, or where that is lost with its worker."""
+    if future.status == "error":
+        with suppress(OSError, TimeoutError):
+            error: BaseException | None = future.exception(timeout=sum(_FETCH_S))
+            return error
+    return None
+
+
 def _answer(future: Future[Report]) -> Report | BaseException | None:
     """The result of a preflight check that was done, or its error; None where it is lost with its worker."""
-    answer: Report | BaseException | None = None
-    with suppress(OSError, TimeoutError):
-        if future.status == "error":
-            answer = future.exception(timeout=RESULT_S)
-        elif future.status == "finished":
-            answer = future.result(timeout=RESULT_S)
-    return answer
+    if future.status == "finished":
+        with suppress(OSError, TimeoutError):
+            report: Report = result_of(future)
+            return report
+    return error_of(future)
 
 
 def _spread(audio: list[str]) -> tuple[str, ...]:

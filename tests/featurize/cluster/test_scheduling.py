@@ -20,6 +20,7 @@ from student_clap.featurize.audio.decode import DecodeError, decode_with_remark
 from student_clap.featurize.cluster.connection import Cluster, ClusterError
 from student_clap.featurize.cluster.preflight import preflight
 from student_clap.featurize.cluster.task import Job, Outcome
+from student_clap.featurize.cluster.workers import result_of
 from student_clap.store import FeatureStore, Recipe, State, Track
 
 RECIPE = Recipe.from_config(AudioConfig())
@@ -194,3 +195,28 @@ def test_a_stop_while_outcomes_are_counted_counts_none_twice(
     rows = [outcome.row for outcome in run.outcomes]
     assert len(rows) == len(set(rows)) > 1
     assert run.totals.made == run.totals.done == len(rows)
+
+
+class Slow:
+    """A future that was done, whose result does not come at once."""
+
+    def __init__(self, lost: bool) -> None:
+        self.status, self.lost = "finished", lost
+        self.waits: list[float] = []
+
+    def result(self, timeout: float) -> str:
+        self.waits.append(timeout)
+        if len(self.waits) == 3:
+            return "here"
+        if self.lost:
+            self.status = "pending"  # Dask cannot find it and would have it made again
+        raise TimeoutError
+
+
+def test_a_result_is_waited_for_unless_it_is_lost_with_its_worker():
+    late, lost = Slow(lost=False), Slow(lost=True)
+    assert result_of(late) == "here"
+    with pytest.raises(TimeoutError):
+        result_of(lost)
+    assert lost.waits == late.waits[:1]
+    assert late.waits == sorted(late.waits)
